@@ -1,0 +1,57 @@
+# make demo   environment, build, then the main job: train on real digits, torch.nn beside torchbp.nn
+# make test   environment, build, the whole test suite
+# make quick  the quick part of the suite;  make lint  all linters;  make clean  remove what was built
+#
+# PYTHON=...  the interpreter to build the environment from (3.10 or newer); TORCH=...  the torch to install.
+
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& echo $$p && break; done)
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+SOURCE := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h') torchbp/ops/schemas.def
+# Long tests run last within a worker; two workers suit two cores.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test quick lint format build clean
+
+demo: build
+	$(BIN)/torchbp train
+
+test: build
+	$(PYTEST) tests
+
+quick: build
+	$(PYTEST) tests -m "not slow"
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
+
+format: build
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.h')
+
+build: $(VENV)/.built
+
+# torch first and pinned, then the extension against it, without isolation.
+$(VENV)/.torch:
+	@test -n "$(PYTHON)" || { echo "torchbp needs Python 3.10 or newer; none was found. Install one, or: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) install --quiet "$(TORCH)" numpy
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.torch $(SOURCE)
+	@$${CXX:-c++} --version >/dev/null 2>&1 || test "$$TORCHBP_BUILD_EXTENSION" = 0 || { echo "torchbp needs a C++ compiler ($${CXX:-c++} does not run). Install g++ or clang++ (Debian: apt-get install g++), or build without kernels: make TORCHBP_BUILD_EXTENSION=0 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PIP) install --quiet setuptools wheel pybind11 ninja
+	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info torchbp/*.so

@@ -1,0 +1,78 @@
+// What the operators of every family share: argument checks, the view of 1 to 3 spatial dimensions
+// as 3, and the loop over tasks.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/SmallVector.h>
+
+#include <array>
+
+#include "kernels/table.h"
+
+namespace torchbp {
+
+using Sizes = std::array<int64_t, kSpatial>;
+
+// The list for all three spatial dimensions, absent leading ones filled in.
+inline Sizes spatial(at::IntArrayRef list, int64_t absent) {
+  Sizes full;
+  full.fill(absent);
+  for (size_t i = 0; i < list.size(); ++i) full[kSpatial - list.size() + i] = list[i];
+  return full;
+}
+
+inline void check_list(const char* op, const char* name, at::IntArrayRef list, int64_t dimensions, int64_t minimum) {
+  TORCH_CHECK(static_cast<int64_t>(list.size()) == dimensions, op, ": ", name, " must have ", dimensions,
+              " values, one per spatial dimension, but got ", list);
+  for (const int64_t value : list)
+    TORCH_CHECK(value >= minimum, op, ": ", name, " must be at least ", minimum, " everywhere, but got ", list);
+}
+
+// An (N, C, *spatial) tensor with 1 to 3 spatial dimensions; returns how many.
+inline int64_t check_batched(const char* op, const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK(tensor.dim() >= 3 && tensor.dim() <= 2 + kSpatial, op, ": ", name,
+              " must have a batch, a channel and 1 to 3 spatial dimensions, but got shape ", tensor.sizes());
+  return tensor.dim() - 2;
+}
+
+inline int64_t checked_product(const char* op, const char* what, int64_t a, int64_t b) {
+  int64_t product = 0;
+  TORCH_CHECK(!__builtin_mul_overflow(a, b, &product), op, ": ", what, " is too large: ", a, " times ", b);
+  return product;
+}
+
+inline int64_t checked_sum(const char* op, const char* what, int64_t a, int64_t b) {
+  int64_t sum = 0;
+  TORCH_CHECK(!__builtin_add_overflow(a, b, &sum), op, ": ", what, " is too large: ", a, " plus ", b);
+  return sum;
+}
+
+// dilation * (kernel - 1) + 1: what a dilated window covers.
+inline int64_t window_extent(const char* op, int64_t kernel, int64_t dilation) {
+  return checked_sum(op, "dilation", checked_product(op, "dilation", dilation, kernel - 1), 1);
+}
+
+// input + 2 * padding - extent, the room in which a window moves; negative where it does not fit.
+inline int64_t window_room(const char* op, int64_t input, int64_t kernel, int64_t padding, int64_t dilation) {
+  const int64_t padded = checked_sum(op, "padding", input, checked_product(op, "padding", padding, 2));
+  return padded - window_extent(op, kernel, dilation);
+}
+
+// The half-width types have no loops of their own: they are computed in float and rounded once.
+inline bool computes_in_float(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+}
+
+// Runs task(index, workspace) for every index below `tasks`, each thread with a workspace of its own.
+template <typename T, typename Task>
+void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOptions& options, const Task& task) {
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    const at::Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
+    T* scratch = workspace.data_ptr<T>();
+    for (int64_t i = begin; i < end; ++i) task(i, scratch);
+  });
+}
+
+}  // namespace torchbp

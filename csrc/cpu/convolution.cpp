@@ -1,0 +1,396 @@
+// The three products of a convolution, y = T(x, w, .), dx = T(., w, dy) and dw = T(x, ., dy), for 1 to
+// 3 spatial dimensions in any memory layout.
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "arguments.h"
+#include "dispatch.h"
+
+namespace torchbp {
+namespace {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+struct Geometry {
+  int64_t dimensions = 0;
+  int64_t groups = 1;
+  Sizes kernel, stride, padding, dilation;
+  Sizes input, output;
+};
+
+void check_same_type(const char* op, const char* first_name, const Tensor& first, const char* name,
+                     const Tensor& tensor) {
+  TORCH_CHECK(first.scalar_type() == tensor.scalar_type(), op, ": ", first_name, " and ", name,
+              " must have the same dtype, but got ", first.scalar_type(), " and ", tensor.scalar_type());
+  TORCH_CHECK(tensor.device().is_cpu() && tensor.layout() == at::kStrided, op, ": ", name,
+              " must be a dense CPU tensor, but got ", tensor.device(), " ", tensor.layout());
+}
+
+// Fills in everything but the channels, which the callers check.
+Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding,
+                     IntArrayRef dilation, int64_t groups) {
+  const int64_t dimensions = static_cast<int64_t>(input.size());
+  check_list(op, "input_size", input, dimensions, 0);
+  check_list(op, "kernel_size", kernel, dimensions, 1);
+  check_list(op, "stride", stride, dimensions, 1);
+  check_list(op, "padding", padding, dimensions, 0);
+  check_list(op, "dilation", dilation, dimensions, 1);
+  TORCH_CHECK(groups >= 1, op, ": groups must be positive, but got ", groups);
+  Geometry g;
+  g.dimensions = dimensions;
+  g.groups = groups;
+  g.input = spatial(input, 1);
+  g.kernel = spatial(kernel, 1);
+  g.stride = spatial(stride, 1);
+  g.padding = spatial(padding, 0);
+  g.dilation = spatial(dilation, 1);
+  for (int d = 0; d < kSpatial; ++d) {
+    const int64_t room = window_room(op, g.input[d], g.kernel[d], g.padding[d], g.dilation[d]);
+    TORCH_CHECK(room >= 0, op, ": kernel_size ", kernel, " with dilation ", dilation,
+                " is larger than the padded input of size ", input, " with padding ", padding);
+    g.output[d] = room / g.stride[d] + 1;
+  }
+  return g;
+}
+
+std::vector<int64_t> with_spatial(int64_t first, int64_t second, const Sizes& sizes, int64_t dimensions) {
+  std::vector<int64_t> shape = {first, second};
+  shape.insert(shape.end(), sizes.end() - dimensions, sizes.end());
+  return shape;
+}
+
+// Channels-last if either operand is, as the built-in convolution chooses.
+at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
+  for (const Tensor* tensor : {&a, &b}) {
+    const at::MemoryFormat format = tensor->suggest_memory_format();
+    if (format != at::MemoryFormat::Contiguous) return format;
+  }
+  return at::MemoryFormat::Contiguous;
+}
+
+// Strides of the spatial dimensions and, first, of the batch.
+std::array<int64_t, kAxes> axis_strides(const Tensor& tensor) {
+  std::array<int64_t, kAxes> strides{};
+  strides[0] = tensor.stride(0);
+  const int64_t dimensions = tensor.dim() - 2;
+  for (int64_t d = 0; d < dimensions; ++d) strides[kAxes - dimensions + d] = tensor.stride(2 + d);
+  return strides;
+}
+
+struct TapList {
+  std::vector<int64_t> offset;
+  std::vector<int64_t> weight;
+  int64_t count = 0;
+
+  void add(const Sizes& at, int64_t weight_offset) {
+    offset.insert(offset.end(), at.begin(), at.end());
+    weight.push_back(weight_offset);
+    ++count;
+  }
+};
+
+template <typename Visit>
+void visit_kernel(const Sizes& kernel, const Visit& visit) {
+  for (int64_t d = 0; d < kernel[0]; ++d)
+    for (int64_t h = 0; h < kernel[1]; ++h)
+      for (int64_t w = 0; w < kernel[2]; ++w) visit(Sizes{d, h, w});
+}
+
+int64_t dot(const Sizes& at, const std::array<int64_t, kAxes>& strides) {
+  return at[0] * strides[1] + at[1] * strides[2] + at[2] * strides[3];
+}
+
+bool is_depthwise(int64_t source_channels, int64_t target_channels, int64_t groups) {
+  return groups > 1 && source_channels * target_channels > 0 && (source_channels == 1 || target_channels == 1);
+}
+
+// Runs one gather problem, packing its weight first.
+template <typename T>
+void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor& weight, const T* bias, T* target) {
+  const ConvolutionKernels<T>& kernel = convolution_kernels<T>();
+  const T* from = source.const_data_ptr<T>();
+  const T* weights = weight.const_data_ptr<T>();
+  if (is_depthwise(problem.source_channels, problem.target_channels, problem.groups)) {
+    const int64_t channels = problem.groups * std::max(problem.source_channels, problem.target_channels);
+    const bool by_target = problem.target_channels > 1;
+    const int64_t inner = by_target ? problem.target_channels : problem.source_channels;
+    const int64_t stride = by_target ? problem.weight_target_stride : problem.weight_source_stride;
+    std::vector<T> packed(static_cast<size_t>(channels * problem.taps));
+    for (int64_t tap = 0; tap < problem.taps; ++tap)
+      for (int64_t c = 0; c < channels; ++c)
+        packed[tap * channels + c] = weights[problem.tap_weight[tap] + (c / inner) * problem.weight_group_stride +
+                                             (c % inner) * stride];
+    run_tasks<T>(kernel.depthwise_tasks(problem), kernel.depthwise_workspace(problem), source.options(),
+                 [&](int64_t task, T* workspace) {
+                   kernel.depthwise(problem, from, packed.data(), bias, target, workspace, task);
+                 });
+    return;
+  }
+  const int64_t group_size = kernel.packed_weight_size(problem);
+  const Tensor packed = at::empty({problem.groups * group_size}, source.options().memory_format(std::nullopt));
+  T* packed_data = packed.data_ptr<T>();
+  at::parallel_for(0, problem.groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group)
+      kernel.pack_weight(problem, weights, packed_data + group * group_size, group);
+  });
+  run_tasks<T>(kernel.gather_tasks(problem), kernel.gather_workspace(problem), source.options(),
+               [&](int64_t task, T* workspace) {
+                 kernel.gather(problem, from, packed_data, bias, target, workspace, task);
+               });
+}
+
+template <typename T>
+void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const Tensor& bias, Tensor& output) {
+  const auto source = axis_strides(input), kernel = axis_strides(weight), target = axis_strides(output);
+  TapList taps;
+  visit_kernel(g.kernel, [&](const Sizes& k) {
+    Sizes at;
+    for (int d = 0; d < kSpatial; ++d) at[d] = k[d] * g.dilation[d] - g.padding[d];
+    taps.add(at, dot(k, kernel));
+  });
+  GatherProblem problem{};
+  for (int axis = 0; axis < kAxes; ++axis) {
+    problem.grid[axis] = axis == 0 ? input.size(0) : g.output[axis - 1];
+    problem.step[axis] = axis == 0 ? 1 : g.stride[axis - 1];
+    problem.source_size[axis] = axis == 0 ? input.size(0) : g.input[axis - 1];
+    problem.source_stride[axis] = source[axis];
+    problem.target_stride[axis] = target[axis];
+  }
+  problem.taps = taps.count;
+  problem.tap_offset = taps.offset.data();
+  problem.tap_weight = taps.weight.data();
+  problem.groups = g.groups;
+  problem.source_channels = input.size(1) / g.groups;
+  problem.target_channels = weight.size(0) / g.groups;
+  problem.source_channel_stride = input.stride(1);
+  problem.target_channel_stride = output.stride(1);
+  problem.weight_group_stride = problem.target_channels * weight.stride(0);
+  problem.weight_source_stride = weight.stride(1);
+  problem.weight_target_stride = weight.stride(0);
+  run_gather<T>(problem, input, weight, bias.defined() ? bias.const_data_ptr<T>() : nullptr, output.data_ptr<T>());
+}
+
+// dx[i] = sum of w[k] * dy[o] over o * stride + k * dilation - padding = i. Along each dimension the
+// inputs i = stride * q + residue meet only the taps with (residue + padding - k * dilation) divisible
+// by the stride, and for those o = q + that quotient: each residue is a gather problem of its own with
+// step 1, and no inserted zero is ever multiplied.
+template <typename T>
+void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
+  const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
+  Sizes phases;
+  for (int d = 0; d < kSpatial; ++d) phases[d] = std::min(g.stride[d], g.input[d]);
+  visit_kernel(phases, [&](const Sizes& residue) {
+    TapList taps;
+    visit_kernel(g.kernel, [&](const Sizes& k) {
+      Sizes at;
+      for (int d = 0; d < kSpatial; ++d) {
+        const int64_t distance = residue[d] + g.padding[d] - k[d] * g.dilation[d];
+        if (distance % g.stride[d] != 0) return;
+        at[d] = distance / g.stride[d];
+      }
+      taps.add(at, dot(k, kernel));
+    });
+    GatherProblem problem{};
+    problem.grid[0] = problem.source_size[0] = grad_output.size(0);
+    problem.step[0] = 1;
+    problem.source_stride[0] = source[0];
+    problem.target_stride[0] = target[0];
+    for (int d = 0; d < kSpatial; ++d) {
+      problem.grid[d + 1] = (g.input[d] - residue[d] + g.stride[d] - 1) / g.stride[d];
+      problem.step[d + 1] = 1;
+      problem.source_size[d + 1] = g.output[d];
+      problem.source_stride[d + 1] = source[d + 1];
+      problem.target_stride[d + 1] = target[d + 1] * g.stride[d];
+    }
+    problem.taps = taps.count;
+    problem.tap_offset = taps.offset.data();
+    problem.tap_weight = taps.weight.data();
+    problem.groups = g.groups;
+    problem.source_channels = weight.size(0) / g.groups;
+    problem.target_channels = weight.size(1);
+    problem.source_channel_stride = grad_output.stride(1);
+    problem.target_channel_stride = grad_input.stride(1);
+    problem.weight_group_stride = problem.source_channels * weight.stride(0);
+    problem.weight_source_stride = weight.stride(0);
+    problem.weight_target_stride = weight.stride(1);
+    run_gather<T>(problem, grad_output, weight, nullptr, grad_input.data_ptr<T>() + dot(residue, target));
+  });
+}
+
+template <typename T>
+void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_output, Tensor& grad_weight) {
+  const auto source = axis_strides(input), gradient = axis_strides(grad_output);
+  TapList taps;
+  visit_kernel(g.kernel, [&](const Sizes& k) {
+    Sizes at;
+    for (int d = 0; d < kSpatial; ++d) at[d] = k[d] * g.dilation[d] - g.padding[d];
+    taps.add(at, 0);
+  });
+  CorrelationProblem problem{};
+  for (int axis = 0; axis < kAxes; ++axis) {
+    problem.grid[axis] = axis == 0 ? input.size(0) : g.output[axis - 1];
+    problem.step[axis] = axis == 0 ? 1 : g.stride[axis - 1];
+    problem.source_size[axis] = axis == 0 ? input.size(0) : g.input[axis - 1];
+    problem.source_stride[axis] = source[axis];
+    problem.gradient_stride[axis] = gradient[axis];
+  }
+  problem.taps = taps.count;
+  problem.tap_offset = taps.offset.data();
+  problem.groups = g.groups;
+  problem.source_channels = input.size(1) / g.groups;
+  problem.gradient_channels = grad_output.size(1) / g.groups;
+  problem.source_channel_stride = input.stride(1);
+  problem.gradient_channel_stride = grad_output.stride(1);
+
+  const ConvolutionKernels<T>& kernel = convolution_kernels<T>();
+  const T* from = input.const_data_ptr<T>();
+  const T* grads = grad_output.const_data_ptr<T>();
+  const int64_t rows = grad_output.size(1), channels = problem.source_channels;
+  const auto options = input.options().memory_format(std::nullopt);
+  if (is_depthwise(1, 1, g.groups) && channels == 1) {
+    const Tensor flat = at::empty({rows, problem.taps}, options);
+    T* to = flat.data_ptr<T>();
+    run_tasks<T>(kernel.depthwise_correlation_tasks(problem), kernel.depthwise_correlation_workspace(problem),
+                 options, [&](int64_t task, T* workspace) {
+                   kernel.depthwise_correlate(problem, from, grads, to, workspace, task);
+                 });
+    grad_weight.copy_(flat.view(grad_weight.sizes()));
+    return;
+  }
+  const int64_t slices = kernel.correlation_slices(problem);
+  const int64_t elements = rows * problem.taps * channels;
+  const Tensor partial = at::empty({slices, elements}, options);
+  T* sums = partial.data_ptr<T>();
+  run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem), options,
+               [&](int64_t task, T* workspace) { kernel.correlate(problem, from, grads, sums, workspace, task); });
+  // Slices are added in order, and (tap, channel) becomes (channel, tap).
+  const auto strides = axis_strides(grad_weight);
+  std::vector<int64_t> tap_at;
+  visit_kernel(g.kernel, [&](const Sizes& k) { tap_at.push_back(dot(k, strides)); });
+  T* to = grad_weight.data_ptr<T>();
+  const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
+  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t tap = 0; tap < problem.taps; ++tap)
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t at = (row * problem.taps + tap) * channels + c;
+          T sum = sums[at];
+          for (int64_t slice = 1; slice < slices; ++slice) sum += sums[slice * elements + at];
+          to[row * row_stride + c * channel_stride + tap_at[static_cast<size_t>(tap)]] = sum;
+        }
+  });
+}
+
+Tensor convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride,
+                   IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
+  constexpr const char* op = "convolution";
+  check_batched(op, "input", input);
+  TORCH_CHECK(weight.dim() == input.dim(), op, ": weight must have ", input.dim(), " dimensions, but got shape ",
+              weight.sizes());
+  check_same_type(op, "input", input, "weight", weight);
+  const Geometry g =
+      geometry_of(op, input.sizes().slice(2), weight.sizes().slice(2), stride, padding, dilation, groups);
+  TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
+              " output channels of weight, but got groups = ", groups);
+  TORCH_CHECK(weight.size(1) * groups == input.size(1), op, ": weight of shape ", weight.sizes(), " with groups = ",
+              groups, " takes an input of ", weight.size(1) * groups, " channels, but got input of shape ",
+              input.sizes());
+  if (bias.has_value()) {
+    check_same_type(op, "input", input, "bias", *bias);
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), op, ": bias must have shape [", weight.size(0),
+                "], but got ", bias->sizes());
+  }
+  if (computes_in_float(input)) {
+    std::optional<Tensor> wide_bias;
+    if (bias.has_value()) wide_bias = bias->to(at::kFloat);
+    return convolution(input.to(at::kFloat), weight.to(at::kFloat), wide_bias, stride, padding, dilation, groups)
+        .to(input.scalar_type());
+  }
+  Tensor output = at::empty(with_spatial(input.size(0), weight.size(0), g.output, g.dimensions),
+                            input.options().memory_format(result_format(input, weight)));
+  if (output.numel() == 0) return output;
+  const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
+                             [&] { forward<scalar_t>(g, input, weight, dense_bias, output); });
+  return output;
+}
+
+// Channels of weight and gradient must agree with each other in both gradient operators.
+void check_gradient_shape(const char* op, const Geometry& g, const Tensor& grad_output, int64_t channels) {
+  TORCH_CHECK(grad_output.size(1) == channels, op, ": grad_output must have ", channels,
+              " channels, but got shape ", grad_output.sizes());
+  const int64_t dimensions = g.dimensions;
+  for (int64_t d = 0; d < dimensions; ++d)
+    TORCH_CHECK(grad_output.size(2 + d) == g.output[kSpatial - dimensions + d], op,
+                ": grad_output must have the spatial size of the output, ",
+                IntArrayRef(g.output.data() + kSpatial - dimensions, static_cast<size_t>(dimensions)),
+                ", but got shape ", grad_output.sizes());
+}
+
+Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, IntArrayRef input_size, IntArrayRef stride,
+                         IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
+  constexpr const char* op = "convolution_input";
+  check_batched(op, "grad_output", grad_output);
+  TORCH_CHECK(weight.dim() == grad_output.dim(), op, ": weight must have ", grad_output.dim(),
+              " dimensions, but got shape ", weight.sizes());
+  check_same_type(op, "grad_output", grad_output, "weight", weight);
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
+              grad_output.dim() - 2, " values, but got ", input_size);
+  const Geometry g = geometry_of(op, input_size, weight.sizes().slice(2), stride, padding, dilation, groups);
+  TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
+              " output channels of weight, but got groups = ", groups);
+  check_gradient_shape(op, g, grad_output, weight.size(0));
+  if (computes_in_float(grad_output))
+    return convolution_input(grad_output.to(at::kFloat), weight.to(at::kFloat), input_size, stride, padding, dilation,
+                             groups)
+        .to(grad_output.scalar_type());
+  const auto shape = with_spatial(grad_output.size(0), weight.size(1) * groups, g.input, g.dimensions);
+  const auto options = grad_output.options().memory_format(result_format(grad_output, weight));
+  if (grad_output.numel() == 0 || weight.numel() == 0) return at::zeros(shape, options);
+  Tensor grad_input = at::empty(shape, options);
+  if (grad_input.numel() == 0) return grad_input;
+  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op,
+                             [&] { input_gradient<scalar_t>(g, grad_output, weight, grad_input); });
+  return grad_input;
+}
+
+Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArrayRef kernel_size, IntArrayRef stride,
+                          IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
+  constexpr const char* op = "convolution_weight";
+  check_batched(op, "input", input);
+  TORCH_CHECK(grad_output.dim() == input.dim() && grad_output.size(0) == input.size(0), op,
+              ": grad_output must have ", input.dim(), " dimensions and a batch of ", input.size(0),
+              ", but got shape ", grad_output.sizes());
+  check_same_type(op, "input", input, "grad_output", grad_output);
+  const Geometry g = geometry_of(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, groups);
+  TORCH_CHECK(input.size(1) % groups == 0 && grad_output.size(1) % groups == 0, op, ": groups must divide the ",
+              input.size(1), " input and ", grad_output.size(1), " output channels, but got groups = ", groups);
+  check_gradient_shape(op, g, grad_output, grad_output.size(1));
+  if (computes_in_float(input))
+    return convolution_weight(input.to(at::kFloat), grad_output.to(at::kFloat), kernel_size, stride, padding, dilation,
+                              groups)
+        .to(input.scalar_type());
+  const auto shape = with_spatial(grad_output.size(1), input.size(1) / groups, g.kernel, g.dimensions);
+  const auto options = input.options().memory_format(result_format(input, grad_output));
+  if (input.numel() == 0 || grad_output.numel() == 0) return at::zeros(shape, options);
+  Tensor grad_weight = at::empty(shape, options);
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
+                             [&] { weight_gradient<scalar_t>(g, input, grad_output, grad_weight); });
+  return grad_weight;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
+  m.impl("convolution", convolution);
+  m.impl("convolution_input", convolution_input);
+  m.impl("convolution_weight", convolution_weight);
+}
+
+}  // namespace torchbp

@@ -1,0 +1,708 @@
+// Convolution loops: a packed matrix product whose panels are gathered straight from the tensor
+// (no im2col buffer), the correlation that gives the weight gradient, and the depthwise case.
+#include "convolution.h"
+
+#include "vector.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+constexpr int64_t kRows = TORCHBP_TILE_ROWS;
+
+template <typename T>
+constexpr int64_t kColumns = 2 * Lanes<T>::count;
+
+// Depth of a packed panel: a column panel of this depth stays in the first-level cache.
+constexpr int64_t kDepth = 256;
+// Micro-tiles of one task: enough rows and columns to pay for the packing, small enough for the
+// second-level cache.
+constexpr int64_t kRowPanels = 16;
+constexpr int64_t kColumnPanels = 12;
+// A problem with fewer tasks than this is also split over the target channels, or over slices of the
+// positions: the split depends on the shape only.
+constexpr int64_t kEnoughTasks = 16;
+
+template <typename T>
+constexpr int64_t kPositions = kColumnPanels * kColumns<T>;
+
+// ---------------------------------------------------------------------------------------------
+// Micro-kernel: tile[r][v] = sum over k of a[k][r] * b[k][v], all sums in registers.
+
+template <typename T, int kTileRows, int kVectors>
+void multiply(int64_t depth, const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ tile) {
+  Vector<T> sum[kTileRows][kVectors];
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<T>{};
+  for (int64_t k = 0; k < depth; ++k) {
+    Vector<T> column[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) column[v] = load(b + k * kColumns<T> + v * Lanes<T>::count);
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) {
+      const T scalar = a[k * kRows + r];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += column[v] * scalar;
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(tile + r * kColumns<T> + v * Lanes<T>::count, sum[r][v]);
+}
+
+template <typename T, int kTileRows>
+void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const T* a, const T* b, T* tile) {
+  if constexpr (kTileRows > 1) {
+    if (rows < kTileRows) return multiply_rows<T, kTileRows - 1>(rows, columns, depth, a, b, tile);
+  }
+  if (columns <= Lanes<T>::count) return multiply<T, kTileRows, 1>(depth, a, b, tile);
+  multiply<T, kTileRows, 2>(depth, a, b, tile);
+}
+
+template <typename T>
+TORCHBP_INLINE void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const T* a, const T* b, T* tile) {
+  multiply_rows<T, kRows>(rows, columns, depth, a, b, tile);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Positions
+
+struct Position {
+  int64_t q[kAxes];
+};
+
+Position position_at(const int64_t* grid, int64_t flat) {
+  Position p;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    p.q[axis] = flat % grid[axis];
+    flat /= grid[axis];
+  }
+  return p;
+}
+
+// Rows of consecutive positions along the width axis: calls visit(index of the first position inside
+// the block, position, length).
+template <typename Visit>
+TORCHBP_INLINE void visit_rows(const int64_t* grid, int64_t first, int64_t count, Visit visit) {
+  Position p = position_at(grid, first);
+  for (int64_t done = 0; done < count;) {
+    const int64_t length = smaller(count - done, grid[kAxes - 1] - p.q[kAxes - 1]);
+    visit(done, p, length);
+    done += length;
+    p.q[kAxes - 1] = 0;
+    for (int axis = kAxes - 2; axis >= 0; --axis) {
+      if (++p.q[axis] < grid[axis]) break;
+      p.q[axis] = 0;
+    }
+  }
+}
+
+template <typename Problem>
+int64_t count_positions(const Problem& problem) {
+  int64_t count = 1;
+  for (int axis = 0; axis < kAxes; ++axis) count *= problem.grid[axis];
+  return count;
+}
+
+// offset[i]: where position first + i finds its source element for one tap, or -1 in the padding.
+template <typename Problem>
+void source_offsets(const Problem& problem, int64_t tap, int64_t first, int64_t count, int64_t* offset) {
+  const int64_t* shift = problem.tap_offset + tap * kSpatial;
+  const int64_t width = kAxes - 1;
+  const Range valid =
+      valid_range(problem.grid[width], problem.step[width], shift[kSpatial - 1], problem.source_size[width]);
+  const int64_t increment = problem.step[width] * problem.source_stride[width];
+  visit_rows(problem.grid, first, count, [&](int64_t done, const Position& p, int64_t length) {
+    int64_t* row = offset + done;
+    int64_t base = p.q[0] * problem.source_stride[0];
+    bool inside = true;
+    for (int axis = 1; axis < width; ++axis) {
+      const int64_t at = problem.step[axis] * p.q[axis] + shift[axis - 1];
+      inside = inside && at >= 0 && at < problem.source_size[axis];
+      base += at * problem.source_stride[axis];
+    }
+    const int64_t from = p.q[width], to = from + length;
+    int64_t q = from;
+    const int64_t start = inside ? smaller(to, larger(from, valid.first)) : to;
+    const int64_t stop = inside ? smaller(to, larger(start, valid.last)) : to;
+    for (; q < start; ++q) row[q - from] = -1;
+    int64_t at = base + shift[kSpatial - 1] * problem.source_stride[width] + q * increment;
+    for (; q < stop; ++q, at += increment) row[q - from] = at;
+    for (; q < to; ++q) row[q - from] = -1;
+  });
+}
+
+template <typename T>
+TORCHBP_INLINE T read_or_zero(const T* source, int64_t offset) {
+  return offset < 0 ? T(0) : source[offset];
+}
+
+// ---------------------------------------------------------------------------------------------
+// Packing. Operands of the matrix product are stored as panels of `width` (kRows or kColumns):
+// panel[k][i], depth index k = tap * channels + channel.
+
+// The panel index runs over positions.
+template <typename T, typename Problem>
+void pack_positions(const Problem& problem, const T* source, int64_t first, int64_t count, int64_t k_begin,
+                    int64_t k_end, int64_t width, int64_t* offset, T* packed) {
+  const int64_t channels = problem.source_channels, depth = k_end - k_begin;
+  const int64_t stride = problem.source_channel_stride;
+  for (int64_t k = k_begin; k < k_end;) {
+    const int64_t tap = k / channels, channel = k % channels;
+    const int64_t many = smaller(channels - channel, k_end - k);
+    source_offsets(problem, tap, first, count, offset);
+    const T* from = source + channel * stride;
+    for (int64_t i0 = 0; i0 < count; i0 += width) {
+      const int64_t n = smaller(width, count - i0);
+      const int64_t* at = offset + i0;
+      T* to = packed + i0 * depth + (k - k_begin) * width;
+      bool consecutive = n == width && at[0] >= 0 && width % Lanes<T>::count == 0;
+      for (int64_t i = 1; consecutive && i < n; ++i) consecutive = at[i] == at[0] + i;
+      if (consecutive) {
+        for (int64_t c = 0; c < many; ++c)
+          for (int64_t i = 0; i < width; i += Lanes<T>::count)
+            store(to + c * width + i, load(from + at[0] + c * stride + i));
+      } else {
+        for (int64_t c = 0; c < many; ++c) {
+          const T* row = from + c * stride;
+          for (int64_t i = 0; i < n; ++i) to[c * width + i] = read_or_zero(row, at[i]);
+          for (int64_t i = n; i < width; ++i) to[c * width + i] = T(0);
+        }
+      }
+    }
+    k += many;
+  }
+}
+
+// The panel index runs over (tap, source channel); the depth runs over positions.
+template <typename T>
+void pack_columns(const CorrelationProblem& problem, const T* source, int64_t first, int64_t depth, int64_t column,
+                  int64_t columns, int64_t* offset, T* packed) {
+  constexpr int64_t width = kColumns<T>;
+  const int64_t channels = problem.source_channels, stride = problem.source_channel_stride;
+  int64_t tap_of_offset = -1;
+  for (int64_t j = 0; j < columns;) {
+    const int64_t tap = (column + j) / channels, channel = (column + j) % channels;
+    const int64_t panel = j / width, lane = j % width;
+    const int64_t many = smaller(smaller(channels - channel, columns - j), width - lane);
+    if (tap != tap_of_offset) source_offsets(problem, tap, first, depth, offset);
+    tap_of_offset = tap;
+    T* to = packed + panel * width * depth + lane;
+    const T* from = source + channel * stride;
+    if (many == 1) {
+      for (int64_t k = 0; k < depth; ++k) to[k * width] = read_or_zero(from, offset[k]);
+    } else {
+      for (int64_t k = 0; k < depth; ++k) {
+        if (offset[k] < 0) {
+          for (int64_t c = 0; c < many; ++c) to[k * width + c] = T(0);
+        } else {
+          const T* row = from + offset[k];
+          if (stride == 1)
+            for (int64_t c = 0; c < many; ++c) to[k * width + c] = row[c];
+          else
+            for (int64_t c = 0; c < many; ++c) to[k * width + c] = row[c * stride];
+        }
+      }
+    }
+    j += many;
+  }
+  const int64_t last = columns % width;
+  if (last != 0) {
+    T* to = packed + (columns / width) * width * depth;
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t i = last; i < width; ++i) to[k * width + i] = T(0);
+  }
+}
+
+// The panel index runs over the channels of the gradient; the depth runs over positions.
+template <typename T>
+void pack_gradient(const CorrelationProblem& problem, const T* gradient, int64_t first, int64_t depth,
+                   int64_t channel, int64_t channels, int64_t* offset, T* packed) {
+  const int64_t width = kAxes - 1;
+  visit_rows(problem.grid, first, depth, [&](int64_t done, const Position& p, int64_t length) {
+    int64_t at = 0;
+    for (int axis = 0; axis < kAxes; ++axis) at += p.q[axis] * problem.gradient_stride[axis];
+    for (int64_t i = 0; i < length; ++i) offset[done + i] = at + i * problem.gradient_stride[width];
+  });
+  const int64_t stride = problem.gradient_channel_stride;
+  for (int64_t r0 = 0; r0 < channels; r0 += kRows) {
+    const int64_t n = smaller(kRows, channels - r0);
+    const T* from = gradient + (channel + r0) * stride;
+    T* to = packed + r0 * depth;
+    for (int64_t k = 0; k < depth; ++k) {
+      const T* row = from + offset[k];
+      for (int64_t r = 0; r < n; ++r) to[k * kRows + r] = row[r * stride];
+      for (int64_t r = n; r < kRows; ++r) to[k * kRows + r] = T(0);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The gathered product. Whichever axis is contiguous in the target becomes the vector axis: positions
+// for a contiguous target, channels for a channels-last one.
+
+bool channels_are_columns(const GatherProblem& problem) {
+  return problem.target_channel_stride == 1 && problem.target_channels > 1;
+}
+
+template <typename T>
+int64_t weight_panel_width(const GatherProblem& problem) {
+  return channels_are_columns(problem) ? kColumns<T> : kRows;
+}
+
+template <typename T>
+int64_t packed_weight_size(const GatherProblem& problem) {
+  const int64_t width = weight_panel_width<T>(problem);
+  const int64_t panels = (problem.target_channels + width - 1) / width;
+  return panels * width * problem.taps * problem.source_channels;
+}
+
+template <typename T>
+void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64_t group) {
+  const int64_t width = weight_panel_width<T>(problem), channels = problem.source_channels;
+  const T* from = weight + group * problem.weight_group_stride;
+  for (int64_t m0 = 0; m0 < problem.target_channels; m0 += width) {
+    const int64_t n = smaller(width, problem.target_channels - m0);
+    for (int64_t tap = 0; tap < problem.taps; ++tap)
+      for (int64_t c = 0; c < channels; ++c, packed += width) {
+        const T* row = from + problem.tap_weight[tap] + c * problem.weight_source_stride +
+                       m0 * problem.weight_target_stride;
+        for (int64_t i = 0; i < n; ++i) packed[i] = row[i * problem.weight_target_stride];
+        for (int64_t i = n; i < width; ++i) packed[i] = T(0);
+      }
+  }
+}
+
+struct GatherTasks {
+  int64_t positions;         // per block
+  int64_t position_blocks;
+  int64_t channels;          // per block
+  int64_t channel_blocks;
+};
+
+template <typename T>
+GatherTasks gather_split(const GatherProblem& problem) {
+  GatherTasks split;
+  const bool swapped = channels_are_columns(problem);
+  split.positions = swapped ? kRowPanels * kRows : kPositions<T>;
+  split.position_blocks = (count_positions(problem) + split.positions - 1) / split.positions;
+  split.channels = problem.target_channels;
+  split.channel_blocks = 1;
+  if (problem.groups * split.position_blocks < kEnoughTasks) {
+    split.channels = smaller(problem.target_channels, swapped ? kPositions<T> : kRowPanels * kRows);
+    split.channel_blocks = (problem.target_channels + split.channels - 1) / split.channels;
+  }
+  return split;
+}
+
+template <typename T>
+int64_t gather_tasks(const GatherProblem& problem) {
+  const GatherTasks split = gather_split<T>(problem);
+  return problem.groups * split.position_blocks * split.channel_blocks;
+}
+
+// A workspace holds two arrays of offsets, one per position of a block, and the packed positions.
+constexpr int64_t kOffsets = 1024;
+static_assert(kRowPanels * kRows <= kOffsets && kPositions<float> <= kOffsets && kDepth <= kOffsets, "");
+
+template <typename T>
+int64_t offset_elements() {
+  return kOffsets * static_cast<int64_t>(sizeof(int64_t) / sizeof(T));
+}
+
+template <typename T>
+int64_t gather_workspace(const GatherProblem& problem) {
+  const int64_t depth = smaller(kDepth, larger(1, problem.taps * problem.source_channels));
+  return 2 * offset_elements<T>() + gather_split<T>(problem).positions * depth;
+}
+
+// Adds a tile to the target. Rows and columns are addressed by offsets; consecutive columns are
+// written as a run.
+template <typename T>
+TORCHBP_INLINE void store_tile(const T* tile, int64_t rows, int64_t columns, T* target, int64_t row_stride,
+                               const int64_t* row_offset, int64_t column_stride, const int64_t* column_offset,
+                               bool run, bool add, const T* row_bias, const T* column_bias) {
+  for (int64_t r = 0; r < rows; ++r) {
+    T* to = target + (row_offset ? row_offset[r] : r * row_stride);
+    const T* from = tile + r * kColumns<T>;
+    const T bias = row_bias ? row_bias[r] : T(0);
+    if (run) {
+      if (column_offset) to += column_offset[0];
+      if (add)
+        for (int64_t i = 0; i < columns; ++i) to[i] += from[i];
+      else if (column_bias)
+        for (int64_t i = 0; i < columns; ++i) to[i] = from[i] + column_bias[i];
+      else
+        for (int64_t i = 0; i < columns; ++i) to[i] = from[i] + bias;
+    } else {
+      for (int64_t i = 0; i < columns; ++i) {
+        T& element = to[column_offset ? column_offset[i] : i * column_stride];
+        const T start = add ? element : (column_bias ? column_bias[i] : bias);
+        element = start + from[i];
+      }
+    }
+  }
+}
+
+template <typename T>
+void gather(const GatherProblem& problem, const T* source, const T* packed_weight, const T* bias, T* target,
+            T* workspace, int64_t task) {
+  const GatherTasks split = gather_split<T>(problem);
+  const int64_t channel_block = task % split.channel_blocks;
+  task /= split.channel_blocks;
+  const int64_t position_block = task % split.position_blocks;
+  const int64_t group = task / split.position_blocks;
+
+  int64_t* source_offset = reinterpret_cast<int64_t*>(workspace);
+  int64_t* target_offset = source_offset + kOffsets;
+  T* packed = workspace + 2 * offset_elements<T>();
+
+  const int64_t first = position_block * split.positions;
+  const int64_t count = smaller(split.positions, count_positions(problem) - first);
+  const int64_t m_begin = channel_block * split.channels;
+  const int64_t m_end = smaller(problem.target_channels, m_begin + split.channels);
+  const int64_t depth = problem.taps * problem.source_channels;
+  const bool swapped = channels_are_columns(problem);
+  const int64_t position_width = swapped ? kRows : kColumns<T>;
+  const int64_t channel_width = swapped ? kColumns<T> : kRows;
+
+  source += group * problem.source_channels * problem.source_channel_stride;
+  target += group * problem.target_channels * problem.target_channel_stride;
+  packed_weight += group * packed_weight_size<T>(problem);
+  if (bias) bias += group * problem.target_channels;
+
+  visit_rows(problem.grid, first, count, [&](int64_t done, const Position& p, int64_t length) {
+    int64_t at = 0;
+    for (int axis = 0; axis < kAxes; ++axis) at += p.q[axis] * problem.target_stride[axis];
+    for (int64_t i = 0; i < length; ++i) target_offset[done + i] = at + i * problem.target_stride[kAxes - 1];
+  });
+
+  T tile[kRows * kColumns<T>];
+  int64_t k = 0;
+  do {  // also once for a product of depth zero, which still writes the bias
+    const int64_t k_end = smaller(depth, k + kDepth);
+    pack_positions(problem, source, first, count, k, k_end, position_width, source_offset, packed);
+    // The panel of the vector operand stays in the first-level cache through the inner loop.
+    const int64_t outer_begin = swapped ? m_begin : 0, outer_end = swapped ? m_end : count;
+    const int64_t inner_begin = swapped ? 0 : m_begin, inner_end = swapped ? count : m_end;
+    const int64_t outer_step = kColumns<T>, inner_step = kRows;
+    for (int64_t outer = outer_begin; outer < outer_end; outer += outer_step) {
+      for (int64_t inner = inner_begin; inner < inner_end; inner += inner_step) {
+        const int64_t i0 = swapped ? inner : outer, m0 = swapped ? outer : inner;
+        const int64_t positions = smaller(position_width, count - i0);
+        const int64_t channels = smaller(channel_width, m_end - m0);
+        const T* position_panel = packed + i0 * (k_end - k);
+        const T* channel_panel = packed_weight + m0 * depth + k * channel_width;
+        T* to = target + m0 * problem.target_channel_stride;
+        const T* tile_bias = bias ? bias + m0 : nullptr;
+        if (swapped) {
+          multiply_tile(positions, channels, k_end - k, position_panel, channel_panel, tile);
+          store_tile<T>(tile, positions, channels, to, 0, target_offset + i0, 1, nullptr, true, k > 0, nullptr,
+                        tile_bias);
+        } else {
+          multiply_tile(channels, positions, k_end - k, channel_panel, position_panel, tile);
+          const bool run = target_offset[i0 + positions - 1] - target_offset[i0] == positions - 1;
+          store_tile<T>(tile, channels, positions, to, problem.target_channel_stride, nullptr, 0,
+                        target_offset + i0, run, k > 0, tile_bias, nullptr);
+        }
+      }
+    }
+    k = k_end;
+  } while (k < depth);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The correlation that gives the weight gradient: rows are gradient channels, columns are (tap,
+// source channel), the depth runs over positions.
+
+struct CorrelationTasks {
+  int64_t row_blocks;
+  int64_t column_blocks;
+  int64_t slices;
+  int64_t slice_positions;
+};
+
+template <typename T>
+CorrelationTasks correlation_split(const CorrelationProblem& problem) {
+  CorrelationTasks split;
+  const int64_t rows = kRowPanels * kRows, columns = kPositions<T>;
+  split.row_blocks = (problem.gradient_channels + rows - 1) / rows;
+  split.column_blocks = (problem.taps * problem.source_channels + columns - 1) / columns;
+  const int64_t tasks = larger(1, problem.groups * split.row_blocks * split.column_blocks);
+  const int64_t panels = (count_positions(problem) + kDepth - 1) / kDepth;
+  split.slices = larger(1, smaller(panels, (kEnoughTasks + tasks - 1) / tasks));
+  split.slice_positions = larger(1, (panels + split.slices - 1) / split.slices) * kDepth;
+  split.slices = larger(1, (count_positions(problem) + split.slice_positions - 1) / split.slice_positions);
+  return split;
+}
+
+template <typename T>
+int64_t correlation_slices(const CorrelationProblem& problem) {
+  return correlation_split<T>(problem).slices;
+}
+
+template <typename T>
+int64_t correlation_tasks(const CorrelationProblem& problem) {
+  const CorrelationTasks split = correlation_split<T>(problem);
+  return split.slices * problem.groups * split.row_blocks * split.column_blocks;
+}
+
+template <typename T>
+int64_t correlation_workspace(const CorrelationProblem&) {
+  return offset_elements<T>() + kDepth * (kRowPanels * kRows + kPositions<T>);
+}
+
+template <typename T>
+void correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
+               int64_t task) {
+  const CorrelationTasks split = correlation_split<T>(problem);
+  const int64_t column_block = task % split.column_blocks;
+  task /= split.column_blocks;
+  const int64_t row_block = task % split.row_blocks;
+  task /= split.row_blocks;
+  const int64_t group = task % problem.groups;
+  const int64_t slice = task / problem.groups;
+
+  int64_t* offset = reinterpret_cast<int64_t*>(workspace);
+  T* packed_rows = workspace + offset_elements<T>();
+  T* packed_columns = packed_rows + kDepth * kRowPanels * kRows;
+
+  const int64_t all_columns = problem.taps * problem.source_channels;
+  const int64_t row = row_block * kRowPanels * kRows, column = column_block * kPositions<T>;
+  const int64_t rows = smaller(problem.gradient_channels - row, kRowPanels * kRows);
+  const int64_t columns = smaller(all_columns - column, kPositions<T>);
+  const int64_t first = slice * split.slice_positions;
+  const int64_t last = smaller(count_positions(problem), first + split.slice_positions);
+
+  source += group * problem.source_channels * problem.source_channel_stride;
+  gradient += group * problem.gradient_channels * problem.gradient_channel_stride;
+  partial += (slice * problem.groups + group) * problem.gradient_channels * all_columns;
+
+  T tile[kRows * kColumns<T>];
+  int64_t p = first;
+  do {  // also once without positions, which still writes zeros
+    const int64_t depth = larger(0, smaller(kDepth, last - p));
+    pack_gradient(problem, gradient, p, depth, row, rows, offset, packed_rows);
+    pack_columns(problem, source, p, depth, column, columns, offset, packed_columns);
+    for (int64_t j = 0; j < columns; j += kColumns<T>)
+      for (int64_t i = 0; i < rows; i += kRows) {
+        const int64_t tile_rows = smaller(kRows, rows - i), tile_columns = smaller(kColumns<T>, columns - j);
+        multiply_tile(tile_rows, tile_columns, depth, packed_rows + i * depth, packed_columns + j * depth, tile);
+        store_tile<T>(tile, tile_rows, tile_columns, partial + (row + i) * all_columns + column + j, all_columns,
+                      nullptr, 1, nullptr, true, p > first, nullptr, nullptr);
+      }
+    p += kDepth;
+  } while (p < last);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Depthwise: one source channel per target channel. The inner loop runs along the contiguous axis.
+
+struct DepthwiseSplit {
+  int64_t target;  // all target channels
+  int64_t target_per_source;
+  int64_t source_per_target;
+  bool along_channels;
+  int64_t block;   // target channels of one task
+  int64_t blocks;
+};
+
+DepthwiseSplit depthwise_split(const GatherProblem& problem) {
+  DepthwiseSplit split = {problem.groups * problem.target_channels, problem.target_channels,
+                          problem.source_channels, false, 0, 0};
+  split.along_channels = problem.source_channel_stride == 1 && problem.target_channel_stride == 1 &&
+                         split.target_per_source == 1 && split.source_per_target == 1;
+  split.block = split.along_channels ? 64 : 16;
+  split.blocks = (split.target + split.block - 1) / split.block;
+  return split;
+}
+
+int64_t depthwise_tasks(const GatherProblem& problem) { return problem.grid[0] * depthwise_split(problem).blocks; }
+
+// A row of sums: positions of one channel, or channels of one position.
+int64_t depthwise_workspace(const GatherProblem& problem) {
+  return larger(problem.grid[kAxes - 1], depthwise_split(problem).block);
+}
+
+template <typename T>
+TORCHBP_INLINE void add_scaled(T* __restrict__ sum, const T* __restrict__ from, int64_t stride, T scale,
+                               int64_t count) {
+  if (stride == 1)
+    for (int64_t i = 0; i < count; ++i) sum[i] += scale * from[i];
+  else if (stride == 2)
+    for (int64_t i = 0; i < count; ++i) sum[i] += scale * from[2 * i];
+  else
+    for (int64_t i = 0; i < count; ++i) sum[i] += scale * from[stride * i];
+}
+
+// Calls visit(tap, source offset of the row) for the taps whose depth and height lie inside.
+template <typename Problem, typename Visit>
+TORCHBP_INLINE void visit_row_taps(const Problem& problem, const Position& p, Visit visit) {
+  for (int64_t tap = 0; tap < problem.taps; ++tap) {
+    const int64_t* shift = problem.tap_offset + tap * kSpatial;
+    int64_t base = p.q[0] * problem.source_stride[0];
+    bool inside = true;
+    for (int axis = 1; axis < kAxes - 1; ++axis) {
+      const int64_t at = problem.step[axis] * p.q[axis] + shift[axis - 1];
+      inside = inside && at >= 0 && at < problem.source_size[axis];
+      base += at * problem.source_stride[axis];
+    }
+    if (inside) visit(tap, base);
+  }
+}
+
+template <typename T>
+void depthwise(const GatherProblem& problem, const T* source, const T* weight, const T* bias, T* target,
+               T* workspace, int64_t task) {
+  const DepthwiseSplit channels = depthwise_split(problem);
+  const int64_t image = task / channels.blocks, c_begin = (task % channels.blocks) * channels.block;
+  const int64_t c_end = smaller(channels.target, c_begin + channels.block);
+  const int64_t width_axis = kAxes - 1;
+  const int64_t width = problem.grid[width_axis], step = problem.step[width_axis];
+  const int64_t source_step = step * problem.source_stride[width_axis];
+  T* sum = workspace;
+  Position p = {{image, 0, 0, 0}};
+
+  if (channels.along_channels) {
+    const int64_t count = c_end - c_begin, all = channels.target;
+    for (p.q[1] = 0; p.q[1] < problem.grid[1]; ++p.q[1])
+      for (p.q[2] = 0; p.q[2] < problem.grid[2]; ++p.q[2])
+        for (p.q[3] = 0; p.q[3] < width; ++p.q[3]) {
+          for (int64_t c = 0; c < count; ++c) sum[c] = bias ? bias[c_begin + c] : T(0);
+          visit_row_taps(problem, p, [&](int64_t tap, int64_t base) {
+            const int64_t at = step * p.q[3] + problem.tap_offset[tap * kSpatial + kSpatial - 1];
+            if (at < 0 || at >= problem.source_size[width_axis]) return;
+            const T* from = source + base + at * problem.source_stride[width_axis] + c_begin;
+            const T* scale = weight + tap * all + c_begin;
+            for (int64_t c = 0; c < count; ++c) sum[c] += scale[c] * from[c];
+          });
+          T* to = target + c_begin;
+          for (int axis = 0; axis < kAxes; ++axis) to += p.q[axis] * problem.target_stride[axis];
+          for (int64_t c = 0; c < count; ++c) to[c] = sum[c];
+        }
+    return;
+  }
+
+  const int64_t all = larger(channels.target, problem.groups * problem.source_channels);
+  for (int64_t c = c_begin; c < c_end; ++c)
+    for (p.q[1] = 0; p.q[1] < problem.grid[1]; ++p.q[1])
+      for (p.q[2] = 0; p.q[2] < problem.grid[2]; ++p.q[2]) {
+        for (int64_t i = 0; i < width; ++i) sum[i] = bias ? bias[c] : T(0);
+        visit_row_taps(problem, p, [&](int64_t tap, int64_t base) {
+          const int64_t shift = problem.tap_offset[tap * kSpatial + kSpatial - 1];
+          const Range valid = valid_range(width, step, shift, problem.source_size[width_axis]);
+          const int64_t at = base + (step * valid.first + shift) * problem.source_stride[width_axis];
+          const int64_t first_source = c / channels.target_per_source * channels.source_per_target;
+          for (int64_t s = first_source; s < first_source + channels.source_per_target; ++s) {
+            const T scale = weight[tap * all + larger(c, s)];
+            add_scaled(sum + valid.first, source + at + s * problem.source_channel_stride, source_step, scale,
+                       valid.last - valid.first);
+          }
+        });
+        T* to = target + c * problem.target_channel_stride;
+        for (int axis = 0; axis < width_axis; ++axis) to += p.q[axis] * problem.target_stride[axis];
+        const int64_t stride = problem.target_stride[width_axis];
+        if (stride == 1)
+          for (int64_t i = 0; i < width; ++i) to[i] = sum[i];
+        else
+          for (int64_t i = 0; i < width; ++i) to[i * stride] = sum[i];
+      }
+}
+
+int64_t depthwise_correlation_block(const CorrelationProblem& problem) {
+  return larger(1, smaller(16, problem.groups * problem.gradient_channels / kEnoughTasks));
+}
+
+int64_t depthwise_correlation_tasks(const CorrelationProblem& problem) {
+  const int64_t block = depthwise_correlation_block(problem);
+  return (problem.groups * problem.gradient_channels + block - 1) / block;
+}
+
+int64_t depthwise_correlation_workspace(const CorrelationProblem& problem) {
+  return problem.taps * depthwise_correlation_block(problem);
+}
+
+// Sum of a[i] * b[stride * i] in a fixed order: lane sums first, then across the lanes.
+template <typename T>
+TORCHBP_INLINE T dot(const T* a, const T* b, int64_t stride, int64_t count) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  Vector<T> sums = {};
+  int64_t i = 0;
+  if (stride == 1)
+    for (; i + lanes <= count; i += lanes) sums += load(a + i) * load(b + i);
+  T sum = T(0);
+  for (; i < count; ++i) sum += a[i] * b[stride * i];
+  for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
+  return sum;
+}
+
+template <typename T>
+void depthwise_correlate(const CorrelationProblem& problem, const T* source, const T* gradient,
+                         T* weight_gradient, T* workspace, int64_t task) {
+  const int64_t channels = problem.groups * problem.gradient_channels;
+  const int64_t block = depthwise_correlation_block(problem);
+  const int64_t c_begin = task * block, c_end = smaller(channels, c_begin + block), count = c_end - c_begin;
+  const int64_t width_axis = kAxes - 1, width = problem.grid[width_axis], step = problem.step[width_axis];
+  T* sum = workspace;
+  Position p;
+
+  const bool along_channels = problem.source_channel_stride == 1 && problem.gradient_channel_stride == 1 &&
+                              problem.gradient_channels == 1;
+  const bool along_width = problem.gradient_stride[width_axis] == 1;
+  for (int64_t i = 0; i < problem.taps * count; ++i) sum[i] = T(0);
+  for (p.q[0] = 0; p.q[0] < problem.grid[0]; ++p.q[0])
+    for (p.q[1] = 0; p.q[1] < problem.grid[1]; ++p.q[1])
+      for (p.q[2] = 0; p.q[2] < problem.grid[2]; ++p.q[2]) {
+        const T* row = gradient;
+        for (int axis = 0; axis < width_axis; ++axis) row += p.q[axis] * problem.gradient_stride[axis];
+        visit_row_taps(problem, p, [&](int64_t tap, int64_t base) {
+          const int64_t shift = problem.tap_offset[tap * kSpatial + kSpatial - 1];
+          const Range valid = valid_range(width, step, shift, problem.source_size[width_axis]);
+          const T* from = source + base + (step * valid.first + shift) * problem.source_stride[width_axis];
+          const int64_t source_step = step * problem.source_stride[width_axis];
+          const int64_t gradient_step = problem.gradient_stride[width_axis];
+          const T* to = row + valid.first * gradient_step;
+          const int64_t length = valid.last - valid.first;
+          if (along_channels) {
+            for (int64_t i = 0; i < length; ++i)
+              for (int64_t c = 0; c < count; ++c)
+                sum[tap * count + c] += to[i * gradient_step + c_begin + c] * from[i * source_step + c_begin + c];
+            return;
+          }
+          for (int64_t c = 0; c < count; ++c) {
+            const T* g = to + (c_begin + c) * problem.gradient_channel_stride;
+            const T* x = from + (c_begin + c) / problem.gradient_channels * problem.source_channel_stride;
+            T total = T(0);
+            if (along_width)
+              total = dot(g, x, source_step, length);
+            else
+              for (int64_t i = 0; i < length; ++i) total += g[i * gradient_step] * x[i * source_step];
+            sum[tap * count + c] += total;
+          }
+        });
+      }
+  for (int64_t c = 0; c < count; ++c)
+    for (int64_t tap = 0; tap < problem.taps; ++tap)
+      weight_gradient[(c_begin + c) * problem.taps + tap] = sum[tap * count + c];
+}
+
+template <typename T>
+ConvolutionKernels<T> kernels_of() {
+  return {
+      packed_weight_size<T>, pack_weight<T>,     gather_tasks<T>,       gather_workspace<T>,
+      gather<T>,             correlation_slices<T>, correlation_tasks<T>, correlation_workspace<T>,
+      correlate<T>,          depthwise_tasks,    depthwise_workspace,   depthwise<T>,
+      depthwise_correlation_tasks, depthwise_correlation_workspace, depthwise_correlate<T>,
+  };
+}
+
+}  // namespace
+
+ConvolutionKernels<float> convolution_float() { return kernels_of<float>(); }
+ConvolutionKernels<double> convolution_double() { return kernels_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp

@@ -1,0 +1,16 @@
+// The table of every kernel of the instruction set TORCHBP_ISA.
+#include "convolution.h"
+#include "pooling.h"
+
+#define TORCHBP_STRING_OF(name) #name
+#define TORCHBP_STRING(name) TORCHBP_STRING_OF(name)
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+
+KernelTable kernel_table() {
+  return {TORCHBP_STRING(TORCHBP_ISA), convolution_float(), convolution_double(), pool_float(), pool_double()};
+}
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp

@@ -1,0 +1,336 @@
+// Pooling loops. Rows of outputs are reduced tap by tap into a small buffer, so that the inner loop
+// always runs along the contiguous axis: width for contiguous tensors, channels for channels-last.
+#include "pooling.h"
+
+#include "vector.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+// Channels of one task of a channels-last tensor.
+constexpr int64_t kChannels = 64;
+
+template <typename Problem>
+int64_t channel_block(const Problem& problem) {
+  return smaller(problem.inner, kChannels);
+}
+
+template <typename Problem>
+int64_t channel_blocks(const Problem& problem) {
+  const int64_t block = larger(1, channel_block(problem));
+  return (problem.inner + block - 1) / block;
+}
+
+template <typename Problem>
+int64_t pool_tasks(const Problem& problem) {
+  return problem.outer * channel_blocks(problem);
+}
+
+TORCHBP_INLINE int64_t volume(const int64_t* size) { return size[0] * size[1] * size[2]; }
+
+// The part of a tensor that one task reads or writes: a plane, or a block of channels of an image.
+struct Slice {
+  int64_t input;   // offset of the first element
+  int64_t output;
+  int64_t channels;
+};
+
+template <typename Problem>
+TORCHBP_INLINE Slice slice_of(const Problem& problem, int64_t task) {
+  const int64_t blocks = channel_blocks(problem), block = channel_block(problem);
+  const int64_t outer = task / blocks, first = (task % blocks) * block;
+  return {outer * volume(problem.input) * problem.inner + first,
+          outer * volume(problem.output) * problem.inner + first, smaller(block, problem.inner - first)};
+}
+
+// ---------------------------------------------------------------------------------------------
+// Max pooling
+
+// The integer of the same size as T, so that value and winner fill vectors of equal length.
+template <typename T>
+struct Same;
+template <>
+struct Same<float> {
+  typedef int32_t Integer;
+};
+template <>
+struct Same<double> {
+  typedef int64_t Integer;
+};
+template <typename T>
+using Integer = typename Same<T>::Integer;
+
+// Compares `count` candidates with the best so far. The first of equals stays, a NaN always wins (so
+// the last NaN is kept), and a window without a winner yet (-1) takes what comes.
+template <typename T>
+TORCHBP_INLINE void challenge(T* __restrict__ best, Integer<T>* __restrict__ winner, const T* __restrict__ from,
+                              int64_t stride, Integer<T> tap, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T value = from[i * stride];
+    const bool take = (value > best[i]) | (value != value) | (winner[i] < 0);
+    best[i] = take ? value : best[i];
+    winner[i] = take ? tap : winner[i];
+  }
+}
+
+template <typename T>
+void challenge_strided(T* best, Integer<T>* winner, const T* from, int64_t stride, Integer<T> tap, int64_t count) {
+  switch (stride) {
+    case 1:
+      return challenge(best, winner, from, 1, tap, count);
+    case 2:
+      return challenge(best, winner, from, 2, tap, count);
+    default:
+      return challenge(best, winner, from, stride, tap, count);
+  }
+}
+
+template <typename T>
+TORCHBP_INLINE void start_contest(T* best, Integer<T>* winner, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) best[i] = -static_cast<T>(__builtin_inf());
+  for (int64_t i = 0; i < count; ++i) winner[i] = -1;
+}
+
+template <typename T>
+TORCHBP_INLINE void write_winners(const Integer<T>* winner, void* out, int bytes, int64_t at, int64_t count) {
+  if (bytes == 1) {
+    uint8_t* to = static_cast<uint8_t*>(out) + at;
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(winner[i]);
+  } else {
+    int32_t* to = static_cast<int32_t*>(out) + at;
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<int32_t>(winner[i]);
+  }
+}
+
+int64_t max_workspace(const PoolProblem& problem) {
+  return 2 * (problem.inner == 1 ? problem.output[2] : channel_block(problem));
+}
+
+// Calls visit(index of the tap (depth, height, 0), input depth, input height) for the rows of a window
+// that lie inside the input.
+template <typename Visit>
+TORCHBP_INLINE void visit_window_rows(const PoolProblem& problem, int64_t od, int64_t oh, Visit visit) {
+  for (int64_t kd = 0; kd < problem.kernel[0]; ++kd) {
+    const int64_t id = od * problem.stride[0] - problem.padding[0] + kd * problem.dilation[0];
+    if (id < 0 || id >= problem.input[0]) continue;
+    for (int64_t kh = 0; kh < problem.kernel[1]; ++kh) {
+      const int64_t ih = oh * problem.stride[1] - problem.padding[1] + kh * problem.dilation[1];
+      if (ih < 0 || ih >= problem.input[1]) continue;
+      visit((kd * problem.kernel[1] + kh) * problem.kernel[2], id, ih);
+    }
+  }
+}
+
+template <typename T>
+void max_pool(const PoolProblem& problem, const T* input, T* output, void* winner, int winner_bytes, T* workspace,
+              int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  input += slice.input;
+  const int64_t length = problem.inner == 1 ? problem.output[2] : slice.channels;
+  T* best = workspace;
+  Integer<T>* best_tap = reinterpret_cast<Integer<T>*>(workspace + length);
+  for (int64_t od = 0; od < problem.output[0]; ++od)
+    for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
+      const int64_t out = slice.output + (od * problem.output[1] + oh) * problem.output[2] * problem.inner;
+      if (problem.inner == 1) {
+        start_contest(best, best_tap, length);
+        visit_window_rows(problem, od, oh, [&](int64_t tap, int64_t id, int64_t ih) {
+          const T* row = input + (id * problem.input[1] + ih) * problem.input[2];
+          for (int64_t kw = 0; kw < problem.kernel[2]; ++kw) {
+            const int64_t shift = kw * problem.dilation[2] - problem.padding[2];
+            const Range valid = valid_range(length, problem.stride[2], shift, problem.input[2]);
+            challenge_strided<T>(best + valid.first, best_tap + valid.first,
+                                 row + valid.first * problem.stride[2] + shift, problem.stride[2],
+                                 static_cast<Integer<T>>(tap + kw), valid.last - valid.first);
+          }
+        });
+        for (int64_t i = 0; i < length; ++i) output[out + i] = best[i];
+        write_winners<T>(best_tap, winner, winner_bytes, out, length);
+      } else {
+        for (int64_t ow = 0; ow < problem.output[2]; ++ow) {
+          start_contest(best, best_tap, length);
+          visit_window_rows(problem, od, oh, [&](int64_t tap, int64_t id, int64_t ih) {
+            const T* row = input + (id * problem.input[1] + ih) * problem.input[2] * problem.inner;
+            for (int64_t kw = 0; kw < problem.kernel[2]; ++kw) {
+              const int64_t iw = ow * problem.stride[2] - problem.padding[2] + kw * problem.dilation[2];
+              if (iw < 0 || iw >= problem.input[2]) continue;
+              challenge(best, best_tap, row + iw * problem.inner, 1, static_cast<Integer<T>>(tap + kw), length);
+            }
+          });
+          const int64_t at = out + ow * problem.inner;
+          for (int64_t i = 0; i < length; ++i) output[at + i] = best[i];
+          write_winners<T>(best_tap, winner, winner_bytes, at, length);
+        }
+      }
+    }
+}
+
+// Calls visit(output offset, input offset) for every output and the input that won it; a winner that
+// cannot belong to the window is passed over.
+template <typename Winner, typename Visit>
+TORCHBP_INLINE void visit_winners(const PoolProblem& problem, const Winner* winner, int64_t task, Visit visit) {
+  const Slice slice = slice_of(problem, task);
+  const int64_t inner = problem.inner, taps = volume(problem.kernel);
+  const bool flat = problem.kernel[0] == 1;
+  int64_t out = slice.output;
+  for (int64_t od = 0; od < problem.output[0]; ++od)
+    for (int64_t oh = 0; oh < problem.output[1]; ++oh)
+      for (int64_t ow = 0; ow < problem.output[2]; ++ow, out += inner)
+        for (int64_t c = 0; c < slice.channels; ++c) {
+          const int64_t tap = static_cast<int64_t>(winner[out + c]);
+          if (tap < 0 || tap >= taps) continue;
+          // 32-bit division is several times cheaper; a tap always fits.
+          const uint32_t plane = static_cast<uint32_t>(problem.kernel[1] * problem.kernel[2]);
+          const uint32_t row = static_cast<uint32_t>(problem.kernel[2]);
+          const uint32_t kd = flat ? 0 : static_cast<uint32_t>(tap) / plane;
+          const uint32_t in_plane = static_cast<uint32_t>(tap) - kd * plane;
+          const uint32_t kh = in_plane / row, kw = in_plane - kh * row;
+          const int64_t id = od * problem.stride[0] - problem.padding[0] + kd * problem.dilation[0];
+          const int64_t ih = oh * problem.stride[1] - problem.padding[1] + kh * problem.dilation[1];
+          const int64_t iw = ow * problem.stride[2] - problem.padding[2] + kw * problem.dilation[2];
+          if (id < 0 || id >= problem.input[0] || ih < 0 || ih >= problem.input[1] || iw < 0 ||
+              iw >= problem.input[2])
+            continue;
+          visit(out + c, slice.input + ((id * problem.input[1] + ih) * problem.input[2] + iw) * inner + c);
+        }
+}
+
+template <typename T, typename Winner>
+void scatter(const PoolProblem& problem, const T* grad_output, const Winner* winner, T* grad_input, int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  T* plane = grad_input + slice.input;
+  const int64_t pixels = volume(problem.input);
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int64_t c = 0; c < slice.channels; ++c) plane[i * problem.inner + c] = T(0);
+  visit_winners(problem, winner, task, [&](int64_t out, int64_t in) { grad_input[in] += grad_output[out]; });
+}
+
+template <typename T>
+void max_scatter(const PoolProblem& problem, const T* grad_output, const void* winner, int winner_bytes,
+                 T* grad_input, int64_t task) {
+  if (winner_bytes == 1)
+    scatter(problem, grad_output, static_cast<const uint8_t*>(winner), grad_input, task);
+  else
+    scatter(problem, grad_output, static_cast<const int32_t*>(winner), grad_input, task);
+}
+
+template <typename T>
+void max_gather(const PoolProblem& problem, const T* input, const void* winner, int winner_bytes, T* output,
+                int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  const int64_t positions = volume(problem.output);
+  for (int64_t i = 0; i < positions; ++i)
+    for (int64_t c = 0; c < slice.channels; ++c) output[slice.output + i * problem.inner + c] = T(0);
+  const auto copy = [&](int64_t out, int64_t in) { output[out] = input[in]; };
+  if (winner_bytes == 1)
+    visit_winners(problem, static_cast<const uint8_t*>(winner), task, copy);
+  else
+    visit_winners(problem, static_cast<const int32_t*>(winner), task, copy);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Average pooling. The window is separable: rows are summed first (contiguous, vectorised), then the
+// sums along the width.
+
+template <typename T>
+int64_t average_workspace(const AverageProblem<T>& problem) {
+  return problem.inner == 1 ? problem.input[2] : channel_block(problem);
+}
+
+template <typename T>
+void average_pool(const AverageProblem<T>& problem, const T* input, T* output, T* workspace, int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  const T* plane = input + slice.input;
+  const int64_t inner = problem.inner, width = problem.input[2];
+  T* sum = workspace;
+  for (int64_t od = 0; od < problem.output[0]; ++od)
+    for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
+      const int64_t d0 = problem.start[0][od], d1 = problem.end[0][od];
+      const int64_t h0 = problem.start[1][oh], h1 = problem.end[1][oh];
+      const T scale = problem.scale[0][od] * problem.scale[1][oh] * problem.factor;
+      T* to = output + slice.output + (od * problem.output[1] + oh) * problem.output[2] * inner;
+      if (inner == 1) {
+        for (int64_t i = 0; i < width; ++i) sum[i] = T(0);
+        for (int64_t d = d0; d < d1; ++d)
+          for (int64_t h = h0; h < h1; ++h) {
+            const T* row = plane + (d * problem.input[1] + h) * width;
+            for (int64_t i = 0; i < width; ++i) sum[i] += row[i];
+          }
+        for (int64_t ow = 0; ow < problem.output[2]; ++ow) {
+          T total = T(0);
+          for (int64_t i = problem.start[2][ow]; i < problem.end[2][ow]; ++i) total += sum[i];
+          to[ow] = total * (scale * problem.scale[2][ow]);
+        }
+      } else {
+        for (int64_t ow = 0; ow < problem.output[2]; ++ow, to += inner) {
+          for (int64_t c = 0; c < slice.channels; ++c) sum[c] = T(0);
+          for (int64_t d = d0; d < d1; ++d)
+            for (int64_t h = h0; h < h1; ++h)
+              for (int64_t w = problem.start[2][ow]; w < problem.end[2][ow]; ++w) {
+                const T* pixel = plane + ((d * problem.input[1] + h) * width + w) * inner;
+                for (int64_t c = 0; c < slice.channels; ++c) sum[c] += pixel[c];
+              }
+          const T weight = scale * problem.scale[2][ow];
+          for (int64_t c = 0; c < slice.channels; ++c) to[c] = sum[c] * weight;
+        }
+      }
+    }
+}
+
+template <typename T>
+void average_spread(const AverageProblem<T>& problem, const T* grad_output, T* grad_input, T* workspace,
+                    int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  T* plane = grad_input + slice.input;
+  const int64_t inner = problem.inner, width = problem.input[2], pixels = volume(problem.input);
+  T* share = workspace;
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int64_t c = 0; c < slice.channels; ++c) plane[i * inner + c] = T(0);
+  for (int64_t od = 0; od < problem.output[0]; ++od)
+    for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
+      const int64_t d0 = problem.start[0][od], d1 = problem.end[0][od];
+      const int64_t h0 = problem.start[1][oh], h1 = problem.end[1][oh];
+      const T scale = problem.scale[0][od] * problem.scale[1][oh] * problem.factor;
+      const T* from = grad_output + slice.output + (od * problem.output[1] + oh) * problem.output[2] * inner;
+      if (inner == 1) {
+        for (int64_t i = 0; i < width; ++i) share[i] = T(0);
+        for (int64_t ow = 0; ow < problem.output[2]; ++ow) {
+          const T value = from[ow] * (scale * problem.scale[2][ow]);
+          for (int64_t i = problem.start[2][ow]; i < problem.end[2][ow]; ++i) share[i] += value;
+        }
+        for (int64_t d = d0; d < d1; ++d)
+          for (int64_t h = h0; h < h1; ++h) {
+            T* row = plane + (d * problem.input[1] + h) * width;
+            for (int64_t i = 0; i < width; ++i) row[i] += share[i];
+          }
+      } else {
+        for (int64_t ow = 0; ow < problem.output[2]; ++ow, from += inner) {
+          const T weight = scale * problem.scale[2][ow];
+          for (int64_t c = 0; c < slice.channels; ++c) share[c] = from[c] * weight;
+          for (int64_t d = d0; d < d1; ++d)
+            for (int64_t h = h0; h < h1; ++h)
+              for (int64_t w = problem.start[2][ow]; w < problem.end[2][ow]; ++w) {
+                T* pixel = plane + ((d * problem.input[1] + h) * width + w) * inner;
+                for (int64_t c = 0; c < slice.channels; ++c) pixel[c] += share[c];
+              }
+        }
+      }
+    }
+}
+
+template <typename T>
+PoolKernels<T> kernels_of() {
+  return {
+      pool_tasks<PoolProblem>,       max_workspace,        max_pool<T>,     max_scatter<T>,    max_gather<T>,
+      pool_tasks<AverageProblem<T>>, average_workspace<T>, average_pool<T>, average_spread<T>,
+  };
+}
+
+}  // namespace
+
+PoolKernels<float> pool_float() { return kernels_of<float>(); }
+PoolKernels<double> pool_double() { return kernels_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp

@@ -1,0 +1,342 @@
+// Max pooling with one stored winner per output, its two linear maps (scatter and gather), and average
+// pooling over fixed or adaptive windows with its adjoint, for 1 to 3 spatial dimensions.
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "arguments.h"
+#include "dispatch.h"
+
+namespace torchbp {
+namespace {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+// Output positions of a pool along one dimension. With ceil_mode a last, partial window counts if it
+// starts inside the input or its left padding.
+int64_t pooled_size(const char* op, int64_t input, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
+                    bool ceil_mode) {
+  int64_t room = window_room(op, input, kernel, padding, dilation);
+  if (ceil_mode) room = checked_sum(op, "stride", room, stride - 1);
+  int64_t size = room < 0 ? 0 : room / stride + 1;
+  if (size > 0 && ceil_mode && (size - 1) * stride >= input + padding) --size;
+  TORCH_CHECK(size >= 1, op, ": kernel_size ", kernel, " with dilation ", dilation, " and padding ", padding,
+              " leaves no output for an input of size ", input);
+  return size;
+}
+
+PoolProblem window_problem(const char* op, IntArrayRef input, IntArrayRef kernel, IntArrayRef stride,
+                           IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
+  const int64_t dimensions = static_cast<int64_t>(input.size());
+  check_list(op, "input_size", input, dimensions, 1);
+  check_list(op, "kernel_size", kernel, dimensions, 1);
+  check_list(op, "stride", stride, dimensions, 1);
+  check_list(op, "padding", padding, dimensions, 0);
+  check_list(op, "dilation", dilation, dimensions, 1);
+  PoolProblem p{};
+  const Sizes full[] = {spatial(input, 1), spatial(kernel, 1), spatial(stride, 1), spatial(padding, 0),
+                        spatial(dilation, 1)};
+  for (int d = 0; d < kSpatial; ++d) {
+    p.input[d] = full[0][d];
+    p.kernel[d] = full[1][d];
+    p.stride[d] = full[2][d];
+    p.padding[d] = full[3][d];
+    p.dilation[d] = full[4][d];
+    TORCH_CHECK(p.padding[d] <= p.kernel[d] / 2, op, ": padding must be at most half of kernel_size, but got padding ",
+                padding, " for kernel_size ", kernel);
+    p.output[d] = pooled_size(op, p.input[d], p.kernel[d], p.stride[d], p.padding[d], p.dilation[d], ceil_mode);
+  }
+  return p;
+}
+
+std::vector<int64_t> pooled_shape(const Tensor& input, const int64_t* spatial_size) {
+  std::vector<int64_t> shape = input.sizes().slice(0, 2).vec();
+  shape.insert(shape.end(), spatial_size + kSpatial - (input.dim() - 2), spatial_size + kSpatial);
+  return shape;
+}
+
+// Contiguous: one plane per image and channel. Channels-last: one image with the channels innermost.
+template <typename Problem>
+void set_planes(Problem& problem, const Tensor& tensor, at::MemoryFormat format) {
+  const bool contiguous = format == at::MemoryFormat::Contiguous;
+  problem.outer = contiguous ? tensor.size(0) * tensor.size(1) : tensor.size(0);
+  problem.inner = contiguous ? 1 : tensor.size(1);
+}
+
+int64_t tap_count(const char* op, const PoolProblem& p) {
+  const int64_t taps = checked_product(op, "kernel_size", checked_product(op, "kernel_size", p.kernel[0], p.kernel[1]),
+                                       p.kernel[2]);
+  TORCH_CHECK(taps <= std::numeric_limits<int32_t>::max(), op, ": kernel_size has too many elements: ", taps);
+  return taps;
+}
+
+at::ScalarType winner_type(int64_t taps) { return taps <= 256 ? at::kByte : at::kInt; }
+
+int winner_bytes(const Tensor& winner) { return winner.scalar_type() == at::kByte ? 1 : 4; }
+
+std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride,
+                                    IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
+  constexpr const char* op = "max_pool";
+  check_batched(op, "input", input);
+  PoolProblem problem =
+      window_problem(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, ceil_mode);
+  if (computes_in_float(input)) {
+    auto [output, winner] = max_pool(input.to(at::kFloat), kernel_size, stride, padding, dilation, ceil_mode);
+    return {output.to(input.scalar_type()), winner};
+  }
+  const at::MemoryFormat format = input.suggest_memory_format();
+  const Tensor dense = input.contiguous(format);
+  set_planes(problem, dense, format);
+  const auto shape = pooled_shape(input, problem.output);
+  Tensor output = at::empty(shape, input.options().memory_format(format));
+  Tensor winner =
+      at::empty(shape, input.options().dtype(winner_type(tap_count(op, problem))).memory_format(format));
+  if (output.numel() == 0) return {output, winner};
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = output.data_ptr<scalar_t>();
+    void* winners = winner.data_ptr();
+    const int bytes = winner_bytes(winner);
+    run_tasks<scalar_t>(kernel.max_tasks(problem), kernel.max_workspace(problem), input.options(),
+                        [&](int64_t task, scalar_t* workspace) {
+                          kernel.max_pool(problem, from, to, winners, bytes, workspace, task);
+                        });
+  });
+  return {output, winner};
+}
+
+// Checks winner against the geometry and returns the problem with its output sizes taken from it.
+PoolProblem winner_problem(const char* op, const Tensor& tensor, const char* name, const Tensor& winner,
+                           IntArrayRef input_size, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                           IntArrayRef dilation) {
+  const int64_t dimensions = check_batched(op, name, tensor);
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == dimensions, op, ": input_size must have ", dimensions,
+              " values, but got ", input_size);
+  TORCH_CHECK(winner.dim() == tensor.dim() && winner.size(0) == tensor.size(0) && winner.size(1) == tensor.size(1),
+              op, ": winner must have the batch and channels of ", name, ", but got shapes ", winner.sizes(), " and ",
+              tensor.sizes());
+  TORCH_CHECK(winner.device().is_cpu(), op, ": winner must be a CPU tensor, but got ", winner.device());
+  // The winners fix the output size, which ceil_mode may have rounded up.
+  PoolProblem problem = window_problem(op, input_size, kernel_size, stride, padding, dilation, true);
+  TORCH_CHECK(winner.scalar_type() == winner_type(tap_count(op, problem)), op, ": winner must have dtype ",
+              winner_type(tap_count(op, problem)), ", but got ", winner.scalar_type());
+  for (int64_t d = 0; d < dimensions; ++d) {
+    int64_t& size = problem.output[kSpatial - dimensions + d];
+    TORCH_CHECK(winner.size(2 + d) >= 1 && winner.size(2 + d) <= size, op, ": winner of shape ", winner.sizes(),
+                " does not come from an input of size ", input_size);
+    size = winner.size(2 + d);
+  }
+  return problem;
+}
+
+Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& winner, IntArrayRef input_size,
+                        IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation) {
+  constexpr const char* op = "max_pool_scatter";
+  PoolProblem problem = winner_problem(op, grad_output, "grad_output", winner, input_size, kernel_size, stride,
+                                       padding, dilation);
+  TORCH_CHECK(grad_output.sizes() == winner.sizes(), op, ": grad_output must have the shape of winner, ",
+              winner.sizes(), ", but got ", grad_output.sizes());
+  if (computes_in_float(grad_output))
+    return max_pool_scatter(grad_output.to(at::kFloat), winner, input_size, kernel_size, stride, padding, dilation)
+        .to(grad_output.scalar_type());
+  // The winners keep the layout of the forward pass; a gradient may arrive expanded or permuted.
+  const at::MemoryFormat format = winner.suggest_memory_format();
+  const Tensor dense = grad_output.contiguous(format), winners = winner.contiguous(format);
+  set_planes(problem, dense, format);
+  Tensor grad_input =
+      at::empty(pooled_shape(grad_output, problem.input), grad_output.options().memory_format(format));
+  if (grad_input.numel() == 0) return grad_input;
+  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = grad_input.data_ptr<scalar_t>();
+    const void* taps = winners.const_data_ptr();
+    const int bytes = winner_bytes(winner);
+    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, grad_output.options(), [&](int64_t task, scalar_t*) {
+      kernel.max_scatter(problem, from, taps, bytes, to, task);
+    });
+  });
+  return grad_input;
+}
+
+Tensor max_pool_gather(const Tensor& input, const Tensor& winner, IntArrayRef kernel_size, IntArrayRef stride,
+                       IntArrayRef padding, IntArrayRef dilation) {
+  constexpr const char* op = "max_pool_gather";
+  check_batched(op, "input", input);
+  PoolProblem problem = winner_problem(op, input, "input", winner, input.sizes().slice(2), kernel_size, stride,
+                                       padding, dilation);
+  if (computes_in_float(input))
+    return max_pool_gather(input.to(at::kFloat), winner, kernel_size, stride, padding, dilation)
+        .to(input.scalar_type());
+  const at::MemoryFormat format = winner.suggest_memory_format();
+  const Tensor dense = input.contiguous(format), winners = winner.contiguous(format);
+  set_planes(problem, dense, format);
+  Tensor output = at::empty(winner.sizes(), input.options().memory_format(format));
+  if (output.numel() == 0) return output;
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = output.data_ptr<scalar_t>();
+    const void* taps = winners.const_data_ptr();
+    const int bytes = winner_bytes(winner);
+    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, input.options(), [&](int64_t task, scalar_t*) {
+      kernel.max_gather(problem, from, taps, bytes, to, task);
+    });
+  });
+  return output;
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// The windows of an average, per dimension: output o covers [start, end) and divides by length.
+struct Windows {
+  std::array<std::vector<int64_t>, kSpatial> start, end, length;
+  Sizes input, output;
+  int64_t divisor = 0;  // replaces the product of the lengths unless zero
+};
+
+Windows fixed_windows(const char* op, IntArrayRef input_size, IntArrayRef kernel_size, IntArrayRef stride,
+                      IntArrayRef padding, bool ceil_mode, bool count_include_pad,
+                      std::optional<int64_t> divisor_override) {
+  const std::vector<int64_t> ones(input_size.size(), 1);
+  const PoolProblem p = window_problem(op, input_size, kernel_size, stride, padding, ones, ceil_mode);
+  TORCH_CHECK(!divisor_override.has_value() || *divisor_override != 0, op,
+              ": divisor_override must not be zero, but got 0");
+  Windows windows;
+  windows.divisor = divisor_override.value_or(0);
+  for (int d = 0; d < kSpatial; ++d) {
+    windows.input[d] = p.input[d];
+    windows.output[d] = p.output[d];
+    for (int64_t o = 0; o < p.output[d]; ++o) {
+      const int64_t from = o * p.stride[d] - p.padding[d];
+      const int64_t padded_end = std::min(from + p.kernel[d], p.input[d] + p.padding[d]);
+      const int64_t start = std::max<int64_t>(from, 0), end = std::min(padded_end, p.input[d]);
+      windows.start[d].push_back(start);
+      windows.end[d].push_back(std::max(start, end));
+      windows.length[d].push_back(std::max<int64_t>(1, count_include_pad ? padded_end - from : end - start));
+    }
+  }
+  return windows;
+}
+
+// Output o of n averages the inputs [floor(o * i / n), ceil((o + 1) * i / n)) of i.
+Windows adaptive_windows(const char* op, IntArrayRef input_size, IntArrayRef output_size) {
+  const int64_t dimensions = static_cast<int64_t>(input_size.size());
+  check_list(op, "output_size", output_size, dimensions, 0);
+  check_list(op, "input_size", input_size, dimensions, 1);
+  Windows windows;
+  windows.input = spatial(input_size, 1);
+  windows.output = spatial(output_size, 1);
+  for (int d = 0; d < kSpatial; ++d) {
+    const int64_t in = windows.input[d], out = windows.output[d];
+    checked_product(op, "output_size", in, checked_sum(op, "output_size", out, 1));
+    for (int64_t o = 0; o < out; ++o) {
+      windows.start[d].push_back(o * in / out);
+      windows.end[d].push_back(((o + 1) * in + out - 1) / out);
+      windows.length[d].push_back(windows.end[d].back() - windows.start[d].back());
+    }
+  }
+  return windows;
+}
+
+// Averages `from` (spread = false) or spreads it back over the windows (spread = true).
+Tensor run_average(const char* op, const Windows& windows, const Tensor& from, bool spread) {
+  if (computes_in_float(from)) return run_average(op, windows, from.to(at::kFloat), spread).to(from.scalar_type());
+  // As the built-in: channels-last is kept in two dimensions only.
+  const at::MemoryFormat format = from.dim() == 4 ? from.suggest_memory_format() : at::MemoryFormat::Contiguous;
+  const Tensor dense = from.contiguous(format);
+  Tensor to = at::empty(pooled_shape(from, (spread ? windows.input : windows.output).data()),
+                        from.options().memory_format(format));
+  if (to.numel() == 0) return to;
+  if (from.numel() == 0) return to.zero_();
+  AT_DISPATCH_FLOATING_TYPES(from.scalar_type(), "average_pool", [&] {
+    AverageProblem<scalar_t> problem{};
+    set_planes(problem, dense, format);
+    problem.factor = windows.divisor == 0 ? scalar_t(1) : scalar_t(1) / static_cast<scalar_t>(windows.divisor);
+    std::array<std::vector<scalar_t>, kSpatial> scale;
+    for (int d = 0; d < kSpatial; ++d) {
+      problem.input[d] = windows.input[d];
+      problem.output[d] = windows.output[d];
+      problem.start[d] = windows.start[d].data();
+      problem.end[d] = windows.end[d].data();
+      for (const int64_t length : windows.length[d])
+        scale[d].push_back(windows.divisor == 0 ? scalar_t(1) / static_cast<scalar_t>(length) : scalar_t(1));
+      problem.scale[d] = scale[d].data();
+    }
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* source = dense.const_data_ptr<scalar_t>();
+    scalar_t* target = to.data_ptr<scalar_t>();
+    run_tasks<scalar_t>(kernel.average_tasks(problem), kernel.average_workspace(problem), from.options(),
+                        [&](int64_t task, scalar_t* workspace) {
+                          if (spread)
+                            kernel.average_spread(problem, source, target, workspace, task);
+                          else
+                            kernel.average_pool(problem, source, target, workspace, task);
+                        });
+  });
+  return to;
+}
+
+void check_pooled_gradient(const char* op, const Tensor& grad_output, IntArrayRef input_size, const Windows& windows) {
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
+              grad_output.dim() - 2, " values, but got ", input_size);
+  TORCH_CHECK(grad_output.sizes().vec() == pooled_shape(grad_output, windows.output.data()), op,
+              ": grad_output has shape ", grad_output.sizes(), ", but an input of size ", input_size, " gives ",
+              IntArrayRef(windows.output));
+}
+
+Tensor average_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                    bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
+  constexpr const char* op = "average_pool";
+  check_batched(op, "input", input);
+  return run_average(op,
+                     fixed_windows(op, input.sizes().slice(2), kernel_size, stride, padding, ceil_mode,
+                                   count_include_pad, divisor_override),
+                     input, false);
+}
+
+Tensor average_pool_adjoint(const Tensor& grad_output, IntArrayRef input_size, IntArrayRef kernel_size,
+                            IntArrayRef stride, IntArrayRef padding, bool ceil_mode, bool count_include_pad,
+                            std::optional<int64_t> divisor_override) {
+  constexpr const char* op = "average_pool_adjoint";
+  check_batched(op, "grad_output", grad_output);
+  const Windows windows =
+      fixed_windows(op, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override);
+  check_pooled_gradient(op, grad_output, input_size, windows);
+  return run_average(op, windows, grad_output, true);
+}
+
+Tensor adaptive_average_pool(const Tensor& input, IntArrayRef output_size) {
+  constexpr const char* op = "adaptive_average_pool";
+  check_batched(op, "input", input);
+  return run_average(op, adaptive_windows(op, input.sizes().slice(2), output_size), input, false);
+}
+
+Tensor adaptive_average_pool_adjoint(const Tensor& grad_output, IntArrayRef input_size) {
+  constexpr const char* op = "adaptive_average_pool_adjoint";
+  check_batched(op, "grad_output", grad_output);
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
+              grad_output.dim() - 2, " values, but got ", input_size);
+  return run_average(op, adaptive_windows(op, input_size, grad_output.sizes().slice(2)), grad_output, true);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
+  m.impl("max_pool", max_pool);
+  m.impl("max_pool_scatter", max_pool_scatter);
+  m.impl("max_pool_gather", max_pool_gather);
+  m.impl("average_pool", average_pool);
+  m.impl("average_pool_adjoint", average_pool_adjoint);
+  m.impl("adaptive_average_pool", adaptive_average_pool);
+  m.impl("adaptive_average_pool_adjoint", adaptive_average_pool_adjoint);
+}
+
+}  // namespace torchbp

@@ -1,0 +1,20 @@
+"""PyTorch layers whose backward pass is written out and proved right to any order.
+
+- ``torchbp.nn``: torch.nn's names, each layer with an explicit backward;
+- ``torchbp.autograd``: the two generic mechanisms, to make layers of your own;
+- ``torchbp.testing``: the gradient proof;
+- ``torchbp.ops``: the raw operators;
+- ``torchbp.reference``: the same layers as loops in NumPy.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from torchbp import autograd, nn, ops
+from torchbp._extension import kernels_loaded, kernels_status, require_kernels
+
+try:
+    __version__ = version("torchbp")
+except PackageNotFoundError:  # used from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["autograd", "kernels_loaded", "kernels_status", "nn", "ops", "require_kernels"]

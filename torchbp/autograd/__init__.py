@@ -1,0 +1,44 @@
+"""Every explicit backward, and the two generic mechanisms to write more.
+
+- :func:`contract` with a :class:`TrilinearForm` or an :class:`Einsum` (and :func:`trilinear` for three plain
+  functions): linear layers, convolution, whatever is linear in each of its operands;
+- :func:`linear_map` with a :class:`LinearMap` (and :func:`adjoint_pair` for two plain functions): pooling,
+  shifts, padding, masks.
+
+A layer made of them is differentiable to any order, in forward and reverse mode, under torch.func and
+torch.compile.
+"""
+
+from torchbp.autograd import (
+    activation,
+    convolution,
+    dropout,
+    linear,
+    loss,
+    normalization,
+    pooling,
+    softmax,
+)
+from torchbp.autograd.adjoint import LinearMap, adjoint_pair, linear_map
+from torchbp.autograd.contraction import Einsum, MultilinearForm, TrilinearForm, contract, trilinear
+from torchbp.autograd.function import ExplicitFunction
+
+__all__ = [
+    "Einsum",
+    "ExplicitFunction",
+    "LinearMap",
+    "MultilinearForm",
+    "TrilinearForm",
+    "activation",
+    "adjoint_pair",
+    "contract",
+    "convolution",
+    "dropout",
+    "linear",
+    "linear_map",
+    "loss",
+    "normalization",
+    "pooling",
+    "softmax",
+    "trilinear",
+]

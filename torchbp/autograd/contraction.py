@@ -1,0 +1,293 @@
+"""Contractions of a multilinear form: the one mechanism behind linear, convolution and bilinear layers.
+
+A trilinear form T(x, w, g) = <layer(x, w), g> has three contractions, one per missing operand::
+
+    y  = T(x, w, .)      position 2 is missing: the layer itself
+    dx = T(., w, g)      position 0 is missing: gradient of the input
+    dw = T(x, ., g)      position 1 is missing: gradient of the weight
+
+Each is linear in both operands it is given, and its derivative with respect to one of them is again one
+of the three. So one Function with a slot serves them all, and any order of derivative follows::
+
+    z = T with position s missing, operands a_p at the other positions
+    gz at position s   =>   ga_p = T with position p missing, gz at position s, the other a_q unchanged
+
+Complex operands: PyTorch's gradient is conjugated, so the unchanged operands are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchbp.autograd.function import ExplicitFunction, conjugate, save
+
+
+class MultilinearForm:
+    """A form that is linear in each of ``positions`` operands; the last one pairs with the output.
+
+    A subclass is immutable (a frozen dataclass, say) and implements ``contract``. It may override
+    ``bias_dim``, ``contract_bias`` and ``batched``.
+    """
+
+    positions = 3
+    #: The dimension of the output along which a bias is added.
+    bias_dim = 1
+
+    def contract(self, slot: int, operands: tuple[Tensor, ...]) -> Tensor:
+        """Contract with position ``slot`` missing; ``operands`` are the others, in order."""
+        raise NotImplementedError(f"{type(self).__name__}.contract")
+
+    def contract_bias(self, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+        """Return the output plus a bias along ``bias_dim``; override where both can be made at once."""
+        y = self.contract(self.positions - 1, operands)
+        return y + _along(bias, self.bias_dim, y.dim())
+
+    def batched(
+        self, slot: int, operands: tuple[Tensor, ...], in_dims: tuple[int | None, ...], batch_size: int
+    ) -> Tensor:
+        """Contract operands of which those with an ``in_dims`` entry carry a mapped dimension there.
+
+        Returns the result with the mapped dimension first. The default maps ``contract`` with
+        ``torch.vmap``; a form that can fold the mapped dimension into a batch or into groups overrides it.
+        """
+        return contract(_Mapped(self, slot, in_dims), slot, *operands)
+
+
+class TrilinearForm(MultilinearForm):
+    """A trilinear form given by its three products.
+
+    Example::
+
+        @dataclass(frozen=True)
+        class Linear(TrilinearForm):
+            def output(self, x, w): return x @ w.mT
+            def input(self, w, g): return g @ w
+            def weight(self, x, g): return g.mT @ x
+    """
+
+    def output(self, x: Tensor, w: Tensor) -> Tensor:
+        """Return y = T(x, w, .)."""
+        raise NotImplementedError(f"{type(self).__name__}.output")
+
+    def input(self, w: Tensor, g: Tensor) -> Tensor:
+        """Return dx = T(., w, g)."""
+        raise NotImplementedError(f"{type(self).__name__}.input")
+
+    def weight(self, x: Tensor, g: Tensor) -> Tensor:
+        """Return dw = T(x, ., g)."""
+        raise NotImplementedError(f"{type(self).__name__}.weight")
+
+    def contract(self, slot: int, operands: tuple[Tensor, ...]) -> Tensor:
+        """Contract with position ``slot`` missing."""
+        first, second = operands
+        return (self.input, self.weight, self.output)[slot](first, second)
+
+
+@dataclass(frozen=True)
+class Einsum(MultilinearForm):
+    """The multilinear form of an einsum without repeated output labels, e.g. ``"bi,oi->bo"``.
+
+    Every contraction is the einsum with the labels of the missing operand on the right, so each label
+    must occur at least twice among operands and output.
+
+    Raises:
+        ValueError: if a label occurs once only (then some contraction is not an einsum).
+    """
+
+    equation: str
+
+    def __post_init__(self) -> None:
+        """Check the labels."""
+        labels = self._labels()
+        joined = "".join(labels)
+        lonely = sorted({label for label in joined if joined.count(label) < 2})
+        if "->" not in self.equation or lonely:
+            raise ValueError(
+                f"equation must have the form 'ab,bc->ac' with every label in two places or more, got "
+                f"{self.equation!r}" + (f" (only once: {', '.join(lonely)})" if lonely else "")
+            )
+
+    def _labels(self) -> list[str]:
+        inputs, _, output = self.equation.replace(" ", "").partition("->")
+        return [*inputs.split(","), output]
+
+    @property
+    def positions(self) -> int:  # type: ignore[override]
+        """The number of operands, the output's included."""
+        return len(self._labels())
+
+    @property
+    def bias_dim(self) -> int:  # type: ignore[override]
+        """The last dimension of the output."""
+        return len(self._labels()[-1]) - 1
+
+    def contract(self, slot: int, operands: tuple[Tensor, ...]) -> Tensor:
+        """Contract with position ``slot`` missing."""
+        labels = self._labels()
+        target = labels.pop(slot)
+        return torch.einsum(f"{','.join(labels)}->{target}", *operands)
+
+
+@dataclass(frozen=True)
+class _Mapped(MultilinearForm):
+    """A form whose operands carry one more dimension, mapped over; the result at ``slot`` has it first."""
+
+    form: MultilinearForm
+    slot: int
+    in_dims: tuple[int | None, ...]
+
+    @property
+    def positions(self) -> int:  # type: ignore[override]
+        return self.form.positions
+
+    def contract(self, slot: int, operands: tuple[Tensor, ...]) -> Tensor:
+        dims: list[int | None] = list(self.in_dims)
+        dims.insert(self.slot, 0)
+        target = dims.pop(slot)
+        z = torch.vmap(lambda *mapped: self.form.contract(slot, mapped), in_dims=tuple(dims))(*operands)
+        return z.sum(0) if target is None else z.movedim(0, target)
+
+
+def _along(bias: Tensor, dim: int, dimensions: int) -> Tensor:
+    shape = [1] * dimensions
+    shape[dim] = bias.shape[-1]
+    return bias.reshape(shape)
+
+
+def _reduce_bias(g: Tensor, dim: int) -> Tensor:
+    """Return the gradient of a bias along ``dim``: g summed over every other dimension."""
+    return g.sum([d for d in range(g.dim()) if d != dim % g.dim()]) if g.dim() > 1 else g
+
+
+class Contraction(ExplicitFunction):
+    """z = form with position ``slot`` missing, plus a bias if slot is the output's.
+
+    Backward of operand p: the form with p missing, gz in the slot, the other operands unchanged.
+    Backward of the bias: gz summed over all dimensions but ``bias_dim``.
+    Saved: an operand is kept only if the gradient of another one is wanted; the bias never.
+    """
+
+    @staticmethod
+    def forward(form: MultilinearForm, slot: int, bias: Tensor | None, *operands: Tensor) -> Tensor:
+        if bias is not None:
+            return form.contract_bias(operands, bias)
+        return form.contract(slot, operands)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        form, slot, _, *operands = inputs
+        ctx.form, ctx.slot = form, slot
+        wanted = ctx.needs_input_grad[3:]
+        kept = tuple(
+            operand if any(wanted[:i] + wanted[i + 1 :]) else None for i, operand in enumerate(operands)
+        )
+        save(ctx, kept, tuple(operands))
+
+    @staticmethod
+    def backward(ctx: Any, gz: Tensor) -> tuple[Any, ...]:
+        operands, form, slot = list(ctx.saved_tensors), ctx.form, ctx.slot
+        positions = [p for p in range(form.positions) if p != slot]
+        gradients: list[Tensor | None] = []
+        for i, position in enumerate(positions):
+            if not ctx.needs_input_grad[3 + i]:
+                gradients.append(None)
+                continue
+            others = {p: conjugate(operands[j]) for j, p in enumerate(positions) if j != i}
+            others[slot] = gz
+            gradients.append(contract(form, position, *(others[p] for p in sorted(others))))
+        gbias = _reduce_bias(gz, form.bias_dim) if ctx.needs_input_grad[2] else None
+        return None, None, gbias, *gradients
+
+    @staticmethod
+    def jvp(ctx: Any, _form: Any, _slot: Any, tbias: Tensor | None, *tangents: Tensor | None) -> Tensor | None:
+        operands = ctx.saved_tensors
+        total: Tensor | None = None
+        for i, tangent in enumerate(tangents):
+            if tangent is None:
+                continue
+            term = contract(ctx.form, ctx.slot, *operands[:i], tangent, *operands[i + 1 :])
+            total = term if total is None else total + term
+        if tbias is not None:
+            if total is None:
+                total = torch.zeros_like(contract(ctx.form, ctx.slot, *operands))
+            total = total + _along(tbias, ctx.form.bias_dim, total.dim())
+        return total
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], form: MultilinearForm, slot: int, bias: Tensor | None, *operands: Tensor
+    ) -> tuple[Tensor, int]:
+        mapped = any(dim is not None for dim in in_dims[3:])
+        if mapped:
+            z = form.batched(slot, operands, tuple(in_dims[3:]), info.batch_size)
+        else:
+            z = contract(form, slot, *operands).unsqueeze(0)
+        if bias is not None:
+            dim = form.bias_dim % (z.dim() - 1)
+            rows = bias.unsqueeze(0) if in_dims[2] is None else bias.movedim(in_dims[2], 0)
+            shape = [1] * z.dim()
+            shape[0], shape[1 + dim] = rows.shape
+            z = z + rows.reshape(shape)
+        return z, 0
+
+
+def contract(form: MultilinearForm, slot: int, *operands: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Contract a multilinear form with the operand at position ``slot`` missing.
+
+    z = form(operands, .), linear in every operand and differentiable in all of them to any order, in
+    reverse and forward mode, under vmap and under torch.compile.
+
+    Args:
+        form: the form; see :class:`TrilinearForm` and :class:`Einsum`.
+        slot: the position that is missing, 0 to ``form.positions - 1``; the last one gives the output.
+        operands: the others, in order of their positions.
+        bias: added along ``form.bias_dim`` if the slot is the output's.
+
+    Raises:
+        TypeError: if ``form`` is not a MultilinearForm.
+        ValueError: if ``slot``, the number of operands or the presence of a bias does not fit the form.
+    """
+    if not isinstance(form, MultilinearForm):
+        raise TypeError(f"form must be a MultilinearForm, got {type(form).__name__}")
+    if not 0 <= slot < form.positions:
+        raise ValueError(f"slot must be between 0 and {form.positions - 1}, got {slot}")
+    if len(operands) != form.positions - 1:
+        raise ValueError(f"operands must be {form.positions - 1} tensors, got {len(operands)}")
+    if bias is not None and slot != form.positions - 1:
+        raise ValueError(f"bias belongs to the output, slot {form.positions - 1}, got slot {slot}")
+    return Contraction.call(form, slot, bias, *operands)
+
+
+def trilinear(
+    output: Callable[[Tensor, Tensor], Tensor],
+    input: Callable[[Tensor, Tensor], Tensor],
+    weight: Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make a differentiable layer y = layer(x, w) from the three products of a trilinear form.
+
+    Args:
+        output: ``(x, w) -> y``.
+        input: ``(w, g) -> dx``.
+        weight: ``(x, g) -> dw``; the three must satisfy <y, g> = <x, dx> = <w, dw>.
+    """
+    form = _Products((output, input, weight))
+    return lambda x, w: contract(form, 2, x, w)
+
+
+@dataclass(frozen=True)
+class _Products(TrilinearForm):
+    products: Sequence[Callable[[Tensor, Tensor], Tensor]]
+
+    def output(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.products[0](x, w)
+
+    def input(self, w: Tensor, g: Tensor) -> Tensor:
+        return self.products[1](w, g)
+
+    def weight(self, x: Tensor, g: Tensor) -> Tensor:
+        return self.products[2](x, g)

@@ -1,0 +1,74 @@
+"""What every explicit Function shares: two siblings, one for eager mode and one for torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class ExplicitFunction:
+    """The methods of an autograd.Function: forward, setup_context, backward, jvp, vmap, all static.
+
+    Dynamo refuses a Function that defines ``jvp`` or ``vmap``, so each subclass gets two Functions,
+    ``function`` with all five methods and ``reverse`` without those two, and ``call`` applies the one that
+    fits. Subclasses call ``save`` in ``setup_context`` and save only inputs and outputs, so that every
+    derivative of the backward pass is right.
+    """
+
+    forward: ClassVar[Callable[..., Any]]
+    function: ClassVar[type[Function]]
+    reverse: ClassVar[type[Function]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Build the two Functions of a subclass."""
+        super().__init_subclass__(**kwargs)
+        cls.function = _function(cls, ("forward", "setup_context", "backward", "jvp", "vmap"))
+        cls.reverse = _function(cls, ("forward", "setup_context", "backward"))
+
+    @classmethod
+    def call(cls, *args: Any) -> Any:
+        """Apply the Function.
+
+        Raises:
+            RuntimeError: if a transform of torch.func is being traced by torch.compile, which would drop
+                the explicit backward without a word (pytorch issues 192985 and 193279). Without
+                ``fullgraph=True`` Dynamo then breaks the graph, runs the transform eagerly, and is right.
+        """
+        if torch.compiler.is_compiling():
+            if _inside_transform():
+                raise RuntimeError(
+                    f"{cls.__name__}: torch.compile(fullgraph=True) around torch.func transforms (grad, vjp, jvp, "
+                    "vmap, ...) drops the backward pass of an autograd.Function; compile the function inside the "
+                    "transform, or leave fullgraph out"
+                )
+            # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments.
+            wanted = any(isinstance(a, Tensor) and a.requires_grad for a in args)
+            return cls.reverse.apply(*args) if wanted and torch.is_grad_enabled() else cls.forward(*args)
+        return cls.function.apply(*args)
+
+
+def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:
+    namespace = {name: cls.__dict__[name] for name in methods}
+    return type(cls.__name__, (Function,), {"__doc__": cls.__doc__, "__module__": cls.__module__, **namespace})
+
+
+@torch.compiler.assume_constant_result
+def _inside_transform() -> bool:
+    """Tell, while Dynamo traces, whether it is inside a torch.func transform."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def save(ctx: Any, backward: tuple[Tensor | None, ...], forward: tuple[Tensor | None, ...]) -> None:
+    """Save tensors for ``backward`` and, where forward mode is possible, others for ``jvp``."""
+    ctx.save_for_backward(*backward)
+    if not torch.compiler.is_compiling():
+        ctx.save_for_forward(*forward)
+
+
+def conjugate(tensor: Tensor) -> Tensor:
+    """Return the complex conjugate; a real tensor is returned as it is."""
+    return tensor.conj().resolve_conj() if tensor.is_complex() else tensor

@@ -1,0 +1,728 @@
+"""torch.nn.functional's names, computed by torchbp's explicit backwards.
+
+Signatures, values, gradients, result layouts and exception types are the built-in's. A name that torchbp has
+no layer for is torch.nn.functional's own. Under autocast each function casts as the built-in does.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as builtin
+from torch import Tensor
+
+from torchbp import autograd, ops
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_Sizes = int | Sequence[int]
+
+
+def __getattr__(name: str) -> Any:
+    """Return torch.nn.functional's function for a name that is not here."""
+    try:
+        return getattr(builtin, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+# --------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def _autocast(to: Literal["lower precision", "float32"]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Cast floating tensors as the built-in operator does inside ``torch.autocast``."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def cast(*args: P.args, **kwargs: P.kwargs) -> R:
+            device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+            if device is None or device == "meta" or not torch.is_autocast_enabled(device):
+                return function(*args, **kwargs)
+            dtype = torch.float32 if to == "float32" else torch.get_autocast_dtype(device)
+
+            def one(value: Any) -> Any:
+                eligible = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+                return value.to(dtype) if eligible else value
+
+            with torch.autocast(device, enabled=False):
+                return function(*(one(a) for a in args), **{k: one(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+
+        return cast
+
+    return decorate
+
+
+def _tuple(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
+    """Return one int per spatial dimension from an int or a sequence of one or ``dimensions`` ints."""
+    if isinstance(value, bool) or value is None:
+        raise TypeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
+    if isinstance(value, int | torch.SymInt):
+        return (value,) * dimensions  # type: ignore[return-value]
+    try:
+        values = tuple(value)
+    except TypeError:
+        raise TypeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}") from None
+    if any(isinstance(v, bool) or not isinstance(v, int | torch.SymInt) for v in values):
+        raise TypeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
+    if len(values) == 1:
+        return values * dimensions
+    if len(values) != dimensions:
+        raise RuntimeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
+    return values
+
+
+def _batched(op: str, input: Tensor, dimensions: int) -> tuple[Tensor, bool]:
+    """Return (N, C, *spatial) and whether a batch dimension had to be added."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{op}(): input must be a Tensor, got {type(input).__name__}")
+    if input.dim() == dimensions + 2:
+        return input, False
+    if input.dim() == dimensions + 1:
+        return input.unsqueeze(0), True
+    raise RuntimeError(
+        f"{op}(): input must be {dimensions + 1}D (unbatched) or {dimensions + 2}D (batched), "
+        f"got shape {tuple(input.shape)}"
+    )
+
+
+def _not_empty(op: str, input: Tensor) -> None:
+    """Raise where a pool would have no elements to choose from; an empty batch is fine."""
+    if 0 in input.shape[1:]:
+        raise RuntimeError(f"{op}(): input must not be empty outside its batch, got shape {tuple(input.shape)}")
+
+
+def _inplace(input: Tensor, output: Tensor, inplace: bool) -> Tensor:
+    return input.copy_(output) if inplace else output
+
+
+# --------------------------------------------------------------------------------------------------
+# Linear
+
+
+@_autocast("lower precision")
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return y = x wᵀ + b.
+
+    Shapes: input (*, in), weight (out, in) or (in,), bias (out) or (); output (*, out) or (*).
+
+    Raises:
+        RuntimeError: if the shapes or dtypes do not fit.
+    """
+    if weight.dim() not in (1, 2):
+        raise RuntimeError(f"linear(): weight must have 1 or 2 dimensions, got shape {tuple(weight.shape)}")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
+        raise RuntimeError(
+            f"linear(): input of shape {tuple(input.shape)} does not fit weight of shape {tuple(weight.shape)}: "
+            "their last dimensions must be equal"
+        )
+    if weight.dim() == 1:
+        rows = autograd.linear.linear(input, weight.unsqueeze(0)).squeeze(-1)
+        return rows if bias is None else rows + bias
+    if bias is not None and bias.dim() > 1:
+        return autograd.linear.linear(input, weight) + bias
+    if bias is not None and (bias.dim() == 0 or bias.shape[0] == 1):
+        bias = bias.expand(weight.shape[0])
+    return autograd.linear.linear(input, weight, bias)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return y[*, o] = sum over i, j of x1[*, i] w[o, i, j] x2[*, j] + b[o].
+
+    Shapes: input1 (*, in1), input2 (*, in2), weight (out, in1, in2), bias (out); output (*, out).
+
+    Raises:
+        RuntimeError: if the shapes do not fit.
+    """
+    fits = (
+        weight.dim() == 3
+        and input1.dim() == input2.dim() >= 1
+        and input1.shape[:-1] == input2.shape[:-1]
+        and (input1.shape[-1], input2.shape[-1]) == tuple(weight.shape[1:])
+        and (bias is None or bias.shape == weight.shape[:1])
+    )
+    if not fits:
+        raise RuntimeError(
+            f"bilinear(): input1 {tuple(input1.shape)}, input2 {tuple(input2.shape)}, weight {tuple(weight.shape)} "
+            f"and bias {None if bias is None else tuple(bias.shape)} must have shapes (*, in1), (*, in2), "
+            "(out, in1, in2) and (out)"
+        )
+    lead = input1.shape[:-1]
+    rows = [x.reshape(lead.numel(), x.shape[-1]) for x in (input1, input2)]
+    return autograd.linear.bilinear(*rows, weight, bias).reshape(*lead, weight.shape[0])
+
+
+# --------------------------------------------------------------------------------------------------
+# Convolution
+
+
+def _same_padding(
+    op: str, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, ...], list[int]]:
+    """Return the symmetric part of padding="same" and what must be added on the right, per dimension."""
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f"{op}(): padding='same' is not supported for strided convolutions, got stride {stride}")
+    total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    return tuple(t // 2 for t in total), [t % 2 for t in total]
+
+
+def _convolution(
+    op: str,
+    dimensions: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Sizes,
+    padding: _Sizes | str,
+    dilation: _Sizes,
+    groups: int,
+) -> Tensor:
+    if weight.dim() != dimensions + 2:
+        raise RuntimeError(f"{op}(): weight must have {dimensions + 2} dimensions, got shape {tuple(weight.shape)}")
+    x, unbatched = _batched(op, input, dimensions)
+    steps = _tuple(op, "stride", stride, dimensions)
+    spread = _tuple(op, "dilation", dilation, dimensions)
+    for name, values in (("stride", steps), ("dilation", spread)):
+        if any(v <= 0 for v in values):
+            raise RuntimeError(f"{op}(): {name} must be positive, got {values}")
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise RuntimeError(f"{op}(): padding must be 'same', 'valid' or ints, got {padding!r}")
+        pads: tuple[int, ...] = (0,) * dimensions
+        if padding == "same":
+            pads, extra = _same_padding(op, weight, steps, spread)
+            if any(extra):
+                x = builtin.pad(x, [side for e in reversed(extra) for side in (0, e)])
+    else:
+        pads = _tuple(op, "padding", padding, dimensions)
+    if any(p < 0 for p in pads):
+        raise RuntimeError(f"{op}(): padding must not be negative, got {pads}")
+    if groups <= 0:
+        raise ValueError(f"{op}(): groups must be positive, got {groups}")
+    if weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups or 0 in weight.shape[2:]:
+        raise RuntimeError(
+            f"{op}(): weight of shape {tuple(weight.shape)} with groups = {groups} does not fit an input of shape "
+            f"{tuple(input.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise RuntimeError(f"{op}(): bias must have shape {(weight.shape[0],)}, got {tuple(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
+            raise RuntimeError(
+                f"{op}(): {name} must have input's dtype and device, {x.dtype} on {x.device}, "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
+    y = autograd.convolution.convolution(x, weight, bias, steps, pads, spread, groups)
+    return y.squeeze(0) if unbatched else y
+
+
+@_autocast("lower precision")
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes | str = 0,
+    dilation: _Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return the 2-d cross-correlation of input with weight, plus bias.
+
+    y[n, o, p, q] = b[o] + sum over c, i, j of
+    w[o, c, i, j] x[n, c, stride p + dilation i - padding, stride q + dilation j - padding].
+
+    Shapes: input (N, C, H, W) or (C, H, W), weight (O, C / groups, kh, kw), bias (O); output (N, O, H', W')
+    with H' = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1.
+
+    Args:
+        input: the images.
+        weight: the kernels.
+        bias: added to every pixel of a channel.
+        stride: of the windows, at least 1.
+        padding: zeros on every side, or ``"valid"`` (none) or ``"same"`` (output size = input size, stride 1).
+        dilation: between taps, at least 1.
+        groups: blocks of channels that see each other; divides C and O.
+
+    Raises:
+        RuntimeError: if a shape, dtype or value does not fit.
+        ValueError: if ``groups`` is not positive.
+    """
+    return _convolution("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pooling
+
+
+def _window(op: str, dimensions: int, **lists: Any) -> dict[str, tuple[int, ...]]:
+    window = {name: _tuple(op, name, value, dimensions) for name, value in lists.items()}
+    for name, values in window.items():
+        minimum = 0 if name == "padding" else 1
+        if any(v < minimum for v in values):
+            raise RuntimeError(f"{op}(): {name} must be at least {minimum}, got {values}")
+    if any(p > k // 2 for p, k in zip(window["padding"], window["kernel_size"], strict=True)):
+        raise RuntimeError(
+            f"{op}(): padding must be at most half of kernel_size, got padding {window['padding']} and "
+            f"kernel_size {window['kernel_size']}"
+        )
+    return window
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: _Sizes,
+    stride: _Sizes | None = None,
+    padding: _Sizes = 0,
+    dilation: _Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return the maximum of every window, and on request its place.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, H', W') with
+    H' = floor((H + 2 padding - dilation (kernel - 1) - 1) / stride) + 1, rounded up with ``ceil_mode``.
+
+    Args:
+        input: the images.
+        kernel_size: of the window.
+        stride: of the windows; the kernel size by default.
+        padding: on every side, never a winner; at most half of the kernel size.
+        dilation: between the elements of a window.
+        ceil_mode: whether a last window that is cut by the border counts.
+        return_indices: whether to return also each winner's place in the flattened plane, int64.
+
+    Raises:
+        RuntimeError: if a shape or value does not fit.
+    """
+    op = "max_pool2d"
+    x, unbatched = _batched(op, input, 2)
+    _not_empty(op, x)
+    window = _window(
+        op,
+        2,
+        kernel_size=kernel_size,
+        stride=kernel_size if stride is None or stride == [] else stride,
+        padding=padding,
+        dilation=dilation,
+    )
+    y, winner = autograd.pooling.max_pool(x, **window, ceil_mode=ceil_mode)
+    if not return_indices:
+        return y.squeeze(0) if unbatched else y
+    places = ops.pooling.winner_indices(winner, x.shape[2:], **window)
+    return (y.squeeze(0), places.squeeze(0)) if unbatched else (y, places)
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: _Sizes,
+    stride: _Sizes | None = None,
+    padding: _Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Return the average of every window.
+
+    Shapes: as :func:`max_pool2d` without dilation.
+
+    Args:
+        input: the images.
+        kernel_size: of the window.
+        stride: of the windows; the kernel size by default.
+        padding: zeros on every side; at most half of the kernel size.
+        ceil_mode: whether a last window that is cut by the border counts.
+        count_include_pad: whether padding counts in the divisor.
+        divisor_override: divides the sums instead of the window's size; not 0.
+
+    Raises:
+        RuntimeError: if a shape or value does not fit.
+    """
+    op = "avg_pool2d"
+    x, unbatched = _batched(op, input, 2)
+    _not_empty(op, x)
+    window = _window(
+        op,
+        2,
+        kernel_size=kernel_size,
+        stride=kernel_size if stride is None or stride == [] else stride,
+        padding=padding,
+    )
+    if divisor_override == 0:
+        raise RuntimeError(f"{op}(): divisor_override must not be zero, got {divisor_override}")
+    y = autograd.pooling.average_pool(
+        x,
+        **window,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
+    )
+    return y.squeeze(0) if unbatched else y
+
+
+def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
+    """Return averages over ``output_size`` windows that share the input evenly.
+
+    Output o of n covers the inputs [floor(o i / n), ceil((o + 1) i / n)) of i.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, *output_size). A None keeps the input's size.
+
+    Raises:
+        RuntimeError: if a shape or value does not fit.
+    """
+    op = "adaptive_avg_pool2d"
+    x, unbatched = _batched(op, input, 2)
+    _not_empty(op, x)
+    wanted = [None, None] if output_size is None else output_size
+    if isinstance(wanted, Sequence):
+        if len(wanted) != 2:
+            raise ValueError(f"{op}(): output_size must be an int or 2 ints, got {output_size!r}")
+        wanted = [size if given is None else given for given, size in zip(wanted, x.shape[2:], strict=True)]
+    sizes = _tuple(op, "output_size", wanted, 2)
+    if any(size < 0 for size in sizes):
+        raise RuntimeError(f"{op}(): output_size must not be negative, got {sizes}")
+    y = autograd.pooling.adaptive_average_pool(x, sizes)
+    return y.squeeze(0) if unbatched else y
+
+
+# --------------------------------------------------------------------------------------------------
+# Activations. Integer tensors are accepted where the built-in accepts them.
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return max(x, 0), elementwise; the derivative at 0 is 0."""
+    return _inplace(input, autograd.activation.relu(input), inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """Return x where x > 0, else ``negative_slope`` x, elementwise."""
+    return _inplace(input, autograd.activation.leaky_relu(input, negative_slope), inplace)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-x)), elementwise."""
+    return autograd.activation.sigmoid(input)
+
+
+def tanh(input: Tensor) -> Tensor:
+    """Return tanh(x), elementwise."""
+    return autograd.activation.tanh(input)
+
+
+def scaled_tanh(input: Tensor) -> Tensor:
+    """Return 1.7159 tanh(2 x / 3), elementwise (LeCun, Bottou, Orr, Müller: Efficient BackProp, 1998)."""
+    return autograd.activation.scaled_tanh(input)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """Return log(1 + exp(beta x)) / beta, or x where beta x > threshold, elementwise."""
+    return autograd.activation.softplus(input, beta, threshold)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """Return x Φ(x), elementwise; ``approximate="tanh"`` replaces Φ by a tanh (Hendrycks and Gimpel, 2016).
+
+    Raises:
+        RuntimeError: if ``approximate`` is neither ``"none"`` nor ``"tanh"``.
+    """
+    return autograd.activation.gelu(input, approximate)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return x sigmoid(x), elementwise."""
+    return _inplace(input, autograd.activation.silu(input), inplace)
+
+
+def _softmax_dim(name: str, dim: int | None, dimensions: int) -> int:
+    """Return the dimension, chosen with a warning as the built-in does where it is not given."""
+    if dim is None:
+        warnings.warn(f"{name}(): dim should be given; choosing it by the number of dimensions", stacklevel=3)
+        return 0 if dimensions in (0, 1, 3) else 1
+    bound = max(dimensions, 1)
+    if not -bound <= dim < bound:
+        raise IndexError(f"{name}(): dim must be in [{-bound}, {bound - 1}], got {dim}")
+    return dim
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """Return exp(x) / sum of exp(x) along ``dim``.
+
+    Args:
+        input: any shape.
+        dim: the dimension that sums to one.
+        dtype: cast the input to it first.
+
+    Raises:
+        IndexError: if ``dim`` is out of range.
+    """
+    dim = _softmax_dim("softmax", dim, input.dim())
+    return autograd.softmax.softmax(input if dtype is None else input.to(dtype), dim)
+
+
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return x minus the logarithm of the sum of exp(x) along ``dim``; arguments as :func:`softmax`."""
+    dim = _softmax_dim("log_softmax", dim, input.dim())
+    return autograd.softmax.log_softmax(input if dtype is None else input.to(dtype), dim)
+
+
+# --------------------------------------------------------------------------------------------------
+# Normalisation and dropout
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias per channel.
+
+    In training the statistics are the batch's, and the running ones, if given, move towards them:
+    running = (1 - momentum) running + momentum batch, with the unbiased variance. Otherwise the running
+    statistics are used and are constants. (Ioffe and Szegedy, 2015.)
+
+    Shapes: input (N, C, *), all vectors (C).
+
+    Raises:
+        RuntimeError: if a shape does not fit, or statistics are missing in evaluation.
+        ValueError: if training has one value per channel only.
+    """
+    op = "batch_norm"
+    if input.dim() < 2:
+        raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
+    channels = input.shape[1]
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None and tuple(vector.shape) != (channels,):
+            raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
+    if not training:
+        if running_mean is None or running_var is None:
+            missing = "running_mean" if running_mean is None else "running_var"
+            raise RuntimeError(f"{op}(): {missing} must be given in evaluation mode, got None")
+        return autograd.normalization.channel_affine(input, weight, bias, running_mean, running_var, eps)
+    count = input.numel() // max(1, channels)
+    if count == 1:
+        raise ValueError(f"{op}(): input must have more than 1 value per channel when training, got {input.shape}")
+    y, mean, variance = autograd.normalization.batch_norm(input, weight, bias, eps)
+    if count > 0:
+        with torch.no_grad():
+            if running_mean is not None:
+                running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+            if running_var is not None:
+                unbiased = variance.detach() * (count / (count - 1))
+                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    return y
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Set elements to zero with probability ``p`` and scale the rest by 1 / (1 - p); no change in evaluation.
+
+    The draws come from torch's generator and equal the built-in's for the same seed. (Srivastava et al., 2014.)
+
+    Raises:
+        ValueError: if ``p`` is not between 0 and 1.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout(): p must be between 0 and 1, got {p}")
+    if not training or p == 0.0:
+        return input
+    return _inplace(input, autograd.dropout.dropout(input, p), inplace)
+
+
+# --------------------------------------------------------------------------------------------------
+# Losses
+
+
+def _reduction(op: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    if size_average is not None or reduce is not None:
+        reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{op}(): reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    return reduction
+
+
+def _reduce(loss: Tensor, reduction: str) -> Tensor:
+    return {"none": lambda: loss, "sum": loss.sum, "mean": loss.mean}[reduction]()
+
+
+@_autocast("float32")
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return (x - t)², its mean or its sum.
+
+    Shapes: input and target alike, or broadcast with a warning; weight likewise, multiplies the squares.
+
+    Raises:
+        ValueError: if ``reduction`` is unknown or weight does not fit.
+    """
+    op = "mse_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    if input.shape != target.shape:
+        warnings.warn(
+            f"{op}(): input and target have different shapes, {tuple(input.shape)} and {tuple(target.shape)}, "
+            "and are broadcast",
+            stacklevel=2,
+        )
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    x, t = torch.broadcast_tensors(input.to(dtype), target.to(dtype))
+    loss = autograd.loss.squared_error(x, t)
+    if weight is None:
+        return _reduce(loss, reduction)
+    if weight.shape != input.shape:
+        raise ValueError(f"{op}(): weight must have shape {tuple(input.shape)}, got {tuple(weight.shape)}")
+    loss = loss * weight
+    return loss.sum() / weight.sum() if reduction == "mean" else _reduce(loss, reduction)
+
+
+def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise RuntimeError(f"{op}(): weight must have one value per class, {(classes,)}, got {tuple(weight.shape)}")
+
+
+def _pick(
+    op: str, log_probability: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Return -weight x[target] and weight per sample, zero where the target is ignored."""
+    classes = log_probability.shape[1]
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise RuntimeError(f"{op}(): target must hold class indices (int64), got {target.dtype}")
+    target = target.long()
+    ignored = target == ignore_index
+    place = target.masked_fill(ignored, 0)
+    if place.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(place):
+        bad = (place < 0) | (place >= classes)
+        if bool(bad.any()):
+            raise IndexError(f"{op}(): Target {int(place[bad][0])} is out of bounds: there are {classes} classes")
+    kept = (~ignored).to(log_probability.dtype)
+    weights = kept if weight is None else weight.detach()[place] * kept
+    return autograd.loss.negative_pick(log_probability, place, weights), weights
+
+
+def _concrete(tensor: Tensor) -> bool:
+    """Tell whether values can be looked at (not fake, not inside a torch.func transform)."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not wrapped and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type != "meta"
+
+
+def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, bool]:
+    """Return input as (N, C, *), target with a batch too, and whether it was added."""
+    if input.dim() == 0:
+        raise RuntimeError(f"{op}(): input must have at least one dimension, got a scalar")
+    unbatched = input.dim() == 1
+    expected = tuple(input.shape) if probabilities else (*input.shape[:1], *input.shape[2:])
+    if unbatched and not probabilities:
+        expected = ()
+    if tuple(target.shape) != expected:
+        shapes = f"input {tuple(input.shape)}, target {tuple(target.shape)}"
+        if target.shape[:1] != input.shape[:1]:
+            raise ValueError(f"{op}(): target must have input's batch size and shape {expected}, got {shapes}")
+        raise RuntimeError(f"{op}(): target must have shape {expected}, got {shapes}")
+    return (input.unsqueeze(0), target.unsqueeze(0), True) if unbatched else (input, target, False)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the negative log-likelihood -weight[t] x[t]; the mean divides by the sum of the weights.
+
+    Shapes: input (N, C, *) or (C) of log-probabilities, target (N, *) or () of class indices, weight (C).
+
+    Args:
+        input: log-probabilities.
+        target: class indices; one equal to ``ignore_index`` contributes nothing.
+        weight: per class; it gets no gradient.
+        size_average: deprecated, see ``reduction``.
+        ignore_index: a target to leave out.
+        reduce: deprecated, see ``reduction``.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Raises:
+        IndexError: if a target is not a class.
+        RuntimeError, ValueError: if a shape, dtype or the reduction does not fit.
+    """
+    op = "nll_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    x, t, unbatched = _samples(op, input, target, probabilities=False)
+    _class_weight(op, weight, x.shape[1])
+    loss, weights = _pick(op, x, t, weight, ignore_index)
+    if reduction == "mean":
+        return loss.sum() / weights.sum()
+    return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+
+
+@_autocast("float32")
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the cross-entropy of softmax(x) with classes or class probabilities.
+
+    With q = log_softmax(x) along the class dimension and s = label_smoothing: for class indices t,
+    -(1 - s) weight[t] q[t] - (s / C) sum over c of weight[c] q[c], and the mean divides by the sum of
+    weight[t]; for probabilities p, -sum over c of weight[c] ((1 - s) p[c] + s / C) q[c], and the mean divides
+    by the number of samples.
+
+    Shapes: input (N, C, *) or (C); target (N, *) or () of class indices, or probabilities shaped as input;
+    weight (C).
+
+    Raises:
+        IndexError: if a target is not a class.
+        RuntimeError, ValueError: if a shape, dtype, the reduction or ``label_smoothing`` (0 to 1) does not fit.
+    """
+    op = "cross_entropy"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"{op}(): label_smoothing must be between 0 and 1, got {label_smoothing}")
+    probabilities = target.is_floating_point() and target.shape == input.shape
+    x, t, unbatched = _samples(op, input, target, probabilities)
+    classes = x.shape[1]
+    _class_weight(op, weight, classes)
+    q = autograd.softmax.log_softmax(x, 1)
+    if probabilities:
+        if ignore_index >= 0:
+            raise RuntimeError(f"{op}(): ignore_index is not supported for probabilities, got {ignore_index}")
+        p = t.to(q.dtype)
+        if label_smoothing > 0:
+            p = p * (1 - label_smoothing) + label_smoothing / classes
+        loss = autograd.loss.negative_expectation(q, p, None if weight is None else weight.detach())
+        if reduction == "mean":
+            return loss.sum() / (x.numel() / classes if classes else 0)
+        return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+    loss, weights = _pick(op, q, t, weight, ignore_index)
+    if label_smoothing > 0:
+        kept = (t != ignore_index).to(q.dtype).unsqueeze(1)
+        share = kept / classes
+        if weight is not None:
+            share = share * weight.detach().view(1, -1, *[1] * (x.dim() - 2))
+        smooth = autograd.loss.negative_expectation(q, share.expand_as(q), None)
+        loss = (1 - label_smoothing) * loss + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / weights.sum()
+    return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)

@@ -1,0 +1,171 @@
+"""The three products of a convolution, as raw operators without gradient.
+
+For the trilinear form T(x, w, g) = sum over n, o, q, c, k of
+``g[n, o, q] * w[o, c, k] * x[n, c, stride * q + dilation * k - padding]`` (channels within their group):
+
+- ``convolution``         y  = T(x, w, .) + bias
+- ``convolution_input``   dx = T(., w, g)
+- ``convolution_weight``  dw = T(x, ., g)
+
+Shapes: x (N, C, *spatial), w (O, C / groups, *kernel), y and g (N, O, *output) with
+output = floor((spatial + 2 padding - dilation (kernel - 1) - 1) / stride) + 1; 1 to 3 spatial
+dimensions. Each list has one value per spatial dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchbp.ops.registry import KERNEL_DTYPES, memory_format_of, register
+
+Sizes = Sequence[int]
+
+
+def output_size(input_size: Sizes, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> list[int]:
+    """Return the spatial size of a convolution's output."""
+    return [
+        (i + 2 * p - d * (k - 1) - 1) // s + 1
+        for i, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
+    ]
+
+
+def _check(input_size: Sizes, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
+    dimensions = len(input_size)
+    lists = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
+    torch._check(1 <= dimensions <= 3, lambda: f"convolution: input_size must have 1 to 3 values, got {input_size}")
+    for name, (values, minimum) in lists.items():
+        torch._check(
+            len(values) == dimensions and all(v >= minimum for v in values),
+            lambda name=name, values=values, minimum=minimum: (
+                f"convolution: {name} must be {dimensions} values of at least {minimum}, but got {list(values)}"
+            ),
+        )
+    torch._check(groups >= 1, lambda: f"convolution: groups must be positive, but got {groups}")
+    sizes = output_size(input_size, kernel_size, stride, padding, dilation)
+    torch._check(
+        all(size >= 1 for size in sizes),
+        lambda: (
+            f"convolution: kernel_size {list(kernel_size)} with dilation {list(dilation)} is larger than the padded "
+            f"input of size {list(input_size)} with padding {list(padding)}"
+        ),
+    )
+
+
+def _new(like: Tensor, other: Tensor, shape: Sizes) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format_of(like, other))
+
+
+def _fake_output(input, weight, bias, stride, padding, dilation, groups):
+    _check(input.shape[2:], weight.shape[2:], stride, padding, dilation, groups)
+    torch._check(
+        weight.shape[1] * groups == input.shape[1] and weight.shape[0] % groups == 0,
+        lambda: f"convolution: weight {tuple(weight.shape)}, input {tuple(input.shape)}, groups {groups} do not fit",
+    )
+    sizes = output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return _new(input, weight, (input.shape[0], weight.shape[0], *sizes))
+
+
+def _fake_input(grad_output, weight, input_size, stride, padding, dilation, groups):
+    _check(input_size, weight.shape[2:], stride, padding, dilation, groups)
+    return _new(grad_output, weight, (grad_output.shape[0], weight.shape[1] * groups, *input_size))
+
+
+def _fake_weight(input, grad_output, kernel_size, stride, padding, dilation, groups):
+    _check(input.shape[2:], kernel_size, stride, padding, dilation, groups)
+    return _new(input, grad_output, (grad_output.shape[1], input.shape[1] // groups, *kernel_size))
+
+
+def _composite_output(input, weight, bias, stride, padding, dilation, groups):
+    y = torch.ops.aten.convolution(
+        input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups
+    )
+    return y.contiguous(memory_format=memory_format_of(input, weight))
+
+
+def _gradient(grad_output, input, weight, stride, padding, dilation, groups, mask):
+    return torch.ops.aten.convolution_backward(
+        grad_output, input, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, mask
+    )
+
+
+def _composite_input(grad_output, weight, input_size, stride, padding, dilation, groups):
+    shape = (grad_output.shape[0], weight.shape[1] * groups, *input_size)
+    format = memory_format_of(grad_output, weight)
+    if grad_output.numel() == 0 or weight.numel() == 0:
+        return torch.zeros(shape, dtype=grad_output.dtype, device=grad_output.device).contiguous(memory_format=format)
+    # The values of the input are not read; one element, expanded, gives its shape.
+    input = grad_output.new_zeros(()).expand(shape)
+    gx = _gradient(grad_output, input, weight, stride, padding, dilation, groups, [True, False, False])[0]
+    return gx.contiguous(memory_format=format)
+
+
+def _composite_weight(input, grad_output, kernel_size, stride, padding, dilation, groups):
+    shape = (grad_output.shape[1], input.shape[1] // groups, *kernel_size)
+    format = memory_format_of(input, grad_output)
+    if grad_output.numel() == 0 or input.numel() == 0:
+        return torch.zeros(shape, dtype=input.dtype, device=input.device).contiguous(memory_format=format)
+    weight = input.new_zeros(()).expand(shape)
+    gw = _gradient(grad_output, input, weight, stride, padding, dilation, groups, [False, True, False])[1]
+    return gw.contiguous(memory_format=format)
+
+
+def _flops(batch: int, output: Sizes, weight: Sizes) -> int:
+    """Two operations per multiply-add, the same number for each of the three products."""
+    return 2 * batch * math.prod(output) * math.prod(weight)
+
+
+def _flops_output(input_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    return _flops(input_shape[0], out_shape[2:], weight_shape)
+
+
+def _flops_input(grad_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    return _flops(grad_shape[0], grad_shape[2:], weight_shape)
+
+
+def _flops_weight(input_shape, grad_shape, *args, out_shape=None, **kwargs) -> int:
+    return _flops(grad_shape[0], grad_shape[2:], out_shape)
+
+
+_output = register("convolution", fake=_fake_output, composite=_composite_output, flops=_flops_output)
+_input = register("convolution_input", fake=_fake_input, composite=_composite_input, flops=_flops_input)
+_weight = register("convolution_weight", fake=_fake_weight, composite=_composite_weight, flops=_flops_weight)
+
+
+def convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+) -> Tensor:
+    """Return y = T(x, w, .) + bias, shape (N, O, *output)."""
+    call = _output if input.dtype in KERNEL_DTYPES else _composite_output
+    return call(input, weight, bias, stride, padding, dilation, groups)
+
+
+def convolution_input(
+    grad_output: Tensor,
+    weight: Tensor,
+    input_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> Tensor:
+    """Return dx = T(., w, g), shape (N, C, *input_size): the full correlation with the flipped kernel."""
+    call = _input if grad_output.dtype in KERNEL_DTYPES else _composite_input
+    return call(grad_output, weight, input_size, stride, padding, dilation, groups)
+
+
+def convolution_weight(
+    input: Tensor,
+    grad_output: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> Tensor:
+    """Return dw = T(x, ., g), shape (O, C / groups, *kernel_size): the input correlated with the gradient."""
+    call = _weight if input.dtype in KERNEL_DTYPES else _composite_weight
+    return call(input, grad_output, kernel_size, stride, padding, dilation, groups)

@@ -1,0 +1,30 @@
+"""The three products of a linear layer: matrix products of PyTorch, on flattened leading dimensions.
+
+For T(x, w, g) = sum over rows b of ``g[b, o] * w[o, i] * x[b, i]``:
+
+- ``linear``         y  = T(x, w, .) + bias = x wᵀ + bias
+- ``linear_input``   dx = T(., w, g) = g w
+- ``linear_weight``  dw = T(x, ., g) = gᵀ x
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return y = x wᵀ + bias, (*, out), for x (*, in) and w (out, in)."""
+    return F.linear(input, weight, bias)
+
+
+def linear_input(grad_output: Tensor, weight: Tensor) -> Tensor:
+    """Return dx = g w, (*, in): the product with the transposed map."""
+    return torch.matmul(grad_output, weight)
+
+
+def linear_weight(input: Tensor, grad_output: Tensor) -> Tensor:
+    """Return dw = gᵀ x, (out, in), summed over every leading dimension."""
+    rows = grad_output.reshape(-1, grad_output.shape[-1])
+    return torch.mm(rows.t(), input.reshape(-1, input.shape[-1]))
