@@ -70,5 +70,13 @@ template <>
 const PoolKernels<double>& pool_kernels<double>() {
   return kernels().pool_double;
 }
+template <>
+const ChannelKernels<float>& channel_kernels<float>() {
+  return kernels().channel_float;
+}
+template <>
+const ChannelKernels<double>& channel_kernels<double>() {
+  return kernels().channel_double;
+}
 
 }  // namespace torchbp

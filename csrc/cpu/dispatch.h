@@ -19,5 +19,7 @@ template <typename T>
 const ConvolutionKernels<T>& convolution_kernels();
 template <typename T>
 const PoolKernels<T>& pool_kernels();
+template <typename T>
+const ChannelKernels<T>& channel_kernels();
 
 }  // namespace torchbp

@@ -128,9 +128,47 @@ class Einsum(MultilinearForm):
 
     def contract(self, slot: int, operands: tuple[Tensor, ...]) -> Tensor:
         """Contract with position ``slot`` missing."""
-        labels = self._labels()
-        target = labels.pop(slot)
-        return torch.einsum(f"{','.join(labels)}->{target}", *operands)
+        every = self._labels()
+        target, labels = every[slot], every[:slot] + every[slot + 1 :]
+        z, left = operands[0], labels[0]
+        for i, operand in enumerate(operands[1:], start=1):
+            # A label is summed as soon as no later operand and not the result needs it.
+            z, left = _product(z, left, operand, labels[i], set(target).union(*labels[i + 1 :]))
+        return z.permute([left.index(label) for label in target])
+
+
+def _product(a: Tensor, a_labels: str, b: Tensor, b_labels: str, wanted: set[str]) -> tuple[Tensor, str]:
+    """Multiply two labelled tensors as one batched matrix product, keeping the wanted labels.
+
+    (torch.einsum does the same, but has no rule for the batched gradients of torch.autograd.grad.)
+    """
+
+    def kept(labels: str, other: str) -> str:
+        return "".join(label for label in labels if label in wanted or label in other)
+
+    a_kept, b_kept = kept(a_labels, b_labels), kept(b_labels, a_labels)
+    a = a.sum([i for i, label in enumerate(a_labels) if label not in a_kept]) if a_kept != a_labels else a
+    b = b.sum([i for i, label in enumerate(b_labels) if label not in b_kept]) if b_kept != b_labels else b
+    batch = "".join(label for label in a_kept if label in b_kept and label in wanted)
+    inner = "".join(label for label in a_kept if label in b_kept and label not in wanted)
+    rows = "".join(label for label in a_kept if label not in b_kept)
+    columns = "".join(label for label in b_kept if label not in a_kept)
+    sizes = {**dict(zip(b_kept, b.shape, strict=True)), **dict(zip(a_kept, a.shape, strict=True))}
+
+    def shape(*groups: str) -> list[int]:
+        extents = []
+        for group in groups:
+            extent = 1
+            for label in group:  # math.prod takes no symbolic sizes under torch.compile
+                extent = extent * sizes[label]
+            extents.append(extent)
+        return extents
+
+    left = a.permute([a_kept.index(label) for label in batch + rows + inner]).reshape(shape(batch, rows, inner))
+    right = b.permute([b_kept.index(label) for label in batch + inner + columns])
+    product = torch.bmm(left, right.reshape(shape(batch, inner, columns)))
+    labels = batch + rows + columns
+    return product.reshape([sizes[label] for label in labels]), labels
 
 
 @dataclass(frozen=True)

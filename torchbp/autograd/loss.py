@@ -13,29 +13,48 @@ from torchbp.autograd.contraction import Einsum, contract
 from torchbp.autograd.function import ExplicitFunction, save
 
 
+def sample_weight(target: Tensor, weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    """Return weight[target], 1 without a weight, and 0 where the target is ignored."""
+    kept = target != ignore_index
+    if weight is None:
+        return kept.to(dtype)
+    return torch.where(kept, weight[target.where(kept, 0)], 0).to(dtype)
+
+
 @dataclass(frozen=True)
 class NegativePick(LinearMap):
-    """y[n, *] = -weight[n, *] x[n, target[n, *], *]: a linear map of the log-probabilities x (N, C, *).
+    """y[n, *] = -weight[target[n, *]] x[n, target[n, *], *]: a linear map of the log-probabilities x (N, C, *).
 
-    The adjoint puts -weight g at the target's place. The fixed tensors are target, with every value a class,
-    and weight, which is zero where a target is ignored.
+    The adjoint puts -weight g at the target's place. Ignored targets give and get zero. The fixed tensors are
+    target and, optionally, the weight of each class.
     """
 
     classes: int
+    ignore_index: int
 
-    def forward(self, x: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def _place(self, target: Tensor) -> Tensor:
+        return target.where(target != self.ignore_index, 0).unsqueeze(1)
+
+    def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Pick."""
-        return -x.gather(1, target.unsqueeze(1)).squeeze(1) * weight
+        weights = sample_weight(target, weight, self.ignore_index, x.dtype)
+        picked = x.gather(1, self._place(target)).squeeze(1)
+        return torch.where(target != self.ignore_index, -weights * picked, 0)
 
-    def adjoint(self, g: Tensor, target: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def adjoint(self, g: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Put back."""
+        weights = sample_weight(target, weight, self.ignore_index, g.dtype)
         shape = (g.shape[0], self.classes, *g.shape[1:])
-        return g.new_zeros(shape).scatter(1, target.unsqueeze(1), (-g * weight).unsqueeze(1))
+        return g.new_zeros(shape).scatter(1, self._place(target), (-g * weights).unsqueeze(1))
 
 
-def negative_pick(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Return -weight x[target] per sample, for x (N, C, *) and target, weight (N, *)."""
-    return linear_map(NegativePick(x.shape[1]), x, target, weight)
+def negative_pick(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """Return -weight[target] x[target] per sample, for x (N, C, *), target (N, *) and weight (C).
+
+    Keeps target and weight.
+    """
+    fixed = (target,) if weight is None else (target, weight)
+    return linear_map(NegativePick(x.shape[1], ignore_index), x, *fixed)
 
 
 _WEIGHTED = Einsum("nck,nck,c->nk")
@@ -74,9 +93,11 @@ class SquaredError(ExplicitFunction):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, t: Tensor) -> tuple[Tensor, int]:
-        first = x.unsqueeze(0) if in_dims[0] is None else x.movedim(in_dims[0], 0)
-        second = t.unsqueeze(0) if in_dims[1] is None else t.movedim(in_dims[1], 0)
-        return SquaredError.call(first.expand(info.batch_size, *first.shape[1:]), second.expand_as(first)), 0
+        first, second = (
+            v.expand(info.batch_size, *v.shape) if dim is None else v.movedim(dim, 0)
+            for v, dim in zip((x, t), in_dims, strict=True)
+        )
+        return SquaredError.call(first, second), 0
 
 
 def squared_error(x: Tensor, t: Tensor) -> Tensor:

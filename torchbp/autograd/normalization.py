@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchbp import ops
 from torchbp.autograd.function import ExplicitFunction, save
 
 
@@ -34,20 +35,13 @@ class BatchNorm(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        # One pass over x with momentum 1: the "running" statistics become the batch's. The running variance
-        # is unbiased, sum of squares over n - 1.
-        dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
-        mean = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
-        variance = torch.zeros_like(mean)
-        y = torch.native_batch_norm(x, weight, bias, mean, variance, True, 1.0, eps)[0]
-        n = x.numel() // max(1, x.shape[1])
-        return y, mean, variance * ((n - 1) / max(1, n))
+        return ops.normalization.batch_norm(x, weight, bias, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, bias, ctx.eps = inputs
         ctx.set_materialize_grads(False)
-        ctx.has_bias = bias is not None
+        ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
         need_x, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         kept = x if need_x or need_weight else None
         save(ctx, (kept, weight if need_x else None, *output[1:]), (x, weight, *output[1:]))
@@ -58,21 +52,23 @@ class BatchNorm(ExplicitFunction):
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         if gy is not None and gm is None and gv is None and not torch.is_grad_enabled():
             if x is None:
-                return None, None, _channel_sum(gy) if need_bias else None, None
-            inverse = torch.rsqrt(variance + ctx.eps)
-            mask = [need_x, need_weight, need_bias]
-            return *torch.ops.aten.native_batch_norm_backward(
-                gy, x, weight, None, None, mean, inverse, True, ctx.eps, mask
-            ), None
+                return None, None, _channel_sum(gy).to(ctx.dtypes[1]) if need_bias else None, None
+            gx, gw, gb = ops.normalization.batch_norm_gradients(gy, x, weight, mean, variance, ctx.eps)
+            return (
+                gx if need_x else None,
+                gw.to(ctx.dtypes[0]) if need_weight else None,
+                gb.to(ctx.dtypes[1]) if need_bias else None,
+                None,
+            )
         gx = gw = gb = None
         if gy is not None and need_bias:
-            gb = _channel_sum(gy)
+            gb = _channel_sum(gy).to(ctx.dtypes[1])
         if not (need_x or need_weight) or (gy is None and gm is None and gv is None):
             return None, None, gb, None
         inverse = torch.rsqrt(variance + ctx.eps)
         centred = x - _per_channel(mean, x).to(x.dtype)
         if gy is not None and need_weight:
-            gw = (_channel_sum(gy * centred) * inverse).to(weight.dtype if weight is not None else gy.dtype)
+            gw = (_channel_sum(gy * centred) * inverse).to(ctx.dtypes[0])
         if need_x:
             n = x.numel() // max(1, x.shape[1])
             constant, slope = gm, None if gv is None else 2 * gv

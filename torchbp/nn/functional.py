@@ -596,21 +596,19 @@ def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
 
 def _pick(
     op: str, log_probability: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
-) -> tuple[Tensor, Tensor]:
-    """Return -weight x[target] and weight per sample, zero where the target is ignored."""
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Return -weight[t] x[t] per sample, zero where the target is ignored, and the sum of the weights."""
     classes = log_probability.shape[1]
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise RuntimeError(f"{op}(): target must hold class indices (int64), got {target.dtype}")
     target = target.long()
-    ignored = target == ignore_index
-    place = target.masked_fill(ignored, 0)
-    if place.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(place):
-        bad = (place < 0) | (place >= classes)
+    if target.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(target):
+        bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
         if bool(bad.any()):
-            raise IndexError(f"{op}(): Target {int(place[bad][0])} is out of bounds: there are {classes} classes")
-    kept = (~ignored).to(log_probability.dtype)
-    weights = kept if weight is None else weight.detach()[place] * kept
-    return autograd.loss.negative_pick(log_probability, place, weights), weights
+            raise IndexError(f"{op}(): Target {int(target[bad][0])} is out of bounds: there are {classes} classes")
+    fixed = None if weight is None else weight.detach()
+    loss = autograd.loss.negative_pick(log_probability, target, fixed, ignore_index)
+    return loss, lambda: autograd.loss.sample_weight(target, fixed, ignore_index, log_probability.dtype).sum()
 
 
 def _concrete(tensor: Tensor) -> bool:
@@ -665,9 +663,9 @@ def nll_loss(
     reduction = _reduction(op, size_average, reduce, reduction)
     x, t, unbatched = _samples(op, input, target, probabilities=False)
     _class_weight(op, weight, x.shape[1])
-    loss, weights = _pick(op, x, t, weight, ignore_index)
+    loss, total_weight = _pick(op, x, t, weight, ignore_index)
     if reduction == "mean":
-        return loss.sum() / weights.sum()
+        return loss.sum() / total_weight()
     return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
 
 
@@ -715,14 +713,11 @@ def cross_entropy(
         if reduction == "mean":
             return loss.sum() / (x.numel() / classes if classes else 0)
         return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
-    loss, weights = _pick(op, q, t, weight, ignore_index)
+    loss, total_weight = _pick(op, q, t, weight, ignore_index)
     if label_smoothing > 0:
-        kept = (t != ignore_index).to(q.dtype).unsqueeze(1)
-        share = kept / classes
-        if weight is not None:
-            share = share * weight.detach().view(1, -1, *[1] * (x.dim() - 2))
-        smooth = autograd.loss.negative_expectation(q, share.expand_as(q), None)
+        share = ((t != ignore_index).to(q.dtype) / classes).unsqueeze(1).expand_as(q)
+        smooth = autograd.loss.negative_expectation(q, share, None if weight is None else weight.detach())
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth
     if reduction == "mean":
-        return loss.sum() / weights.sum()
+        return loss.sum() / total_weight()
     return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)

@@ -1,5 +1,6 @@
 // The table of every kernel of the instruction set TORCHBP_ISA.
 #include "convolution.h"
+#include "normalization.h"
 #include "pooling.h"
 
 #define TORCHBP_STRING_OF(name) #name
@@ -9,7 +10,8 @@ namespace torchbp {
 namespace TORCHBP_ISA {
 
 KernelTable kernel_table() {
-  return {TORCHBP_STRING(TORCHBP_ISA), convolution_float(), convolution_double(), pool_float(), pool_double()};
+  return {TORCHBP_STRING(TORCHBP_ISA), convolution_float(), convolution_double(), pool_float(),
+          pool_double(), channel_float(), channel_double()};
 }
 
 }  // namespace TORCHBP_ISA
