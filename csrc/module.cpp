@@ -29,8 +29,9 @@ bool openmp() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts about the compiled kernels of torchbp.";
-  m.def("instruction_set", [] { return std::string(torchbp::kernels().instruction_set); },
-        "The instruction set whose kernels run in this process.");
+  m.def(
+      "instruction_set", [] { return std::string(torchbp::kernels().instruction_set); },
+      "The instruction set whose kernels run in this process.");
   m.def("instruction_sets_built", &torchbp::instruction_sets_built, "The instruction sets compiled in.");
   m.attr("compiler") = compiler();
   m.attr("openmp") = openmp();

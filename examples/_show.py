@@ -46,8 +46,7 @@ def beside(*blocks: str, gap: int = 4) -> str:
     widths = [max(map(len, lines)) for lines in split]
     padded = [lines + [""] * (height - len(lines)) for lines in split]
     joined = (
-        (" " * gap).join(c.ljust(w) for c, w in zip(row, widths, strict=True))
-        for row in zip(*padded, strict=True)
+        (" " * gap).join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*padded, strict=True)
     )
     return "\n".join(row.rstrip() for row in joined)
 

@@ -44,9 +44,7 @@ class Linear(NamedTuple):
         """Return the multiply-adds of three matrix products; the bias is left out as it is in flop counts."""
         x, y, w = self.n * self.n_in, self.n * self.n_out, self.n_out * self.n_in
         product, b = self.n * self.n_in * self.n_out, self.n_out
-        return Cost(
-            product, product, product, 2 * product, *_float_bytes(x + w + b + y, y + w + x, y + x + w + b)
-        )
+        return Cost(product, product, product, 2 * product, *_float_bytes(x + w + b + y, y + w + x, y + x + w + b))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return an input, a weight and a bias."""
@@ -72,9 +70,7 @@ class Convolution(NamedTuple):
         x, y = self.n * self.c_in * area, self.n * self.c_out * area
         w, b = self.c_out * self.c_in * self.kernel**2, self.c_out
         product = y * self.c_in * self.kernel**2
-        return Cost(
-            product, product, product, 2 * product, *_float_bytes(x + w + b + y, y + w + x, y + x + w + b)
-        )
+        return Cost(product, product, product, 2 * product, *_float_bytes(x + w + b + y, y + w + x, y + x + w + b))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return an input, a weight and a bias."""
@@ -146,8 +142,7 @@ def measured(layer: Linear | Convolution) -> tuple[int, int, int, int]:
     counts = [flops(lambda: layer.apply(x, w, b))]
     for input_free, weight_free in ((True, False), (False, True), (True, True)):
         free = [
-            t.detach().requires_grad_(f)
-            for t, f in zip((x, w, b), (input_free, weight_free, weight_free), strict=True)
+            t.detach().requires_grad_(f) for t, f in zip((x, w, b), (input_free, weight_free, weight_free), strict=True)
         ]
         y = layer.apply(*free)
         counts.append(flops(lambda y=y: y.backward(torch.ones_like(y))))
@@ -210,9 +205,7 @@ def places(height: int, width: int) -> list[tuple[int, int]]:
     return [(r, c) for r in range(height) for c in range(width)]
 
 
-def normalisation_loop(
-    x: list[float], w: float, b: float, eps: float = 1e-5
-) -> tuple[list[float], float, float, int]:
+def normalisation_loop(x: list[float], w: float, b: float, eps: float = 1e-5) -> tuple[list[float], float, float, int]:
     """Return y, the mean, the inverse standard deviation and the operations, for one channel."""
     count, m = Counter(), len(x)
     mean = variance = 0.0
@@ -276,9 +269,7 @@ def main() -> None:
     costs = {name: layer.cost() for name, layer in LAYERS.items()}
     print("Operations (multiply-adds for linear and convolution)")
     rows = [(n, *c[:4], c.both / c.forward) for n, c in costs.items()]
-    print(
-        table(["layer", "forward", "dX alone", "dW alone", "dX and dW", "backward/forward"], rows, digits=2)
-    )
+    print(table(["layer", "forward", "dX alone", "dW alone", "dX and dW", "backward/forward"], rows, digits=2))
 
     print("\nBytes, every tensor counted once, float32")
     print(table(["layer", "forward", "dX alone", "dW alone"], [(n, *c[4:]) for n, c in costs.items()]))

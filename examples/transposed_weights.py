@@ -148,9 +148,7 @@ def pair(values: list[float], digits: int = 3) -> str:
 def main() -> None:
     """Print the 2x3 example, the batch, the square trap and the old rule beside the true gradient."""
     found, hand = linear_gradients(WEIGHT, BIAS, X, UPSTREAM), by_hand()
-    print(
-        beside(matrix("W", WEIGHT, 1), matrix("x", [[v] for v in X], 1), matrix("b", [[v] for v in BIAS], 1))
-    )
+    print(beside(matrix("W", WEIGHT, 1), matrix("x", [[v] for v in X], 1), matrix("b", [[v] for v in BIAS], 1)))
     print(f"\ny = W x + b = {pair(found['y'].tolist(), 2)}")
     print(f"g = dL/dy   = {pair(list(UPSTREAM), 2)}")
     print("\ndx, entry by entry")
@@ -160,9 +158,7 @@ def main() -> None:
         print(f"dx{j + 1} = {names} = {terms} = {number(hand['dx'][j], 3)}")
     print("\nThe layer's backward")
     rows = [[v] for v in found["dx"].tolist()], found["dW"], [[v] for v in found["db"].tolist()]
-    print(
-        beside(matrix("dx = Wᵀg", rows[0], 3), matrix("dW = g xᵀ", rows[1], 3), matrix("db = g", rows[2], 3))
-    )
+    print(beside(matrix("dx = Wᵀg", rows[0], 3), matrix("dW = g xᵀ", rows[1], 3), matrix("db = g", rows[2], 3)))
 
     many = linear_gradients(WEIGHT, BIAS, BATCH_X, BATCH_UPSTREAM)
     print("\nA batch of two samples, one a row")
@@ -178,11 +174,7 @@ def main() -> None:
     print(table(["rule", "for the three hidden units", "sum"], rows))
 
     print("\nOther outputs, e = t - o for t = (1, 0)")
-    print(
-        table(
-            ["output", "Wᵀe", "-dL/dh by the layers"], [(k, pair(a), pair(b)) for k, a, b in output_units()]
-        )
-    )
+    print(table(["output", "Wᵀe", "-dL/dh by the layers"], [(k, pair(a), pair(b)) for k, a, b in output_units()]))
 
     print("\nTwo hidden units, e = (1.0, 0.5), loss before any step 0.625")
     rows = []
@@ -208,9 +200,7 @@ def plot(path: str) -> None:
         side = torch.linspace(-1.5, 1.5, 61)
         dx, dy = torch.meshgrid(side, side, indexing="xy")
         left = e[:, None, None] - (w[:, 0, None, None] * dx + w[:, 1, None, None] * dy)
-        ax.contour(
-            side, side, 0.5 * left.square().sum(0), levels=[0.05, 0.3, 0.625, 1.2, 2.5, 5, 10], colors="0.75"
-        )
+        ax.contour(side, side, 0.5 * left.square().sum(0), levels=[0.05, 0.3, 0.625, 1.2, 2.5, 5, 10], colors="0.75")
         c = case(weight)
         for key, colour, label in (("true", FORWARD, "Wᵀe"), ("rule", BACKWARD, "proportional rule")):
             v = torch.tensor(c[key])

@@ -21,10 +21,7 @@ def parameters() -> dict[str, Tensor]:
     """Return w1..w8 and b1, b2 as separate float64 numbers that require a gradient."""
     names = [f"w{i}" for i in range(1, 9)] + ["b1", "b2"]
     values = WEIGHTS + BIASES
-    return {
-        n: torch.tensor(v, dtype=torch.float64, requires_grad=True)
-        for n, v in zip(names, values, strict=True)
-    }
+    return {n: torch.tensor(v, dtype=torch.float64, requires_grad=True) for n, v in zip(names, values, strict=True)}
 
 
 def forward(p: dict[str, Tensor]) -> dict[str, Tensor]:

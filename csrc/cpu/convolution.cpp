@@ -124,8 +124,8 @@ void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor
     std::vector<T> packed(static_cast<size_t>(channels * problem.taps));
     for (int64_t tap = 0; tap < problem.taps; ++tap)
       for (int64_t c = 0; c < channels; ++c)
-        packed[tap * channels + c] = weights[problem.tap_weight[tap] + (c / inner) * problem.weight_group_stride +
-                                             (c % inner) * stride];
+        packed[tap * channels + c] =
+            weights[problem.tap_weight[tap] + (c / inner) * problem.weight_group_stride + (c % inner) * stride];
     run_tasks<T>(kernel.depthwise_tasks(problem), kernel.depthwise_workspace(problem), source.options(),
                  [&](int64_t task, T* workspace) {
                    kernel.depthwise(problem, from, packed.data(), bias, target, workspace, task);
@@ -139,10 +139,9 @@ void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor
     for (int64_t group = begin; group < end; ++group)
       kernel.pack_weight(problem, weights, packed_data + group * group_size, group);
   });
-  run_tasks<T>(kernel.gather_tasks(problem), kernel.gather_workspace(problem), source.options(),
-               [&](int64_t task, T* workspace) {
-                 kernel.gather(problem, from, packed_data, bias, target, workspace, task);
-               });
+  run_tasks<T>(
+      kernel.gather_tasks(problem), kernel.gather_workspace(problem), source.options(),
+      [&](int64_t task, T* workspace) { kernel.gather(problem, from, packed_data, bias, target, workspace, task); });
 }
 
 template <typename T>
@@ -256,10 +255,9 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   if (is_depthwise(1, 1, g.groups) && channels == 1) {
     const Tensor flat = at::empty({rows, problem.taps}, options);
     T* to = flat.data_ptr<T>();
-    run_tasks<T>(kernel.depthwise_correlation_tasks(problem), kernel.depthwise_correlation_workspace(problem),
-                 options, [&](int64_t task, T* workspace) {
-                   kernel.depthwise_correlate(problem, from, grads, to, workspace, task);
-                 });
+    run_tasks<T>(
+        kernel.depthwise_correlation_tasks(problem), kernel.depthwise_correlation_workspace(problem), options,
+        [&](int64_t task, T* workspace) { kernel.depthwise_correlate(problem, from, grads, to, workspace, task); });
     grad_weight.copy_(flat.view(grad_weight.sizes()));
     return;
   }
@@ -298,9 +296,9 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
       geometry_of(op, input.sizes().slice(2), weight.sizes().slice(2), stride, padding, dilation, groups);
   TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
               " output channels of weight, but got groups = ", groups);
-  TORCH_CHECK(weight.size(1) * groups == input.size(1), op, ": weight of shape ", weight.sizes(), " with groups = ",
-              groups, " takes an input of ", weight.size(1) * groups, " channels, but got input of shape ",
-              input.sizes());
+  TORCH_CHECK(weight.size(1) * groups == input.size(1), op, ": weight of shape ", weight.sizes(),
+              " with groups = ", groups, " takes an input of ", weight.size(1) * groups,
+              " channels, but got input of shape ", input.sizes());
   if (bias.has_value()) {
     check_same_type(op, "input", input, "bias", *bias);
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), op, ": bias must have shape [", weight.size(0),
@@ -316,15 +314,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
                             input.options().memory_format(result_format(input, weight)));
   if (output.numel() == 0) return output;
   const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
-                             [&] { forward<scalar_t>(g, input, weight, dense_bias, output); });
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { forward<scalar_t>(g, input, weight, dense_bias, output); });
   return output;
 }
 
 // Channels of weight and gradient must agree with each other in both gradient operators.
 void check_gradient_shape(const char* op, const Geometry& g, const Tensor& grad_output, int64_t channels) {
-  TORCH_CHECK(grad_output.size(1) == channels, op, ": grad_output must have ", channels,
-              " channels, but got shape ", grad_output.sizes());
+  TORCH_CHECK(grad_output.size(1) == channels, op, ": grad_output must have ", channels, " channels, but got shape ",
+              grad_output.sizes());
   const int64_t dimensions = g.dimensions;
   for (int64_t d = 0; d < dimensions; ++d)
     TORCH_CHECK(grad_output.size(2 + d) == g.output[kSpatial - dimensions + d], op,
@@ -364,9 +361,8 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
                           IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
   constexpr const char* op = "convolution_weight";
   check_batched(op, "input", input);
-  TORCH_CHECK(grad_output.dim() == input.dim() && grad_output.size(0) == input.size(0), op,
-              ": grad_output must have ", input.dim(), " dimensions and a batch of ", input.size(0),
-              ", but got shape ", grad_output.sizes());
+  TORCH_CHECK(grad_output.dim() == input.dim() && grad_output.size(0) == input.size(0), op, ": grad_output must have ",
+              input.dim(), " dimensions and a batch of ", input.size(0), ", but got shape ", grad_output.sizes());
   check_same_type(op, "input", input, "grad_output", grad_output);
   const Geometry g = geometry_of(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, groups);
   TORCH_CHECK(input.size(1) % groups == 0 && grad_output.size(1) % groups == 0, op, ": groups must divide the ",

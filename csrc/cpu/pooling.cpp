@@ -70,8 +70,8 @@ void set_planes(Problem& problem, const Tensor& tensor, at::MemoryFormat format)
 }
 
 int64_t tap_count(const char* op, const PoolProblem& p) {
-  const int64_t taps = checked_product(op, "kernel_size", checked_product(op, "kernel_size", p.kernel[0], p.kernel[1]),
-                                       p.kernel[2]);
+  const int64_t taps =
+      checked_product(op, "kernel_size", checked_product(op, "kernel_size", p.kernel[0], p.kernel[1]), p.kernel[2]);
   TORCH_CHECK(taps <= std::numeric_limits<int32_t>::max(), op, ": kernel_size has too many elements: ", taps);
   return taps;
 }
@@ -84,8 +84,7 @@ std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size
                                     IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
   constexpr const char* op = "max_pool";
   check_batched(op, "input", input);
-  PoolProblem problem =
-      window_problem(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, ceil_mode);
+  PoolProblem problem = window_problem(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, ceil_mode);
   if (computes_in_float(input)) {
     auto [output, winner] = max_pool(input.to(at::kFloat), kernel_size, stride, padding, dilation, ceil_mode);
     return {output.to(input.scalar_type()), winner};
@@ -95,8 +94,7 @@ std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size
   set_planes(problem, dense, format);
   const auto shape = pooled_shape(input, problem.output);
   Tensor output = at::empty(shape, input.options().memory_format(format));
-  Tensor winner =
-      at::empty(shape, input.options().dtype(winner_type(tap_count(op, problem))).memory_format(format));
+  Tensor winner = at::empty(shape, input.options().dtype(winner_type(tap_count(op, problem))).memory_format(format));
   if (output.numel() == 0) return {output, winner};
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
@@ -119,8 +117,8 @@ PoolProblem winner_problem(const char* op, const Tensor& tensor, const char* nam
   const int64_t dimensions = check_batched(op, name, tensor);
   TORCH_CHECK(static_cast<int64_t>(input_size.size()) == dimensions, op, ": input_size must have ", dimensions,
               " values, but got ", input_size);
-  TORCH_CHECK(winner.dim() == tensor.dim() && winner.size(0) == tensor.size(0) && winner.size(1) == tensor.size(1),
-              op, ": winner must have the batch and channels of ", name, ", but got shapes ", winner.sizes(), " and ",
+  TORCH_CHECK(winner.dim() == tensor.dim() && winner.size(0) == tensor.size(0) && winner.size(1) == tensor.size(1), op,
+              ": winner must have the batch and channels of ", name, ", but got shapes ", winner.sizes(), " and ",
               tensor.sizes());
   TORCH_CHECK(winner.device().is_cpu(), op, ": winner must be a CPU tensor, but got ", winner.device());
   // The winners fix the output size, which ceil_mode may have rounded up.
@@ -139,8 +137,8 @@ PoolProblem winner_problem(const char* op, const Tensor& tensor, const char* nam
 Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& winner, IntArrayRef input_size,
                         IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation) {
   constexpr const char* op = "max_pool_scatter";
-  PoolProblem problem = winner_problem(op, grad_output, "grad_output", winner, input_size, kernel_size, stride,
-                                       padding, dilation);
+  PoolProblem problem =
+      winner_problem(op, grad_output, "grad_output", winner, input_size, kernel_size, stride, padding, dilation);
   TORCH_CHECK(grad_output.sizes() == winner.sizes(), op, ": grad_output must have the shape of winner, ",
               winner.sizes(), ", but got ", grad_output.sizes());
   if (computes_in_float(grad_output))
@@ -150,8 +148,7 @@ Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& winner, IntArra
   const at::MemoryFormat format = winner.suggest_memory_format();
   const Tensor dense = grad_output.contiguous(format), winners = winner.contiguous(format);
   set_planes(problem, dense, format);
-  Tensor grad_input =
-      at::empty(pooled_shape(grad_output, problem.input), grad_output.options().memory_format(format));
+  Tensor grad_input = at::empty(pooled_shape(grad_output, problem.input), grad_output.options().memory_format(format));
   if (grad_input.numel() == 0) return grad_input;
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
     const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
@@ -159,9 +156,8 @@ Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& winner, IntArra
     scalar_t* to = grad_input.data_ptr<scalar_t>();
     const void* taps = winners.const_data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, grad_output.options(), [&](int64_t task, scalar_t*) {
-      kernel.max_scatter(problem, from, taps, bytes, to, task);
-    });
+    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, grad_output.options(),
+                        [&](int64_t task, scalar_t*) { kernel.max_scatter(problem, from, taps, bytes, to, task); });
   });
   return grad_input;
 }
@@ -170,8 +166,8 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& winner, IntArrayRef ke
                        IntArrayRef padding, IntArrayRef dilation) {
   constexpr const char* op = "max_pool_gather";
   check_batched(op, "input", input);
-  PoolProblem problem = winner_problem(op, input, "input", winner, input.sizes().slice(2), kernel_size, stride,
-                                       padding, dilation);
+  PoolProblem problem =
+      winner_problem(op, input, "input", winner, input.sizes().slice(2), kernel_size, stride, padding, dilation);
   if (computes_in_float(input))
     return max_pool_gather(input.to(at::kFloat), winner, kernel_size, stride, padding, dilation)
         .to(input.scalar_type());
@@ -186,9 +182,8 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& winner, IntArrayRef ke
     scalar_t* to = output.data_ptr<scalar_t>();
     const void* taps = winners.const_data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, input.options(), [&](int64_t task, scalar_t*) {
-      kernel.max_gather(problem, from, taps, bytes, to, task);
-    });
+    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, input.options(),
+                        [&](int64_t task, scalar_t*) { kernel.max_gather(problem, from, taps, bytes, to, task); });
   });
   return output;
 }

@@ -40,6 +40,7 @@ class LinearMap:
         """The adjoint as a map of its own."""
         return _Transposed(self)
 
+
 @dataclass(frozen=True)
 class _Transposed(LinearMap):
     map: LinearMap
@@ -139,9 +140,7 @@ class _Callables(LinearMap):
         return self.maps[1](g, *fixed)
 
 
-def adjoint_pair(
-    forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]
-) -> Callable[..., Tensor]:
+def adjoint_pair(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make a differentiable layer y = A x from a linear map and its adjoint.
 
     Args:

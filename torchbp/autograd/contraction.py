@@ -221,9 +221,7 @@ class Contraction(ExplicitFunction):
         form, slot, _, *operands = inputs
         ctx.form, ctx.slot = form, slot
         wanted = ctx.needs_input_grad[3:]
-        kept = tuple(
-            operand if any(wanted[:i] + wanted[i + 1 :]) else None for i, operand in enumerate(operands)
-        )
+        kept = tuple(operand if any(wanted[:i] + wanted[i + 1 :]) else None for i, operand in enumerate(operands))
         save(ctx, kept, tuple(operands))
 
     @staticmethod

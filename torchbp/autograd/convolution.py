@@ -46,7 +46,8 @@ class ConvolutionForm(TrilinearForm):
 
     def contract_bias(self, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         """Return y + bias in one pass."""
-        return ops.convolution.convolution(*operands, bias, self.stride, self.padding, self.dilation, self.groups)
+        x, w = operands
+        return ops.convolution.convolution(x, w, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def batched(
         self, slot: int, operands: tuple[Tensor, ...], in_dims: tuple[int | None, ...], batch_size: int

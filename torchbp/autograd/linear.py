@@ -33,7 +33,8 @@ class LinearForm(TrilinearForm):
 
     def contract_bias(self, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         """Return x wᵀ + bias in one product."""
-        return ops.linear.linear(*operands, bias)
+        x, w = operands
+        return ops.linear.linear(x, w, bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

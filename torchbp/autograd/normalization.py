@@ -53,14 +53,16 @@ class BatchNorm(ExplicitFunction):
         if gy is not None and gm is None and gv is None and not torch.is_grad_enabled():
             if x is None:
                 return None, None, _channel_sum(gy).to(ctx.dtypes[1]) if need_bias else None, None
-            gx, gw, gb = ops.normalization.batch_norm_gradients(gy, x, weight, mean, variance, ctx.eps)
+            whole = ops.normalization.batch_norm_gradients(gy, x, weight, mean, variance, ctx.eps)
             return (
-                gx if need_x else None,
-                gw.to(ctx.dtypes[0]) if need_weight else None,
-                gb.to(ctx.dtypes[1]) if need_bias else None,
+                whole[0] if need_x else None,
+                whole[1].to(ctx.dtypes[0]) if need_weight else None,
+                whole[2].to(ctx.dtypes[1]) if need_bias else None,
                 None,
             )
-        gx = gw = gb = None
+        gx: Tensor | None = None
+        gw: Tensor | None = None
+        gb: Tensor | None = None
         if gy is not None and need_bias:
             gb = _channel_sum(gy).to(ctx.dtypes[1])
         if not (need_x or need_weight) or (gy is None and gm is None and gv is None):
@@ -165,9 +167,7 @@ class ChannelAffine(ExplicitFunction):
         return gx, gw, _channel_sum(gy) if need_bias else None, None, None, None
 
     @staticmethod
-    def jvp(
-        ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, *_statistics: Any
-    ) -> Tensor:
+    def jvp(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, *_statistics: Any) -> Tensor:
         x, weight, mean, variance = ctx.saved_tensors
         inverse = torch.rsqrt(variance + ctx.eps)
         scale = inverse if weight is None else inverse * weight
@@ -195,9 +195,7 @@ class ChannelAffine(ExplicitFunction):
         return y.unflatten(1, (size, y.shape[1] // size)).movedim(1, 0), 0
 
 
-def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise x (N, C, *) over all but C with the batch's own statistics.
 
     Returns y, the mean and the biased variance, each differentiable.

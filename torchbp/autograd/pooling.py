@@ -39,9 +39,7 @@ class WinnerGather(LinearMap):
     def adjoint(self, g: Tensor, winner: Tensor) -> Tensor:  # type: ignore[override]
         """Scatter to the winners."""
         w = self.window
-        return ops.pooling.max_pool_scatter(
-            g, winner, self.input_size, w.kernel_size, w.stride, w.padding, w.dilation
-        )
+        return ops.pooling.max_pool_scatter(g, winner, self.input_size, w.kernel_size, w.stride, w.padding, w.dilation)
 
 
 class MaxPool(ExplicitFunction):
@@ -53,9 +51,7 @@ class MaxPool(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
-        return ops.pooling.max_pool(
-            x, window.kernel_size, window.stride, window.padding, window.dilation, ceil_mode
-        )
+        return ops.pooling.max_pool(x, window.kernel_size, window.stride, window.padding, window.dilation, ceil_mode)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

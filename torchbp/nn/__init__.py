@@ -4,22 +4,27 @@ The layers of :mod:`torchbp.nn.modules` are torchbp's; whatever has no backward 
 yet, is torch.nn's (``explicit_layers()`` lists what is torchbp's).
 """
 
+import importlib as _importlib
+from typing import Any as _Any
+
 import torch.nn as _builtin
 from torch.nn import *  # noqa: F403
 
-# Loading a submodule binds its name here, over the one that the star brought from torch.nn.
-import torchbp.nn.functional as functional  # isort: skip
-import torchbp.nn.init as init  # isort: skip
-import torchbp.nn.modules as modules  # isort: skip
-from torchbp.nn.modules import *  # noqa: F403  # isort: skip
+# The star brought torch.nn's functional, init and modules; loading ours binds the names to them.
+for _name in ("functional", "init", "modules"):
+    _importlib.import_module(f"{__name__}.{_name}")
+
+from torchbp.nn.modules import *  # noqa: E402, F403
 
 
 def explicit_layers() -> list[str]:
     """Return the names of the layers whose backward is torchbp's."""
-    return list(modules.__all__)
+    from torchbp.nn.modules import __all__ as names
+
+    return list(names)
 
 
-def __getattr__(name: str):  # type: ignore[no-untyped-def]
+def __getattr__(name: str) -> _Any:
     """Return torch.nn's attribute for a name that is not here (``Parameter``, ``utils``, ...)."""
     try:
         return getattr(_builtin, name)

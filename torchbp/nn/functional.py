@@ -50,7 +50,7 @@ def _autocast(to: Literal["lower precision", "float32"]) -> Callable[[Callable[P
                 return value.to(dtype) if eligible else value
 
             with torch.autocast(device, enabled=False):
-                return function(*(one(a) for a in args), **{k: one(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+                return function(*(one(a) for a in args), **{k: one(v) for k, v in kwargs.items()})
 
         return cast
 
@@ -152,8 +152,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
             "(out, in1, in2) and (out)"
         )
     lead = input1.shape[:-1]
-    rows = [x.reshape(lead.numel(), x.shape[-1]) for x in (input1, input2)]
-    return autograd.linear.bilinear(*rows, weight, bias).reshape(*lead, weight.shape[0])
+    first, second = (x.reshape(lead.numel(), x.shape[-1]) for x in (input1, input2))
+    return autograd.linear.bilinear(first, second, weight, bias).reshape(*lead, weight.shape[0])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -551,7 +551,9 @@ def _reduction(op: str, size_average: bool | None, reduce: bool | None, reductio
 
 
 def _reduce(loss: Tensor, reduction: str) -> Tensor:
-    return {"none": lambda: loss, "sum": loss.sum, "mean": loss.mean}[reduction]()
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.mean()
 
 
 @_autocast("float32")

@@ -80,9 +80,7 @@ def _fake_weight(input, grad_output, kernel_size, stride, padding, dilation, gro
 
 
 def _composite_output(input, weight, bias, stride, padding, dilation, groups):
-    y = torch.ops.aten.convolution(
-        input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups
-    )
+    y = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
     return y.contiguous(memory_format=memory_format_of(input, weight))
 
 

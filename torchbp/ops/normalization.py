@@ -69,14 +69,10 @@ def _flops(*args, **kwargs) -> int:
 
 
 _batch_norm = register("batch_norm", fake=_fake, composite=_composite, flops=_flops)
-_gradients = register(
-    "batch_norm_gradients", fake=_fake_gradients, composite=_composite_gradients, flops=_flops
-)
+_gradients = register("batch_norm_gradients", fake=_fake_gradients, composite=_composite_gradients, flops=_flops)
 
 
-def batch_norm(
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return (x - mean) / sqrt(variance + eps) * weight + bias, the mean and the biased variance."""
     call = _batch_norm if input.dtype in KERNEL_DTYPES else _composite
     return call(input, weight, bias, eps)

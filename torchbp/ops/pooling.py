@@ -127,9 +127,7 @@ def _composite_scatter(grad_output, winner, input_size, kernel_size, stride, pad
 
 
 def _fake_gather(input, winner, kernel_size, stride, padding, dilation):
-    return torch.empty(
-        winner.shape, dtype=input.dtype, device=input.device, memory_format=memory_format_of(winner)
-    )
+    return torch.empty(winner.shape, dtype=input.dtype, device=input.device, memory_format=memory_format_of(winner))
 
 
 def _composite_gather(input, winner, kernel_size, stride, padding, dilation):
@@ -304,9 +302,7 @@ def average_pool_adjoint(
 ) -> Tensor:
     """Spread each output's value evenly over its window, (N, C, *input_size)."""
     call = _average_adjoint if grad_output.dtype in KERNEL_DTYPES else _composite_average_adjoint
-    return call(
-        grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
+    return call(grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def adaptive_average_pool(input: Tensor, output_size: Sizes) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as builtin
 from torch import Tensor
 
+import torchbp.nn.functional as F
 from torchbp import autograd
-from torchbp.nn import functional as F
 from torchbp.testing.check import check_subject
 from torchbp.testing.properties import Subject
 from torchbp.testing.report import Report
@@ -58,9 +58,7 @@ def _linear() -> list[LayerCase]:
     inputs = (_draw(3, 4), _draw(2, 4, seed=1), _draw(2, seed=2))
     both = lambda x, w, *b: _bytes(x, w)  # noqa: E731
     return [
-        LayerCase(
-            "linear", "linear", Subject(F.linear, inputs, builtin.linear, saved=both, batched=(0,))
-        ),
+        LayerCase("linear", "linear", Subject(F.linear, inputs, builtin.linear, saved=both, batched=(0,))),
         LayerCase(
             "linear",
             "linear[no bias, 3-d input]",
@@ -152,7 +150,11 @@ def _pooling() -> list[LayerCase]:
         ("unbatched", (2, 4, 4), {"kernel_size": 2}),
     ):
         add("avg_pool2d", name, shape, nothing, **arguments)
-    for name, shape, size in (("3x2", (2, 2, 5, 5), (3, 2)), ("global", (2, 3, 4, 4), 1), ("larger", (1, 1, 3, 2), (5, None))):
+    for name, shape, size in (
+        ("3x2", (2, 2, 5, 5), (3, 2)),
+        ("global", (2, 3, 4, 4), 1),
+        ("larger", (1, 1, 3, 2), (5, None)),
+    ):
         add("adaptive_avg_pool2d", name, shape, nothing, output_size=size)
     return cases
 
@@ -163,12 +165,22 @@ def _activations() -> list[LayerCase]:
     rows: list[tuple[str, str, Callable[..., Tensor], Callable[..., Tensor]]] = [
         ("relu", "", F.relu, builtin.relu),
         ("leaky_relu", "0.01", F.leaky_relu, builtin.leaky_relu),
-        ("leaky_relu", "-0.3", partial(F.leaky_relu, negative_slope=-0.3), partial(builtin.leaky_relu, negative_slope=-0.3)),
+        (
+            "leaky_relu",
+            "-0.3",
+            partial(F.leaky_relu, negative_slope=-0.3),
+            partial(builtin.leaky_relu, negative_slope=-0.3),
+        ),
         ("sigmoid", "", F.sigmoid, torch.sigmoid),
         ("tanh", "", F.tanh, torch.tanh),
         ("scaled_tanh", "", F.scaled_tanh, lambda x: 1.7159 * torch.tanh(2 * x / 3)),
         ("softplus", "", F.softplus, builtin.softplus),
-        ("softplus", "beta 2, threshold 1", partial(F.softplus, beta=2.0, threshold=1.0), partial(builtin.softplus, beta=2.0, threshold=1.0)),
+        (
+            "softplus",
+            "beta 2, threshold 1",
+            partial(F.softplus, beta=2.0, threshold=1.0),
+            partial(builtin.softplus, beta=2.0, threshold=1.0),
+        ),
         ("gelu", "", F.gelu, builtin.gelu),
         ("gelu", "tanh", partial(F.gelu, approximate="tanh"), partial(builtin.gelu, approximate="tanh")),
         ("silu", "", F.silu, builtin.silu),
@@ -263,8 +275,12 @@ def _losses() -> list[LayerCase]:
 
     cases = []
 
-    def add(layer: str, name: str, inputs: tuple[Tensor, ...], saved: Callable[..., int] | None = None, **arguments: Any) -> None:
-        subject = Subject(of(getattr(F, layer), **arguments), inputs, of(getattr(builtin, layer), **arguments), saved=saved)
+    def add(
+        layer: str, name: str, inputs: tuple[Tensor, ...], saved: Callable[..., int] | None = None, **arguments: Any
+    ) -> None:
+        subject = Subject(
+            of(getattr(F, layer), **arguments), inputs, of(getattr(builtin, layer), **arguments), saved=saved
+        )
         cases.append(LayerCase(layer, f"{layer}[{name}]", subject))
 
     # The log-probabilities (cross_entropy only), the targets, the class weights, and the total weight of a mean.

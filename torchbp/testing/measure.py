@@ -26,8 +26,10 @@ def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> 
         # Keeping the tensor keeps its address from being used again while we count.
         alive.append(tensor)
         key = tensor.untyped_storage().data_ptr()
-        elements = 0 if tensor.numel() == 0 else 1 + sum(
-            (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        elements = (
+            0
+            if tensor.numel() == 0
+            else 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         )
         sizes[key] = max(sizes.get(key, 0), elements * tensor.element_size())
         return tensor

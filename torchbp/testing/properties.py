@@ -87,6 +87,7 @@ def _assert_close(name: str, actual: Tensor, expected: Tensor, tolerance: float)
         raise AssertionError(f"{name}: dtype {actual.dtype}, expected {expected.dtype}")
     if actual.numel() == 0:
         return
+    actual, expected = actual.detach(), expected.detach()
     finite = expected.isfinite()
     if not torch.equal(finite, actual.isfinite()) or not torch.equal(
         actual[~finite].nan_to_num(nan=7.0), expected[~finite].nan_to_num(nan=7.0)
@@ -159,7 +160,9 @@ def adjoint_identity(subject: Subject) -> None:
         inputs = subject.fresh(dtype)
         places = subject.differentiable()
         generator = torch.Generator().manual_seed(2)
-        tangents = tuple(torch.randn(inputs[i].shape, generator=generator, dtype=torch.float64).to(dtype) for i in places)
+        tangents = tuple(
+            torch.randn(inputs[i].shape, generator=generator, dtype=torch.float64).to(dtype) for i in places
+        )
 
         def of(*moving: Tensor, inputs: list[Tensor] = inputs, places: list[int] = places) -> Tensor:
             full = list(inputs)
@@ -168,7 +171,7 @@ def adjoint_identity(subject: Subject) -> None:
             return subject.function(*full)
 
         point = tuple(inputs[i].detach() for i in places)
-        output, pushed = torch.func.jvp(of, point, tangents)
+        output, pushed = torch.func.jvp(of, point, tangents)[:2]
         g = _cotangent(output)
         pulled = torch.func.vjp(of, *point)[1](g)
         left = float((pushed.double() * g.double()).sum())
@@ -182,7 +185,11 @@ def vmap(subject: Subject) -> None:
     """``torch.vmap`` over each input alone and over all equals a loop, values and gradients."""
     places = range(len(subject.inputs))
     for mapped in [*((i,) for i in places), tuple(places)]:
-        if len(subject.inputs) > 1 and any(not subject.inputs[i].is_floating_point() for i in mapped) and mapped != tuple(places):
+        if (
+            len(subject.inputs) > 1
+            and any(not subject.inputs[i].is_floating_point() for i in mapped)
+            and mapped != tuple(places)
+        ):
             continue
         inputs, dims = subject.fresh(), []
         for i in places:
@@ -236,7 +243,9 @@ def compiled(subject: Subject) -> None:
     torch._dynamo.reset()
     try:
         actual = _gradients(torch.compile(subject.function, fullgraph=True, backend="aot_eager"), subject.fresh())
-        for i, a, e in zip(subject.differentiable(), actual, _gradients(subject.function, subject.fresh()), strict=True):
+        for i, a, e in zip(
+            subject.differentiable(), actual, _gradients(subject.function, subject.fresh()), strict=True
+        ):
             _assert_close(f"gradient of input {i}, compiled", a, e, 1e-11)
         inputs, place = [t.detach() for t in subject.fresh()], subject.differentiable()[0]
 
@@ -287,7 +296,9 @@ def layouts(subject: Subject) -> None:
             stride = subject.reference(*arranged(change)).stride()
             if output.stride() != stride:
                 raise AssertionError(f"{name} inputs: strides {output.stride()}, expected {stride}")
-        for i, (a, e) in enumerate(zip(_gradients(subject.function, arranged(change), change(g)), gradients, strict=True)):
+        for i, (a, e) in enumerate(
+            zip(_gradients(subject.function, arranged(change), change(g)), gradients, strict=True)
+        ):
             _assert_close(f"gradient {i}, {name} inputs and gradient", a, e, 1e-11)
     expanded = g.new_full((), 0.5).expand(g.shape)
     for name, odd in (("expanded", expanded), ("zero", torch.zeros_like(g))):
@@ -309,7 +320,7 @@ def float32(subject: Subject) -> None:
 
     def errors(results: list[Tensor]) -> list[float]:
         worst = []
-        for result, truth in zip(results, exact, strict=True):
+        for result, truth in zip((r.detach() for r in results), (e.detach() for e in exact), strict=True):
             scale = max(float(truth.nan_to_num().abs().max()) if truth.numel() else 0.0, 1e-6)
             worst.append(float((result.double() - truth).nan_to_num().abs().max()) / scale if truth.numel() else 0.0)
         return worst
@@ -325,7 +336,9 @@ def float32(subject: Subject) -> None:
     for i, (mine, other) in enumerate(zip(own, theirs, strict=True)):
         if mine > max(allowed, 2 * other):
             which = "output" if i == 0 else f"gradient {i - 1}"
-            raise AssertionError(f"{which}: error {mine:.2e} against float64, allowed {allowed:.2e} (reference: {other:.2e})")
+            raise AssertionError(
+                f"{which}: error {mine:.2e} against float64, allowed {allowed:.2e} (reference: {other:.2e})"
+            )
 
 
 def autocast(subject: Subject) -> None:

@@ -219,8 +219,8 @@ void pack_columns(const CorrelationProblem& problem, const T* source, int64_t fi
 
 // The panel index runs over the channels of the gradient; the depth runs over positions.
 template <typename T>
-void pack_gradient(const CorrelationProblem& problem, const T* gradient, int64_t first, int64_t depth,
-                   int64_t channel, int64_t channels, int64_t* offset, T* packed) {
+void pack_gradient(const CorrelationProblem& problem, const T* gradient, int64_t first, int64_t depth, int64_t channel,
+                   int64_t channels, int64_t* offset, T* packed) {
   const int64_t width = kAxes - 1;
   visit_rows(problem.grid, first, depth, [&](int64_t done, const Position& p, int64_t length) {
     int64_t at = 0;
@@ -268,8 +268,8 @@ void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64
     const int64_t n = smaller(width, problem.target_channels - m0);
     for (int64_t tap = 0; tap < problem.taps; ++tap)
       for (int64_t c = 0; c < channels; ++c, packed += width) {
-        const T* row = from + problem.tap_weight[tap] + c * problem.weight_source_stride +
-                       m0 * problem.weight_target_stride;
+        const T* row =
+            from + problem.tap_weight[tap] + c * problem.weight_source_stride + m0 * problem.weight_target_stride;
         for (int64_t i = 0; i < n; ++i) packed[i] = row[i * problem.weight_target_stride];
         for (int64_t i = n; i < width; ++i) packed[i] = T(0);
       }
@@ -277,9 +277,9 @@ void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64
 }
 
 struct GatherTasks {
-  int64_t positions;         // per block
+  int64_t positions;  // per block
   int64_t position_blocks;
-  int64_t channels;          // per block
+  int64_t channels;  // per block
   int64_t channel_blocks;
 };
 
@@ -323,8 +323,8 @@ int64_t gather_workspace(const GatherProblem& problem) {
 // written as a run.
 template <typename T>
 TORCHBP_INLINE void store_tile(const T* tile, int64_t rows, int64_t columns, T* target, int64_t row_stride,
-                               const int64_t* row_offset, int64_t column_stride, const int64_t* column_offset,
-                               bool run, bool add, const T* row_bias, const T* column_bias) {
+                               const int64_t* row_offset, int64_t column_stride, const int64_t* column_offset, bool run,
+                               bool add, const T* row_bias, const T* column_bias) {
   for (int64_t r = 0; r < rows; ++r) {
     T* to = target + (row_offset ? row_offset[r] : r * row_stride);
     const T* from = tile + r * kColumns<T>;
@@ -405,8 +405,8 @@ void gather(const GatherProblem& problem, const T* source, const T* packed_weigh
         } else {
           multiply_tile(channels, positions, k_end - k, channel_panel, position_panel, tile);
           const bool run = target_offset[i0 + positions - 1] - target_offset[i0] == positions - 1;
-          store_tile<T>(tile, channels, positions, to, problem.target_channel_stride, nullptr, 0,
-                        target_offset + i0, run, k > 0, tile_bias, nullptr);
+          store_tile<T>(tile, channels, positions, to, problem.target_channel_stride, nullptr, 0, target_offset + i0,
+                        run, k > 0, tile_bias, nullptr);
         }
       }
     }
@@ -506,13 +506,13 @@ struct DepthwiseSplit {
   int64_t target_per_source;
   int64_t source_per_target;
   bool along_channels;
-  int64_t block;   // target channels of one task
+  int64_t block;  // target channels of one task
   int64_t blocks;
 };
 
 DepthwiseSplit depthwise_split(const GatherProblem& problem) {
-  DepthwiseSplit split = {problem.groups * problem.target_channels, problem.target_channels,
-                          problem.source_channels, false, 0, 0};
+  DepthwiseSplit split = {
+      problem.groups * problem.target_channels, problem.target_channels, problem.source_channels, false, 0, 0};
   split.along_channels = problem.source_channel_stride == 1 && problem.target_channel_stride == 1 &&
                          split.target_per_source == 1 && split.source_per_target == 1;
   split.block = split.along_channels ? 64 : 16;
@@ -555,8 +555,8 @@ TORCHBP_INLINE void visit_row_taps(const Problem& problem, const Position& p, Vi
 }
 
 template <typename T>
-void depthwise(const GatherProblem& problem, const T* source, const T* weight, const T* bias, T* target,
-               T* workspace, int64_t task) {
+void depthwise(const GatherProblem& problem, const T* source, const T* weight, const T* bias, T* target, T* workspace,
+               int64_t task) {
   const DepthwiseSplit channels = depthwise_split(problem);
   const int64_t image = task / channels.blocks, c_begin = (task % channels.blocks) * channels.block;
   const int64_t c_end = smaller(channels.target, c_begin + channels.block);
@@ -640,8 +640,8 @@ TORCHBP_INLINE T dot(const T* a, const T* b, int64_t stride, int64_t count) {
 }
 
 template <typename T>
-void depthwise_correlate(const CorrelationProblem& problem, const T* source, const T* gradient,
-                         T* weight_gradient, T* workspace, int64_t task) {
+void depthwise_correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* weight_gradient,
+                         T* workspace, int64_t task) {
   const int64_t channels = problem.groups * problem.gradient_channels;
   const int64_t block = depthwise_correlation_block(problem);
   const int64_t c_begin = task * block, c_end = smaller(channels, c_begin + block), count = c_end - c_begin;
@@ -649,8 +649,8 @@ void depthwise_correlate(const CorrelationProblem& problem, const T* source, con
   T* sum = workspace;
   Position p;
 
-  const bool along_channels = problem.source_channel_stride == 1 && problem.gradient_channel_stride == 1 &&
-                              problem.gradient_channels == 1;
+  const bool along_channels =
+      problem.source_channel_stride == 1 && problem.gradient_channel_stride == 1 && problem.gradient_channels == 1;
   const bool along_width = problem.gradient_stride[width_axis] == 1;
   for (int64_t i = 0; i < problem.taps * count; ++i) sum[i] = T(0);
   for (p.q[0] = 0; p.q[0] < problem.grid[0]; ++p.q[0])
@@ -692,10 +692,21 @@ void depthwise_correlate(const CorrelationProblem& problem, const T* source, con
 template <typename T>
 ConvolutionKernels<T> kernels_of() {
   return {
-      packed_weight_size<T>, pack_weight<T>,     gather_tasks<T>,       gather_workspace<T>,
-      gather<T>,             correlation_slices<T>, correlation_tasks<T>, correlation_workspace<T>,
-      correlate<T>,          depthwise_tasks,    depthwise_workspace,   depthwise<T>,
-      depthwise_correlation_tasks, depthwise_correlation_workspace, depthwise_correlate<T>,
+      packed_weight_size<T>,
+      pack_weight<T>,
+      gather_tasks<T>,
+      gather_workspace<T>,
+      gather<T>,
+      correlation_slices<T>,
+      correlation_tasks<T>,
+      correlation_workspace<T>,
+      correlate<T>,
+      depthwise_tasks,
+      depthwise_workspace,
+      depthwise<T>,
+      depthwise_correlation_tasks,
+      depthwise_correlation_workspace,
+      depthwise_correlate<T>,
   };
 }
 

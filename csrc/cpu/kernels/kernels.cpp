@@ -10,8 +10,13 @@ namespace torchbp {
 namespace TORCHBP_ISA {
 
 KernelTable kernel_table() {
-  return {TORCHBP_STRING(TORCHBP_ISA), convolution_float(), convolution_double(), pool_float(),
-          pool_double(), channel_float(), channel_double()};
+  return {TORCHBP_STRING(TORCHBP_ISA),
+          convolution_float(),
+          convolution_double(),
+          pool_float(),
+          pool_double(),
+          channel_float(),
+          channel_double()};
 }
 
 }  // namespace TORCHBP_ISA

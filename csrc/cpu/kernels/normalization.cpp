@@ -16,8 +16,8 @@ constexpr int64_t kEnoughSlices = 16;
 bool in_rows(const ChannelProblem& problem) { return problem.inner == 1; }
 
 int64_t slices(const ChannelProblem& problem) {
-  const int64_t wanted = in_rows(problem) ? 4 * kEnoughSlices
-                                          : (kEnoughSlices + problem.channels - 1) / larger(1, problem.channels);
+  const int64_t wanted =
+      in_rows(problem) ? 4 * kEnoughSlices : (kEnoughSlices + problem.channels - 1) / larger(1, problem.channels);
   const int64_t most = in_rows(problem) ? (problem.outer + kRows - 1) / kRows : problem.outer;
   return larger(1, smaller(wanted, most));
 }
@@ -67,8 +67,8 @@ TORCHBP_INLINE void add_run(const T* x, const T* g, T centre, int64_t count, dou
 }
 
 template <typename T, int kKind>
-void reduce_kind(const ChannelProblem& problem, const T* x, const T* g, const T* centre, double* partial,
-                 T* workspace, int64_t task) {
+void reduce_kind(const ChannelProblem& problem, const T* x, const T* g, const T* centre, double* partial, T* workspace,
+                 int64_t task) {
   const int64_t count = slices(problem), channels = problem.channels, inner = problem.inner;
   const int64_t slice = in_rows(problem) ? task : task / channels;
   const int64_t per_slice = (problem.outer + count - 1) / count;

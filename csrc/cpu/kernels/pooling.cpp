@@ -31,7 +31,7 @@ TORCHBP_INLINE int64_t volume(const int64_t* size) { return size[0] * size[1] * 
 
 // The part of a tensor that one task reads or writes: a plane, or a block of channels of an image.
 struct Slice {
-  int64_t input;   // offset of the first element
+  int64_t input;  // offset of the first element
   int64_t output;
   int64_t channels;
 };
@@ -40,8 +40,8 @@ template <typename Problem>
 TORCHBP_INLINE Slice slice_of(const Problem& problem, int64_t task) {
   const int64_t blocks = channel_blocks(problem), block = channel_block(problem);
   const int64_t outer = task / blocks, first = (task % blocks) * block;
-  return {outer * volume(problem.input) * problem.inner + first,
-          outer * volume(problem.output) * problem.inner + first, smaller(block, problem.inner - first)};
+  return {outer * volume(problem.input) * problem.inner + first, outer * volume(problem.output) * problem.inner + first,
+          smaller(block, problem.inner - first)};
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -189,8 +189,7 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& problem, const Winner* winn
           const int64_t id = od * problem.stride[0] - problem.padding[0] + kd * problem.dilation[0];
           const int64_t ih = oh * problem.stride[1] - problem.padding[1] + kh * problem.dilation[1];
           const int64_t iw = ow * problem.stride[2] - problem.padding[2] + kw * problem.dilation[2];
-          if (id < 0 || id >= problem.input[0] || ih < 0 || ih >= problem.input[1] || iw < 0 ||
-              iw >= problem.input[2])
+          if (id < 0 || id >= problem.input[0] || ih < 0 || ih >= problem.input[1] || iw < 0 || iw >= problem.input[2])
             continue;
           visit(out + c, slice.input + ((id * problem.input[1] + ih) * problem.input[2] + iw) * inner + c);
         }
@@ -207,8 +206,8 @@ void scatter(const PoolProblem& problem, const T* grad_output, const Winner* win
 }
 
 template <typename T>
-void max_scatter(const PoolProblem& problem, const T* grad_output, const void* winner, int winner_bytes,
-                 T* grad_input, int64_t task) {
+void max_scatter(const PoolProblem& problem, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
+                 int64_t task) {
   if (winner_bytes == 1)
     scatter(problem, grad_output, static_cast<const uint8_t*>(winner), grad_input, task);
   else
@@ -279,8 +278,7 @@ void average_pool(const AverageProblem<T>& problem, const T* input, T* output, T
 }
 
 template <typename T>
-void average_spread(const AverageProblem<T>& problem, const T* grad_output, T* grad_input, T* workspace,
-                    int64_t task) {
+void average_spread(const AverageProblem<T>& problem, const T* grad_output, T* grad_input, T* workspace, int64_t task) {
   const Slice slice = slice_of(problem, task);
   T* plane = grad_input + slice.input;
   const int64_t inner = problem.inner, width = problem.input[2], pixels = volume(problem.input);

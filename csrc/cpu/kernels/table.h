@@ -9,8 +9,8 @@
 
 namespace torchbp {
 
-constexpr int kSpatial = 3;           // every problem has depth, height and width; absent ones have size 1
-constexpr int kAxes = kSpatial + 1;   // ... and the batch, as the outermost axis
+constexpr int kSpatial = 3;          // every problem has depth, height and width; absent ones have size 1
+constexpr int kAxes = kSpatial + 1;  // ... and the batch, as the outermost axis
 
 // y[m, q] = bias[m] + sum over taps t and channels c of  w[m, c, t] * x[c, step * q + offset[t]].
 //
@@ -19,17 +19,17 @@ constexpr int kAxes = kSpatial + 1;   // ... and the batch, as the outermost axi
 // (step = 1; see cpu/convolution.cpp). Strides are in elements, so any memory layout is read and
 // written in place.
 struct GatherProblem {
-  int64_t grid[kAxes];           // number of positions q along each axis
+  int64_t grid[kAxes];  // number of positions q along each axis
   int64_t step[kAxes];
-  int64_t source_size[kAxes];    // a source coordinate outside [0, size) contributes zero
+  int64_t source_size[kAxes];  // a source coordinate outside [0, size) contributes zero
   int64_t source_stride[kAxes];
   int64_t target_stride[kAxes];
   int64_t taps;
-  const int64_t* tap_offset;     // [taps][kSpatial], in source coordinates
-  const int64_t* tap_weight;     // [taps], offset of the tap inside the weight
+  const int64_t* tap_offset;  // [taps][kSpatial], in source coordinates
+  const int64_t* tap_weight;  // [taps], offset of the tap inside the weight
   int64_t groups;
-  int64_t source_channels;       // per group
-  int64_t target_channels;       // per group
+  int64_t source_channels;  // per group
+  int64_t target_channels;  // per group
   int64_t source_channel_stride;
   int64_t target_channel_stride;
   int64_t weight_group_stride;
@@ -62,8 +62,8 @@ struct ConvolutionKernels {
   // One task computes a block of positions times a block of target channels of one group.
   int64_t (*gather_tasks)(const GatherProblem&);
   int64_t (*gather_workspace)(const GatherProblem&);  // elements, per thread
-  void (*gather)(const GatherProblem&, const T* source, const T* packed_weight, const T* bias, T* target,
-                 T* workspace, int64_t task);
+  void (*gather)(const GatherProblem&, const T* source, const T* packed_weight, const T* bias, T* target, T* workspace,
+                 int64_t task);
 
   // One task computes a block of the weight gradient over one slice of the positions; `partial` is
   // [slices][groups][gradient channels][taps][source channels] and is summed by the caller.
@@ -78,8 +78,8 @@ struct ConvolutionKernels {
   // channels = groups * max(source_channels, target_channels).
   int64_t (*depthwise_tasks)(const GatherProblem&);
   int64_t (*depthwise_workspace)(const GatherProblem&);
-  void (*depthwise)(const GatherProblem&, const T* source, const T* weight, const T* bias, T* target,
-                    T* workspace, int64_t task);
+  void (*depthwise)(const GatherProblem&, const T* source, const T* weight, const T* bias, T* target, T* workspace,
+                    int64_t task);
   // One task is a block of gradient channels; weight_gradient is [channels][taps].
   int64_t (*depthwise_correlation_tasks)(const CorrelationProblem&);
   int64_t (*depthwise_correlation_workspace)(const CorrelationProblem&);
@@ -124,14 +124,12 @@ struct PoolKernels {
                    int64_t task);
   void (*max_scatter)(const PoolProblem&, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
                       int64_t task);
-  void (*max_gather)(const PoolProblem&, const T* input, const void* winner, int winner_bytes, T* output,
-                     int64_t task);
+  void (*max_gather)(const PoolProblem&, const T* input, const void* winner, int winner_bytes, T* output, int64_t task);
 
   int64_t (*average_tasks)(const AverageProblem<T>&);
   int64_t (*average_workspace)(const AverageProblem<T>&);  // elements, per thread
   void (*average_pool)(const AverageProblem<T>&, const T* input, T* output, T* workspace, int64_t task);
-  void (*average_spread)(const AverageProblem<T>&, const T* grad_output, T* grad_input, T* workspace,
-                         int64_t task);
+  void (*average_spread)(const AverageProblem<T>&, const T* grad_output, T* grad_input, T* workspace, int64_t task);
 };
 
 // A tensor x[outer][channels][inner] that is normalised per channel; channels-last and (N, C) tensors
@@ -151,13 +149,13 @@ struct ChannelKernels {
   int64_t (*slices)(const ChannelProblem&);
   int64_t (*reduce_tasks)(const ChannelProblem&);
   int64_t (*reduce_workspace)(const ChannelProblem&);  // elements, per thread
-  void (*reduce)(const ChannelProblem&, const T* x, const T* gradient, const T* centre, bool squared,
-                 double* partial, T* workspace, int64_t task);
+  void (*reduce)(const ChannelProblem&, const T* x, const T* gradient, const T* centre, bool squared, double* partial,
+                 T* workspace, int64_t task);
 
   // out = gradient * slope + (x - centre) * scale + shift per channel; gradient may be null.
   int64_t (*apply_tasks)(const ChannelProblem&);
-  void (*apply)(const ChannelProblem&, const T* x, const T* gradient, const T* centre, const T* slope,
-                const T* scale, const T* shift, T* out, int64_t task);
+  void (*apply)(const ChannelProblem&, const T* x, const T* gradient, const T* centre, const T* slope, const T* scale,
+                const T* shift, T* out, int64_t task);
 };
 
 struct KernelTable {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchbp.nn import functional as F
+import torchbp.nn.functional as F
 
 
 class Linear(torch.nn.Linear):

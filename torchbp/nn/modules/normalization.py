@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchbp.nn import functional as F
+import torchbp.nn.functional as F
 
 
 def _forward(module: _BatchNorm, input: Tensor) -> Tensor:

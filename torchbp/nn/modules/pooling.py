@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchbp.nn import functional as F
+import torchbp.nn.functional as F
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
     """Maximum of every window; see :func:`torchbp.nn.functional.max_pool2d`."""
 
-    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the layer's output, and the winners' places if ``return_indices``."""
         return F.max_pool2d(
             input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices

@@ -1,0 +1,40 @@
+"""Every layer has every property of torchbp.testing."""
+
+from __future__ import annotations
+
+import pytest
+
+from torchbp import nn
+from torchbp.testing import PROPERTIES, LayerCase, layer_cases
+from torchbp.testing.check import run_property
+
+CASES = layer_cases()
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_property(case: LayerCase, name: str) -> None:
+    if name in case.skip:
+        pytest.skip(case.skip[name])
+    result = run_property(case.subject, name)
+    if result.status == "skip":
+        pytest.skip(result.detail)
+    assert result.status == "pass", result.detail
+
+
+def test_names_are_unique() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+
+
+def test_every_explicit_layer_has_a_case() -> None:
+    # Modules and functions differ in spelling only: MaxPool2d and max_pool2d, NLLLoss and nll_loss.
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "").replace("loss", "").replace("2d", "").replace("1d", "")
+
+    covered = {plain(case.layer) for case in CASES} | {"conv"}
+    assert {plain(name) for name in nn.explicit_layers()} <= covered
+
+
+def test_every_case_promises_what_it_saves() -> None:
+    assert [case.name for case in CASES if case.subject.saved is None] == ["linear[vector]"]

@@ -1,0 +1,298 @@
+"""The raw operators: schema, fake kernel, composite formula, FLOPs, and the kernels against loops."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.library import opcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+import torchbp
+from torchbp import ops, reference
+from torchbp.ops.registry import read_schemas
+
+O = torch.ops.torchbp  # noqa: E741
+FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    return float((actual.double() - expected.double()).abs().max()) / max(scale, 1e-30) if scale else 0.0
+
+
+def samples() -> dict[str, list[tuple]]:
+    """Return arguments for every operator: 1, 2 and 3 dimensions, both formats, groups, dilation."""
+    calls: dict[str, list[tuple]] = {name: [] for name in read_schemas()}
+    for n in (1, 2, 3):
+        for last in (False, True) if n > 1 else (False,):
+            size, ones, twos = [6, 5, 4][:n], [1] * n, [2] * n
+            x, w = draw(2, 4, *size), draw(6, 2, *twos)
+            if last:
+                x = x.contiguous(memory_format=FORMATS[n])
+            geometry = (twos, ones, ones, 2)
+            y = O.convolution(x, w, draw(6), *geometry)
+            calls["convolution"].append((x, w, draw(6), *geometry))
+            calls["convolution_input"].append((draw(*y.shape, seed=9), w, size, *geometry))
+            calls["convolution_weight"].append((x, draw(*y.shape, seed=9), twos, *geometry))
+            window = (twos, twos, ones, ones)
+            pooled, winner = O.max_pool(x, *window, True)
+            calls["max_pool"].append((x, *window, True))
+            calls["max_pool_scatter"].append((draw(*pooled.shape, seed=9), winner, size, *window))
+            calls["max_pool_gather"].append((x, winner, *window))
+            average = (twos, twos, ones, False, False, None)
+            pooled = O.average_pool(x, *average)
+            calls["average_pool"].append((x, *average))
+            calls["average_pool_adjoint"].append((draw(*pooled.shape, seed=9), size, *average))
+            calls["adaptive_average_pool"].append((x, [3] * n))
+            calls["adaptive_average_pool_adjoint"].append((draw(2, 4, *[3] * n), size))
+            y, mean, variance = O.batch_norm(x, draw(4), draw(4), 1e-5)
+            calls["batch_norm"].append((x, draw(4), draw(4), 1e-5))
+            calls["batch_norm_gradients"].append((draw(*y.shape, seed=9), x, None, mean, variance, 1e-5))
+    return calls
+
+
+SAMPLES = [(name, i, call) for name, calls in samples().items() for i, call in enumerate(calls)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Registration
+
+
+@pytest.mark.parametrize(("name", "i", "call"), SAMPLES, ids=[f"{name}-{i}" for name, i, _ in SAMPLES])
+def test_opcheck(name: str, i: int, call: tuple) -> None:
+    opcheck(getattr(O, name).default, call)
+
+
+def test_every_operator_has_samples() -> None:
+    assert {name for name, _, _ in SAMPLES} == set(read_schemas())
+
+
+@pytest.mark.parametrize(("name", "i", "call"), SAMPLES, ids=[f"{name}-{i}" for name, i, _ in SAMPLES])
+def test_bare_operators_refuse_a_gradient(name: str, i: int, call: tuple) -> None:
+    call = tuple(
+        t.clone().requires_grad_() if isinstance(t, torch.Tensor) and t.is_floating_point() else t for t in call
+    )
+    output = getattr(O, name)(*call)
+    output = output[0] if isinstance(output, tuple) else output
+    with pytest.raises(RuntimeError, match="not implemented|no gradient"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize(("name", "i", "call"), SAMPLES, ids=[f"{name}-{i}" for name, i, _ in SAMPLES])
+def test_composite_formula_equals_the_kernel(name: str, i: int, call: tuple) -> None:
+    if not torchbp.kernels_loaded():
+        pytest.skip("without the extension the operator is the composite formula")
+    kernel = getattr(O, name).default
+    family = {"convolution": ops.convolution, "batch": ops.normalization}.get(name.split("_")[0], ops.pooling)
+    formula = getattr(family, COMPOSITES[name])
+    with torch.no_grad():
+        for a, b in zip(_tuple(kernel(*call)), _tuple(formula(*call)), strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
+            assert relative(a, b) < 1e-12
+
+
+COMPOSITES = {
+    "convolution": "_composite_output",
+    "convolution_input": "_composite_input",
+    "convolution_weight": "_composite_weight",
+    "max_pool": "_composite_max",
+    "max_pool_scatter": "_composite_scatter",
+    "max_pool_gather": "_composite_gather",
+    "average_pool": "_composite_average",
+    "average_pool_adjoint": "_composite_average_adjoint",
+    "adaptive_average_pool": "_composite_adaptive",
+    "adaptive_average_pool_adjoint": "_composite_adaptive_adjoint",
+    "batch_norm": "_composite",
+    "batch_norm_gradients": "_composite_gradients",
+}
+
+
+def _tuple(value: object) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def test_flops_of_the_three_products_equal_the_built_in() -> None:
+    x, w = torch.randn(2, 4, 8, 8), torch.randn(6, 2, 3, 3)
+
+    def count(convolution) -> dict[str, int]:
+        counted = {}
+        for want_x, want_w in ((True, False), (False, True), (True, True)):
+            a, b = x.clone().requires_grad_(want_x), w.clone().requires_grad_(want_w)
+            with FlopCounterMode(display=False) as counter:
+                convolution(a, b).sum().backward()
+            counted[f"{want_x} {want_w}"] = counter.get_total_flops()
+        return counted
+
+    def ours(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torchbp.nn.functional.conv2d(a, b, None, 2, 1, 1, 2)
+
+    def one_product() -> int:
+        return 2 * 2 * 4 * 4 * 6 * 2 * 9
+
+    # Counted by hand: the built-in's own counter ignores groups in its gradients.
+    assert count(ours) == {
+        "True False": 2 * one_product(),
+        "False True": 2 * one_product(),
+        "True True": 3 * one_product(),
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# Kernels against loops in NumPy
+
+CONVOLUTIONS = [
+    # spatial, channels per group, outputs per group, groups, kernel, stride, padding, dilation
+    ((9,), 3, 4, 1, (3,), (1,), (1,), (1,)),
+    ((20,), 2, 1, 3, (4,), (3,), (2,), (2,)),
+    ((7, 6), 3, 5, 1, (3, 2), (2, 1), (1, 0), (1, 2)),
+    ((5, 5), 1, 1, 4, (3, 3), (1, 1), (1, 1), (1, 1)),
+    ((5, 6), 1, 3, 2, (2, 2), (3, 3), (0, 1), (1, 1)),
+    ((4, 5), 17, 19, 1, (1, 1), (1, 1), (0, 0), (1, 1)),
+    ((6, 6), 3, 2, 1, (1, 1), (2, 2), (0, 0), (1, 1)),
+    ((4, 3, 5), 2, 3, 1, (2, 3, 2), (1, 2, 1), (1, 1, 0), (1, 1, 2)),
+    ((3, 4, 4), 1, 1, 3, (2, 2, 2), (1, 1, 2), (0, 1, 1), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+@pytest.mark.parametrize("shape", CONVOLUTIONS, ids=[str(i) for i in range(len(CONVOLUTIONS))])
+def test_convolution_products_equal_loops(shape: tuple, last: bool, dtype: torch.dtype) -> None:
+    spatial, c, o, groups, kernel, *geometry = shape
+    x, w, b = draw(2, c * groups, *spatial), draw(o * groups, c, *kernel, seed=1), draw(o * groups, seed=2)
+    expected = reference.convolution(x.numpy(), w.numpy(), b.numpy(), *geometry, groups)
+    g = draw(*expected.shape, seed=3)
+    gx = reference.convolution_input(g.numpy(), w.numpy(), spatial, *geometry, groups)
+    gw = reference.convolution_weight(x.numpy(), g.numpy(), kernel, *geometry, groups)
+    xs, ws, bs, gs = (t.to(dtype) for t in (x, w, b, g))
+    if last and len(spatial) > 1:
+        xs, gs = (t.contiguous(memory_format=FORMATS[len(spatial)]) for t in (xs, gs))
+    tolerance = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 3e-2}[dtype]
+    assert relative(ops.convolution.convolution(xs, ws, bs, *geometry, groups), torch.from_numpy(expected)) < tolerance
+    actual = ops.convolution.convolution_input(gs, ws, spatial, *geometry, groups)
+    assert relative(actual, torch.from_numpy(gx)) < tolerance
+    actual = ops.convolution.convolution_weight(xs, gs, kernel, *geometry, groups)
+    assert relative(actual, torch.from_numpy(gw)) < tolerance
+
+
+def test_blocks_of_every_size_are_covered() -> None:
+    # Sizes around the micro-tile (up to 12 x 32), the panel depth (256) and the block edges.
+    for c, o, width in itertools.product((1, 5, 33), (1, 6, 13, 100), (15, 33, 400)):
+        x, w = draw(1, c, 3, width), draw(o, c, 3, 3, seed=1)
+        y = torch.nn.functional.conv2d(x, w, padding=1)
+        g = draw(*y.shape, seed=2)
+        backward = torch.ops.aten.convolution_backward(
+            g, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
+        for format in (torch.contiguous_format, torch.channels_last):
+            xs, gs = x.contiguous(memory_format=format), g.contiguous(memory_format=format)
+            geometry = ([1, 1], [1, 1], [1, 1], 1)
+            assert relative(ops.convolution.convolution(xs, w, None, *geometry), y) < 1e-13
+            assert relative(ops.convolution.convolution_input(gs, w, [3, width], *geometry), backward[0]) < 1e-13
+            assert relative(ops.convolution.convolution_weight(xs, gs, [3, 3], *geometry), backward[1]) < 1e-12
+
+
+POOLS = [
+    # spatial, kernel, stride, padding, dilation, ceil_mode
+    ((9,), (3,), (2,), (1,), (1,), False),
+    ((7, 6), (2, 3), (1, 2), (1, 1), (2, 1), True),
+    ((8, 5), (2, 2), (3, 3), (0, 0), (1, 1), False),
+    ((5, 4, 6), (2, 2, 3), (2, 1, 2), (1, 0, 1), (1, 1, 1), True),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+@pytest.mark.parametrize("content", ["distinct", "ties", "nan", "-inf"])
+@pytest.mark.parametrize("shape", POOLS, ids=[str(i) for i in range(len(POOLS))])
+def test_pools_equal_loops(shape: tuple, content: str, last: bool, dtype: torch.dtype) -> None:
+    spatial, kernel, stride, padding, dilation, ceil_mode = shape
+    # Channels beyond one block of 64, and small integers that every dtype holds exactly.
+    x = torch.randint(-100, 100, (2, 70 if last else 3, *spatial), generator=torch.Generator().manual_seed(0)).double()
+    if content == "ties":
+        x = x.remainder(2)
+    elif content != "distinct":
+        x[draw(*x.shape).abs() < 0.5] = float(content)
+    window = (kernel, stride, padding, dilation)
+    y, winner = reference.max_pool(x.numpy(), *window, ceil_mode)
+    xs = x.to(dtype)
+    if last and len(spatial) > 1:
+        xs = xs.contiguous(memory_format=FORMATS[len(spatial)])
+    actual, taps = ops.pooling.max_pool(xs, *window, ceil_mode)
+    torch.testing.assert_close(actual.double(), torch.from_numpy(y), equal_nan=True, rtol=0, atol=0)
+    assert torch.equal(taps.long(), torch.from_numpy(winner).long())
+    assert taps.dtype == torch.uint8
+    g = torch.randint(-8, 9, y.shape, generator=torch.Generator().manual_seed(1)).double()
+    scattered = reference.max_pool_scatter(g.numpy(), winner, spatial, *window)
+    actual = ops.pooling.max_pool_scatter(g.to(dtype), taps, spatial, *window)
+    assert torch.equal(actual.double(), torch.from_numpy(scattered))
+    gathered = ops.pooling.max_pool_gather(xs, taps, *window)
+    torch.testing.assert_close(gathered.double(), torch.from_numpy(y), equal_nan=True, rtol=0, atol=0)
+    if dilation == (1,) * len(spatial) and content == "distinct":
+        for pad, divisor in itertools.product((False, True), (None, 3)):
+            arguments = (kernel, stride, padding, ceil_mode, pad, divisor)
+            tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+            expected = reference.average_pool(x.numpy(), *arguments)
+            assert relative(ops.pooling.average_pool(xs, *arguments), torch.from_numpy(expected)) < tolerance
+            g = draw(*expected.shape)
+            spread = reference.average_pool_adjoint(g.numpy(), spatial, *arguments)
+            actual = ops.pooling.average_pool_adjoint(g.to(dtype), spatial, *arguments)
+            assert relative(actual, torch.from_numpy(spread)) < tolerance
+
+
+def test_a_window_of_more_than_256_taps_has_wide_winners() -> None:
+    x = draw(1, 2, 20, 20, dtype=torch.float32)
+    y, winner = ops.pooling.max_pool(x, (17, 18), (1, 1), (0, 0), (1, 1), False)
+    assert winner.dtype == torch.int32
+    assert torch.equal(y, torch.nn.functional.max_pool2d(x, (17, 18), 1))
+    g = torch.ones_like(y)
+    scattered = ops.pooling.max_pool_scatter(g, winner, (20, 20), (17, 18), (1, 1), (0, 0), (1, 1))
+    assert scattered.sum() == g.sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(5, 3), (300, 70), (4, 3, 9), (3, 5, 4, 7), (2, 6, 40, 40), (2, 3, 2, 3, 4)], ids=str
+)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+def test_batch_norm_equals_loops(shape: tuple, last: bool, dtype: torch.dtype) -> None:
+    x = draw(*shape).to(dtype).double() * 3 + 100  # a mean far above the deviation
+    x = x.to(dtype).double()
+    w, b, g = draw(shape[1], seed=1), draw(shape[1], seed=2), draw(*shape, seed=3).to(dtype).double()
+    y, mean, variance = reference.batch_norm(x.numpy(), w.numpy(), b.numpy(), 1e-5)
+    gradients = reference.batch_norm_gradients(x.numpy(), w.numpy(), g.numpy(), 1e-5)
+    xs, gs = x.to(dtype), g.to(dtype)
+    if last and len(shape) > 3:
+        xs, gs = (t.contiguous(memory_format=FORMATS[len(shape) - 2]) for t in (xs, gs))
+    tolerance = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2}[dtype]
+    kind = ops.normalization.statistics_dtype(dtype)
+    ws, bs = w.to(kind), b.to(kind)
+    results = ops.normalization.batch_norm(xs, ws, bs, 1e-5)
+    for actual, expected in zip(results, (y, mean, variance), strict=True):
+        assert relative(actual, torch.from_numpy(expected)) < tolerance
+    results = ops.normalization.batch_norm_gradients(gs, xs, ws, results[1], results[2], 1e-5)
+    for actual, expected in zip(results, gradients, strict=True):
+        assert relative(actual, torch.from_numpy(expected)) < tolerance
+
+
+# --------------------------------------------------------------------------------------------------
+# The build
+
+
+def test_kernel_facts() -> None:
+    status = torchbp.kernels_status()
+    assert status["loaded"] == torchbp.kernels_loaded()
+    if torchbp.kernels_loaded():
+        assert status["reason"] == "" and status["instruction_set"] in status["instruction_sets_built"]
+        torchbp.require_kernels()
+    else:
+        assert status["reason"]
+        with pytest.raises(RuntimeError, match=status["reason"]):
+            torchbp.require_kernels()

@@ -1,0 +1,123 @@
+"""Backpropagation in plain loops: what every kernel of torchbp computes, written as its definition reads.
+
+Read this room first. Each file holds one family of layers: the forward formula, the gradients that follow
+from it, and a loop for each, in NumPy alone. Nothing is arranged for speed. The tests hold the fast kernels
+against these loops, and these loops against PyTorch.
+
+One idea carries every file. A layer is a sum of products, output[y] += input[x] · factor, and the chain rule
+sends the gradient back along the same products: grad_input[x] += grad_output[y] · factor. A backward pass is
+the forward loop with its assignment turned around. Layers that are not linear first take their derivative at
+the input, and then do the same.
+
+    linear         linear and bilinear maps: the plainest sums
+    convolution    the same sum through a sliding window
+    pooling        maximum and mean of a sliding window
+    activation     functions of one number
+    softmax        a layer whose outputs share one Jacobian
+    normalization  a layer whose statistics depend on the input
+    loss           where the gradient starts
+    dropout        a layer with a random factor
+
+Functions take and return NumPy arrays and change none of their arguments. Sums run in float64 (complex128)
+and are rounded once to the dtype of the arguments; integers give float64. Shapes are written with N for the
+batch, C or O for channels and * for any further dimensions; a gradient of complex values is PyTorch's, the
+conjugate one.
+"""
+
+from .activation import (
+    gelu,
+    gelu_derivative,
+    leaky_relu,
+    leaky_relu_derivative,
+    relu,
+    relu_derivative,
+    scaled_tanh,
+    scaled_tanh_derivative,
+    sigmoid,
+    sigmoid_derivative,
+    silu,
+    silu_derivative,
+    softplus,
+    softplus_derivative,
+    tanh,
+    tanh_derivative,
+)
+from .convolution import convolution, convolution_bias, convolution_input, convolution_weight, output_size
+from .dropout import dropout, dropout_gradient
+from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
+from .loss import (
+    cross_entropy,
+    cross_entropy_gradient,
+    mse_loss,
+    mse_loss_gradient,
+    nll_loss,
+    nll_loss_gradient,
+)
+from .normalization import batch_norm, batch_norm_gradients, batch_norm_inference, update_running
+from .pooling import (
+    adaptive_average_pool,
+    adaptive_average_pool_adjoint,
+    average_pool,
+    average_pool_adjoint,
+    max_pool,
+    max_pool_gather,
+    max_pool_indices,
+    max_pool_scatter,
+    pooled_size,
+)
+from .softmax import log_softmax, log_softmax_gradient, softmax, softmax_gradient
+
+__all__ = [
+    "adaptive_average_pool",
+    "adaptive_average_pool_adjoint",
+    "average_pool",
+    "average_pool_adjoint",
+    "batch_norm",
+    "batch_norm_gradients",
+    "batch_norm_inference",
+    "bilinear",
+    "bilinear_gradients",
+    "convolution",
+    "convolution_bias",
+    "convolution_input",
+    "convolution_weight",
+    "cross_entropy",
+    "cross_entropy_gradient",
+    "dropout",
+    "dropout_gradient",
+    "gelu",
+    "gelu_derivative",
+    "leaky_relu",
+    "leaky_relu_derivative",
+    "linear",
+    "linear_bias",
+    "linear_input",
+    "linear_weight",
+    "log_softmax",
+    "log_softmax_gradient",
+    "max_pool",
+    "max_pool_gather",
+    "max_pool_indices",
+    "max_pool_scatter",
+    "mse_loss",
+    "mse_loss_gradient",
+    "nll_loss",
+    "nll_loss_gradient",
+    "output_size",
+    "pooled_size",
+    "relu",
+    "relu_derivative",
+    "scaled_tanh",
+    "scaled_tanh_derivative",
+    "sigmoid",
+    "sigmoid_derivative",
+    "silu",
+    "silu_derivative",
+    "softmax",
+    "softmax_gradient",
+    "softplus",
+    "softplus_derivative",
+    "tanh",
+    "tanh_derivative",
+    "update_running",
+]
