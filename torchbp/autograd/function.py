@@ -56,10 +56,14 @@ def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:
     return type(cls.__name__, (Function,), {"__doc__": cls.__doc__, "__module__": cls.__module__, **namespace})
 
 
-@torch.compiler.assume_constant_result
 def _inside_transform() -> bool:
     """Tell, while Dynamo traces, whether it is inside a torch.func transform."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+# Dynamo calls the function while it traces instead of tracing it. This is all that
+# torch.compiler.assume_constant_result does, which would import Dynamo (over a second) to do it.
+_inside_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def save(ctx: Any, backward: tuple[Tensor | None, ...], forward: tuple[Tensor | None, ...]) -> None:

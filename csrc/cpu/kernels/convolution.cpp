@@ -27,10 +27,24 @@ template <typename T>
 constexpr int64_t kPositions = kColumnPanels * kColumns<T>;
 
 // ---------------------------------------------------------------------------------------------
-// Micro-kernel: tile[r][v] = sum over k of a[k][r] * b[k][v], all sums in registers.
+// Micro-kernel: tile[r][v] = sum over k of a[k][r] * b[k][v], all sums in registers. The vector operand
+// is a packed panel, or rows of a buffer found through offsets.
 
-template <typename T, int kTileRows, int kVectors>
-void multiply(int64_t depth, const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ tile) {
+template <typename T>
+struct PackedColumns {
+  const T* panel;
+  TORCHBP_INLINE const T* row(int64_t k) const { return panel + k * kColumns<T>; }
+};
+
+template <typename T>
+struct BufferColumns {
+  const T* base;
+  const int32_t* offset;
+  TORCHBP_INLINE const T* row(int64_t k) const { return base + offset[k]; }
+};
+
+template <typename T, int kTileRows, int kVectors, typename Columns>
+void multiply(int64_t depth, const T* __restrict__ a, Columns b, T* __restrict__ tile) {
   Vector<T> sum[kTileRows][kVectors];
 #pragma GCC unroll 12
   for (int r = 0; r < kTileRows; ++r)
@@ -38,8 +52,9 @@ void multiply(int64_t depth, const T* __restrict__ a, const T* __restrict__ b, T
     for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<T>{};
   for (int64_t k = 0; k < depth; ++k) {
     Vector<T> column[kVectors];
+    const T* row = b.row(k);
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) column[v] = load(b + k * kColumns<T> + v * Lanes<T>::count);
+    for (int v = 0; v < kVectors; ++v) column[v] = load(row + v * Lanes<T>::count);
 #pragma GCC unroll 12
     for (int r = 0; r < kTileRows; ++r) {
       const T scalar = a[k * kRows + r];
@@ -53,8 +68,8 @@ void multiply(int64_t depth, const T* __restrict__ a, const T* __restrict__ b, T
     for (int v = 0; v < kVectors; ++v) store(tile + r * kColumns<T> + v * Lanes<T>::count, sum[r][v]);
 }
 
-template <typename T, int kTileRows>
-void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const T* a, const T* b, T* tile) {
+template <typename T, int kTileRows, typename Columns>
+void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const T* a, Columns b, T* tile) {
   if constexpr (kTileRows > 1) {
     if (rows < kTileRows) return multiply_rows<T, kTileRows - 1>(rows, columns, depth, a, b, tile);
   }
@@ -62,8 +77,8 @@ void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const T* a, con
   multiply<T, kTileRows, 2>(depth, a, b, tile);
 }
 
-template <typename T>
-TORCHBP_INLINE void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const T* a, const T* b, T* tile) {
+template <typename T, typename Columns>
+TORCHBP_INLINE void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const T* a, Columns b, T* tile) {
   multiply_rows<T, kRows>(rows, columns, depth, a, b, tile);
 }
 
@@ -245,7 +260,7 @@ void pack_gradient(const CorrelationProblem& problem, const T* gradient, int64_t
 // for a contiguous target, channels for a channels-last one.
 
 bool channels_are_columns(const GatherProblem& problem) {
-  return problem.target_channel_stride == 1 && problem.target_channels > 1;
+  return problem.target_channel_stride == 1 && problem.target_channels > 1 && problem.taps == 1;
 }
 
 template <typename T>
@@ -276,6 +291,194 @@ void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64
   }
 }
 
+// The direct product, for contiguous targets and kernels of more than one tap: a block of rows of every
+// source channel is copied once into a buffer with its padding, split into one plane per residue modulo
+// the step, so that each tap reads its positions as consecutive elements at a fixed offset. Positions are
+// counted along the buffer's pitch, which lets a tile run across rows; the few columns that fall into the
+// pitch's excess are computed and dropped.
+struct BufferPlan {
+  bool fits;
+  int64_t least[kSpatial];   // smallest tap offset along each axis
+  int64_t excess[kSpatial];  // how far the taps reach beyond a position: in slots for the depth, in steps otherwise
+  int64_t rows;              // output rows of a block
+  int64_t row_blocks;
+  int64_t pitch;
+  int64_t plane;    // elements of one residue's plane
+  int64_t channel;  // elements of one source channel
+};
+
+constexpr int64_t kBufferBudget = 48 * 1024;  // elements that stay in the second-level cache
+constexpr int64_t kBufferLimit = 512 * 1024;  // beyond it the packed product is better
+
+template <typename Problem>
+BufferPlan buffer_plan(const Problem& problem, int64_t source_channels) {
+  BufferPlan plan = {};
+  if (problem.taps == 0 || source_channels == 0) return plan;
+  int64_t most[kSpatial];
+  for (int d = 0; d < kSpatial; ++d) plan.least[d] = most[d] = problem.tap_offset[d];
+  for (int64_t tap = 1; tap < problem.taps; ++tap)
+    for (int d = 0; d < kSpatial; ++d) {
+      plan.least[d] = smaller(plan.least[d], problem.tap_offset[tap * kSpatial + d]);
+      most[d] = larger(most[d], problem.tap_offset[tap * kSpatial + d]);
+    }
+  plan.excess[0] = most[0] - plan.least[0];
+  for (int d = 1; d < kSpatial; ++d) plan.excess[d] = (most[d] - plan.least[d]) / problem.step[d + 1];
+  const int64_t height = problem.grid[2];
+  plan.pitch = problem.grid[3] + plan.excess[2];
+  // Far taps or long steps would make the buffer mostly padding.
+  if (plan.pitch > 2 * problem.grid[3] + 16 || plan.excess[0] > 64 || plan.excess[1] > 64 || problem.step[2] > 64 ||
+      problem.step[3] > 64)
+    return plan;
+  const int64_t planes = (plan.excess[0] + 1) * problem.step[2] * problem.step[3] * source_channels;
+  if (planes > kBufferLimit / plan.pitch || planes * plan.pitch * (1 + plan.excess[1]) > kBufferLimit) return plan;
+  plan.fits = true;
+  plan.rows = larger(1, smaller(height, kBufferBudget / (planes * plan.pitch) - plan.excess[1]));
+  return plan;
+}
+
+// Fixes the number of rows in a block and what follows from it.
+template <typename Problem>
+void set_rows(const Problem& problem, int64_t rows, BufferPlan& plan) {
+  const int64_t height = problem.grid[2];
+  plan.row_blocks = (height + rows - 1) / rows;
+  plan.rows = (height + plan.row_blocks - 1) / plan.row_blocks;
+  plan.plane = (plan.rows + plan.excess[1]) * plan.pitch;
+  plan.channel = (plan.excess[0] + 1) * problem.step[2] * problem.step[3] * plan.plane;
+}
+
+// Where the tap's element for the block's first position stands in a channel of the buffer.
+template <typename Problem>
+int64_t tap_place(const Problem& problem, const BufferPlan& plan, int64_t tap) {
+  const int64_t* at = problem.tap_offset + tap * kSpatial;
+  const int64_t h = at[1] - plan.least[1], w = at[2] - plan.least[2];
+  const int64_t residue =
+      ((at[0] - plan.least[0]) * problem.step[2] + h % problem.step[2]) * problem.step[3] + w % problem.step[3];
+  return residue * plan.plane + h / problem.step[2] * plan.pitch + w / problem.step[3];
+}
+
+struct DirectPlan : BufferPlan {
+  int64_t channels;  // target channels of a block
+  int64_t channel_blocks;
+};
+
+DirectPlan direct_plan(const GatherProblem& problem) {
+  DirectPlan plan = {};
+  if (problem.taps < 2 || channels_are_columns(problem)) return plan;
+  static_cast<BufferPlan&>(plan) = buffer_plan(problem, problem.source_channels);
+  if (!plan.fits) return plan;
+  const int64_t outer = problem.groups * problem.grid[0] * problem.grid[1], height = problem.grid[2];
+  int64_t rows = plan.rows;
+  if (outer * ((height + rows - 1) / rows) < kEnoughTasks) {
+    const int64_t blocks = smaller(height, (kEnoughTasks + outer - 1) / larger(1, outer));
+    rows = smaller(rows, larger(4, (height + blocks - 1) / blocks));
+  }
+  set_rows(problem, rows, plan);
+  plan.channels = problem.target_channels;
+  if (outer * plan.row_blocks < kEnoughTasks) plan.channels = smaller(plan.channels, kRowPanels * kRows);
+  plan.channel_blocks = (problem.target_channels + plan.channels - 1) / plan.channels;
+  return plan;
+}
+
+template <typename T>
+int64_t direct_workspace(const GatherProblem& problem, const DirectPlan& plan) {
+  const int64_t offsets = (problem.taps * problem.source_channels * 4 + 7) / static_cast<int64_t>(sizeof(T)) + 1;
+  return offsets + problem.source_channels * plan.channel + kColumns<T>;
+}
+
+// Copies the rows that outputs (depth, row..) of one image read, padding included.
+template <typename T, typename Problem>
+void fill_buffer(const Problem& problem, const BufferPlan& plan, int64_t channels, const T* source, int64_t depth,
+                 int64_t row, T* buffer) {
+  const int64_t stride = problem.source_stride[3], increment = problem.step[3] * stride;
+  const int64_t rows = plan.rows + plan.excess[1];
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t slot = 0; slot <= plan.excess[0]; ++slot) {
+      const int64_t z = problem.step[1] * depth + plan.least[0] + slot;
+      for (int64_t ph = 0; ph < problem.step[2]; ++ph)
+        for (int64_t pw = 0; pw < problem.step[3]; ++pw) {
+          const int64_t shift = plan.least[2] + pw;
+          const Range valid = valid_range(plan.pitch, problem.step[3], shift, problem.source_size[3]);
+          for (int64_t r = 0; r < rows; ++r, buffer += plan.pitch) {
+            const int64_t y = problem.step[2] * (row + r) + plan.least[1] + ph;
+            if (z < 0 || z >= problem.source_size[1] || y < 0 || y >= problem.source_size[2]) {
+              for (int64_t i = 0; i < plan.pitch; ++i) buffer[i] = T(0);
+              continue;
+            }
+            const T* from = source + c * problem.source_channel_stride + z * problem.source_stride[1] +
+                            y * problem.source_stride[2] + (problem.step[3] * valid.first + shift) * stride;
+            for (int64_t i = 0; i < valid.first; ++i) buffer[i] = T(0);
+            const int64_t count = valid.last - valid.first;
+            T* __restrict__ to = buffer + valid.first;
+            if (increment == 1)
+              for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+            else
+              for (int64_t i = 0; i < count; ++i) to[i] = from[i * increment];
+            for (int64_t i = valid.last; i < plan.pitch; ++i) buffer[i] = T(0);
+          }
+        }
+    }
+}
+
+template <typename T>
+void gather_direct(const GatherProblem& problem, const DirectPlan& plan, const T* source, const T* packed_weight,
+                   const T* bias, T* target, T* workspace, int64_t task) {
+  const int64_t channel_block = task % plan.channel_blocks;
+  task /= plan.channel_blocks;
+  const int64_t row = task % plan.row_blocks * plan.rows;
+  task /= plan.row_blocks;
+  const int64_t depth = task % problem.grid[1];
+  task /= problem.grid[1];
+  const int64_t image = task % problem.grid[0], group = task / problem.grid[0];
+
+  const int64_t channels = problem.source_channels, terms = problem.taps * channels;
+  int32_t* offset = reinterpret_cast<int32_t*>(workspace);
+  T* buffer = workspace + direct_workspace<T>(problem, plan) - (channels * plan.channel + kColumns<T>);
+  for (int64_t tap = 0; tap < problem.taps; ++tap) {
+    const int64_t first = tap_place(problem, plan, tap);
+    for (int64_t c = 0; c < channels; ++c) offset[tap * channels + c] = static_cast<int32_t>(first + c * plan.channel);
+  }
+  fill_buffer(problem, plan, channels,
+              source + image * problem.source_stride[0] + group * channels * problem.source_channel_stride, depth, row,
+              buffer);
+
+  target += image * problem.target_stride[0] + depth * problem.target_stride[1] + row * problem.target_stride[2] +
+            group * problem.target_channels * problem.target_channel_stride;
+  packed_weight += group * packed_weight_size<T>(problem);
+  if (bias) bias += group * problem.target_channels;
+  const int64_t width = problem.grid[3], stride = problem.target_stride[3];
+  const int64_t rows = smaller(plan.rows, problem.grid[2] - row), positions = rows * plan.pitch - plan.excess[2];
+  const int64_t m_begin = channel_block * plan.channels;
+  const int64_t m_end = smaller(problem.target_channels, m_begin + plan.channels);
+  T tile[kRows * kColumns<T>];
+  for (int64_t m0 = m_begin; m0 < m_end; m0 += kRows) {
+    const int64_t many = smaller(kRows, m_end - m0);
+    int64_t h = 0, w = 0;  // of the tile's first column
+    for (int64_t p0 = 0; p0 < positions; p0 += kColumns<T>) {
+      const int64_t columns = smaller(kColumns<T>, positions - p0);
+      multiply_tile(many, columns, terms, packed_weight + m0 * terms, BufferColumns<T>{buffer + p0, offset}, tile);
+      for (int64_t i = 0; i < columns;) {
+        const int64_t run = smaller(columns - i, width - w);
+        for (int64_t r = 0; r < many && run > 0; ++r) {
+          const T* from = tile + r * kColumns<T> + i;
+          T* to = target + (m0 + r) * problem.target_channel_stride + h * problem.target_stride[2] + w * stride;
+          const T start = bias ? bias[m0 + r] : T(0);
+          if (stride == 1)
+            for (int64_t j = 0; j < run; ++j) to[j] = from[j] + start;
+          else
+            for (int64_t j = 0; j < run; ++j) to[j * stride] = from[j] + start;
+        }
+        const int64_t passed = smaller(columns - i, plan.pitch - w);
+        i += passed;
+        w += passed;
+        if (w == plan.pitch) {
+          w = 0;
+          ++h;
+        }
+      }
+    }
+  }
+}
+
 struct GatherTasks {
   int64_t positions;  // per block
   int64_t position_blocks;
@@ -300,6 +503,8 @@ GatherTasks gather_split(const GatherProblem& problem) {
 
 template <typename T>
 int64_t gather_tasks(const GatherProblem& problem) {
+  const DirectPlan plan = direct_plan(problem);
+  if (plan.fits) return problem.groups * problem.grid[0] * problem.grid[1] * plan.row_blocks * plan.channel_blocks;
   const GatherTasks split = gather_split<T>(problem);
   return problem.groups * split.position_blocks * split.channel_blocks;
 }
@@ -315,6 +520,8 @@ int64_t offset_elements() {
 
 template <typename T>
 int64_t gather_workspace(const GatherProblem& problem) {
+  const DirectPlan plan = direct_plan(problem);
+  if (plan.fits) return direct_workspace<T>(problem, plan);
   const int64_t depth = smaller(kDepth, larger(1, problem.taps * problem.source_channels));
   return 2 * offset_elements<T>() + gather_split<T>(problem).positions * depth;
 }
@@ -350,6 +557,8 @@ TORCHBP_INLINE void store_tile(const T* tile, int64_t rows, int64_t columns, T* 
 template <typename T>
 void gather(const GatherProblem& problem, const T* source, const T* packed_weight, const T* bias, T* target,
             T* workspace, int64_t task) {
+  const DirectPlan plan = direct_plan(problem);
+  if (plan.fits) return gather_direct(problem, plan, source, packed_weight, bias, target, workspace, task);
   const GatherTasks split = gather_split<T>(problem);
   const int64_t channel_block = task % split.channel_blocks;
   task /= split.channel_blocks;
@@ -399,11 +608,11 @@ void gather(const GatherProblem& problem, const T* source, const T* packed_weigh
         T* to = target + m0 * problem.target_channel_stride;
         const T* tile_bias = bias ? bias + m0 : nullptr;
         if (swapped) {
-          multiply_tile(positions, channels, k_end - k, position_panel, channel_panel, tile);
+          multiply_tile(positions, channels, k_end - k, position_panel, PackedColumns<T>{channel_panel}, tile);
           store_tile<T>(tile, positions, channels, to, 0, target_offset + i0, 1, nullptr, true, k > 0, nullptr,
                         tile_bias);
         } else {
-          multiply_tile(channels, positions, k_end - k, channel_panel, position_panel, tile);
+          multiply_tile(channels, positions, k_end - k, channel_panel, PackedColumns<T>{position_panel}, tile);
           const bool run = target_offset[i0 + positions - 1] - target_offset[i0] == positions - 1;
           store_tile<T>(tile, channels, positions, to, problem.target_channel_stride, nullptr, 0, target_offset + i0,
                         run, k > 0, tile_bias, nullptr);
@@ -417,6 +626,170 @@ void gather(const GatherProblem& problem, const T* source, const T* packed_weigh
 // ---------------------------------------------------------------------------------------------
 // The correlation that gives the weight gradient: rows are gradient channels, columns are (tap,
 // source channel), the depth runs over positions.
+
+// For tensors that are contiguous along the width, each element of the weight gradient is a dot product of
+// a row of the gradient with a shifted row of the buffered source. Rows of the gradient are copied to the
+// buffer's pitch, with zeros in its excess, so that a dot product runs over a whole block of rows.
+
+constexpr int64_t kFewChannels = 8;
+constexpr int kDotRows = 3;     // gradient channels of a tile
+constexpr int kDotColumns = 4;  // (source channel, tap) pairs of a tile
+
+struct DotPlan : BufferPlan {
+  int64_t slices;        // of the images
+  int64_t images;        // per slice
+  int64_t row_channels;  // gradient channels of a block
+  int64_t row_channel_blocks;
+  int64_t source_channels;  // of a block
+  int64_t source_channel_blocks;
+};
+
+DotPlan dot_plan(const CorrelationProblem& problem) {
+  DotPlan plan = {};
+  // With many source channels the packed product is faster: its operands are read once per tile.
+  if (problem.source_channels > kFewChannels || problem.gradient_channels == 0) return plan;
+  plan.source_channels = smaller(problem.source_channels, 32);
+  plan.row_channels = smaller(problem.gradient_channels, 32 * kDotRows);
+  static_cast<BufferPlan&>(plan) = buffer_plan(problem, plan.source_channels);
+  if (!plan.fits) return plan;
+  set_rows(problem, plan.rows, plan);
+  plan.row_channel_blocks = (problem.gradient_channels + plan.row_channels - 1) / plan.row_channels;
+  plan.source_channel_blocks = (problem.source_channels + plan.source_channels - 1) / larger(1, plan.source_channels);
+  const int64_t blocks = larger(1, problem.groups * plan.row_channel_blocks * plan.source_channel_blocks);
+  plan.slices = larger(1, smaller(problem.grid[0], (kEnoughTasks + blocks - 1) / blocks));
+  plan.images = (problem.grid[0] + plan.slices - 1) / plan.slices;
+  plan.slices = larger(1, (problem.grid[0] + plan.images - 1) / larger(1, plan.images));
+  return plan;
+}
+
+template <typename T>
+int64_t dot_block(const DotPlan& plan) {
+  const int64_t lanes = Lanes<T>::count;
+  return (plan.rows * plan.pitch + lanes - 1) / lanes * lanes;
+}
+
+template <typename T>
+int64_t dot_workspace(const CorrelationProblem&, const DotPlan& plan) {
+  return plan.source_channels * plan.channel + Lanes<T>::count + plan.row_channels * dot_block<T>(plan);
+}
+
+// sum[r][c] += dot(a[r], b[c]) over `count` elements, a multiple of the lanes.
+template <typename T, int kRowsOfTile, int kColumnsOfTile>
+void dot_tile(int64_t count, const T* const* a, const T* const* b, T* const* sum, const int64_t* column) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  Vector<T> total[kRowsOfTile][kColumnsOfTile];
+#pragma GCC unroll 3
+  for (int r = 0; r < kRowsOfTile; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumnsOfTile; ++c) total[r][c] = Vector<T>{};
+  for (int64_t i = 0; i < count; i += lanes) {
+    Vector<T> left[kRowsOfTile];
+#pragma GCC unroll 3
+    for (int r = 0; r < kRowsOfTile; ++r) left[r] = load(a[r] + i);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumnsOfTile; ++c) {
+      const Vector<T> right = load(b[c] + i);
+#pragma GCC unroll 3
+      for (int r = 0; r < kRowsOfTile; ++r) total[r][c] += left[r] * right;
+    }
+  }
+  for (int r = 0; r < kRowsOfTile; ++r)
+    for (int c = 0; c < kColumnsOfTile; ++c) {
+      T lane[Lanes<T>::count];
+      store(lane, total[r][c]);
+#pragma GCC unroll 4
+      for (int64_t half = lanes / 2; half >= 1; half /= 2)
+        for (int64_t i = 0; i < half; ++i) lane[i] += lane[i + half];
+      sum[r][column[c]] += lane[0];
+    }
+}
+
+template <typename T, int kRowsOfTile>
+void dot_rows(int columns, int64_t count, const T* const* a, const T* const* b, T* const* sum, const int64_t* column) {
+  switch (columns) {
+    case 4:
+      return dot_tile<T, kRowsOfTile, 4>(count, a, b, sum, column);
+    case 3:
+      return dot_tile<T, kRowsOfTile, 3>(count, a, b, sum, column);
+    case 2:
+      return dot_tile<T, kRowsOfTile, 2>(count, a, b, sum, column);
+    default:
+      return dot_tile<T, kRowsOfTile, 1>(count, a, b, sum, column);
+  }
+}
+
+template <typename T>
+void correlate_rows(const CorrelationProblem& problem, const DotPlan& plan, const T* source, const T* gradient,
+                    T* partial, T* workspace, int64_t task) {
+  const int64_t c_begin = task % plan.source_channel_blocks * plan.source_channels;
+  task /= plan.source_channel_blocks;
+  const int64_t m_begin = task % plan.row_channel_blocks * plan.row_channels;
+  task /= plan.row_channel_blocks;
+  const int64_t group = task % problem.groups, slice = task / problem.groups;
+  const int64_t channels = smaller(plan.source_channels, problem.source_channels - c_begin);
+  const int64_t rows_wanted = smaller(plan.row_channels, problem.gradient_channels - m_begin);
+  const int64_t terms = problem.taps * problem.source_channels, block = dot_block<T>(plan);
+
+  T* buffer = workspace;
+  T* rows_of = buffer + plan.source_channels * plan.channel + Lanes<T>::count;
+  source += (group * problem.source_channels + c_begin) * problem.source_channel_stride;
+  gradient += (group * problem.gradient_channels + m_begin) * problem.gradient_channel_stride;
+  partial += ((slice * problem.groups + group) * problem.gradient_channels + m_begin) * terms;
+  for (int64_t m = 0; m < rows_wanted; ++m)
+    for (int64_t tap = 0; tap < problem.taps; ++tap)
+      for (int64_t c = 0; c < channels; ++c) partial[m * terms + tap * problem.source_channels + c_begin + c] = T(0);
+  // The vectors at a block's end may read past the last channel: those products meet zeros of the
+  // gradient, but must not meet a NaN.
+  for (int64_t i = 0; i < Lanes<T>::count; ++i) buffer[plan.source_channels * plan.channel + i] = T(0);
+
+  const int64_t width = problem.grid[3], stride = problem.gradient_stride[3];
+  const int64_t last_image = smaller(problem.grid[0], (slice + 1) * plan.images);
+  for (int64_t image = slice * plan.images; image < last_image; ++image)
+    for (int64_t depth = 0; depth < problem.grid[1]; ++depth)
+      for (int64_t row = 0; row < problem.grid[2]; row += plan.rows) {
+        const int64_t rows = smaller(plan.rows, problem.grid[2] - row);
+        fill_buffer(problem, plan, channels, source + image * problem.source_stride[0], depth, row, buffer);
+        for (int64_t m = 0; m < rows_wanted; ++m) {
+          const T* from = gradient + m * problem.gradient_channel_stride + image * problem.gradient_stride[0] +
+                          depth * problem.gradient_stride[1] + row * problem.gradient_stride[2];
+          T* to = rows_of + m * block;
+          for (int64_t h = 0; h < rows; ++h, from += problem.gradient_stride[2], to += plan.pitch) {
+            if (stride == 1)
+              for (int64_t i = 0; i < width; ++i) to[i] = from[i];
+            else
+              for (int64_t i = 0; i < width; ++i) to[i] = from[i * stride];
+            for (int64_t i = width; i < plan.pitch; ++i) to[i] = T(0);
+          }
+          for (T* end = rows_of + (m + 1) * block; to < end; ++to) *to = T(0);
+        }
+        const int64_t count = (rows * plan.pitch + Lanes<T>::count - 1) / Lanes<T>::count * Lanes<T>::count;
+        for (int64_t m = 0; m < rows_wanted; m += kDotRows) {
+          const int64_t many = smaller(kDotRows, rows_wanted - m);
+          const T* a[kDotRows];
+          T* sum[kDotRows];
+          for (int64_t r = 0; r < many; ++r) {
+            a[r] = rows_of + (m + r) * block;
+            sum[r] = partial + (m + r) * terms;
+          }
+          const T* b[kDotColumns];
+          int64_t column[kDotColumns];
+          int filled = 0;
+          for (int64_t c = 0; c < channels; ++c)
+            for (int64_t tap = 0; tap < problem.taps; ++tap) {
+              b[filled] = buffer + c * plan.channel + tap_place(problem, plan, tap);
+              column[filled++] = tap * problem.source_channels + c_begin + c;
+              if (filled < kDotColumns && !(c == channels - 1 && tap == problem.taps - 1)) continue;
+              if (many == 3)
+                dot_rows<T, 3>(filled, count, a, b, sum, column);
+              else if (many == 2)
+                dot_rows<T, 2>(filled, count, a, b, sum, column);
+              else
+                dot_rows<T, 1>(filled, count, a, b, sum, column);
+              filled = 0;
+            }
+        }
+      }
+}
 
 struct CorrelationTasks {
   int64_t row_blocks;
@@ -441,23 +814,31 @@ CorrelationTasks correlation_split(const CorrelationProblem& problem) {
 
 template <typename T>
 int64_t correlation_slices(const CorrelationProblem& problem) {
+  const DotPlan plan = dot_plan(problem);
+  if (plan.fits) return plan.slices;
   return correlation_split<T>(problem).slices;
 }
 
 template <typename T>
 int64_t correlation_tasks(const CorrelationProblem& problem) {
+  const DotPlan plan = dot_plan(problem);
+  if (plan.fits) return plan.slices * problem.groups * plan.row_channel_blocks * plan.source_channel_blocks;
   const CorrelationTasks split = correlation_split<T>(problem);
   return split.slices * problem.groups * split.row_blocks * split.column_blocks;
 }
 
 template <typename T>
-int64_t correlation_workspace(const CorrelationProblem&) {
+int64_t correlation_workspace(const CorrelationProblem& problem) {
+  const DotPlan plan = dot_plan(problem);
+  if (plan.fits) return dot_workspace<T>(problem, plan);
   return offset_elements<T>() + kDepth * (kRowPanels * kRows + kPositions<T>);
 }
 
 template <typename T>
 void correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
                int64_t task) {
+  const DotPlan plan = dot_plan(problem);
+  if (plan.fits) return correlate_rows(problem, plan, source, gradient, partial, workspace, task);
   const CorrelationTasks split = correlation_split<T>(problem);
   const int64_t column_block = task % split.column_blocks;
   task /= split.column_blocks;
@@ -490,7 +871,8 @@ void correlate(const CorrelationProblem& problem, const T* source, const T* grad
     for (int64_t j = 0; j < columns; j += kColumns<T>)
       for (int64_t i = 0; i < rows; i += kRows) {
         const int64_t tile_rows = smaller(kRows, rows - i), tile_columns = smaller(kColumns<T>, columns - j);
-        multiply_tile(tile_rows, tile_columns, depth, packed_rows + i * depth, packed_columns + j * depth, tile);
+        multiply_tile(tile_rows, tile_columns, depth, packed_rows + i * depth,
+                      PackedColumns<T>{packed_columns + j * depth}, tile);
         store_tile<T>(tile, tile_rows, tile_columns, partial + (row + i) * all_columns + column + j, all_columns,
                       nullptr, 1, nullptr, true, p > first, nullptr, nullptr);
       }
@@ -613,7 +995,9 @@ void depthwise(const GatherProblem& problem, const T* source, const T* weight, c
 }
 
 int64_t depthwise_correlation_block(const CorrelationProblem& problem) {
-  return larger(1, smaller(16, problem.groups * problem.gradient_channels / kEnoughTasks));
+  const int64_t channels = problem.groups * problem.gradient_channels;
+  const bool channels_last = problem.source_channel_stride == 1 && problem.gradient_channel_stride == 1;
+  return larger(1, smaller(channels_last ? 32 : 16, channels_last ? channels : channels / kEnoughTasks));
 }
 
 int64_t depthwise_correlation_tasks(const CorrelationProblem& problem) {

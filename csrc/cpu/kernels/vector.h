@@ -44,8 +44,12 @@ TORCHBP_INLINE void store(T* to, const Vector<T>& v) {
 TORCHBP_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 TORCHBP_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Division rounded up and down; the divisor is positive, the dividend may be negative.
-TORCHBP_INLINE int64_t divide_down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+// Division rounded up and down; the divisor is positive, the dividend may be negative. Dividing by one,
+// the usual step, costs no division.
+TORCHBP_INLINE int64_t divide_down(int64_t a, int64_t b) {
+  if (b == 1) return a;
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
 TORCHBP_INLINE int64_t divide_up(int64_t a, int64_t b) { return -divide_down(-a, b); }
 
 // Positions q in [first, last) along an axis whose source coordinate step * q + offset lies inside
