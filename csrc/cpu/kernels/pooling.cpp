@@ -44,6 +44,16 @@ TORCHBP_INLINE Slice slice_of(const Problem& problem, int64_t task) {
           smaller(block, problem.inner - first)};
 }
 
+template <typename T>
+void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) {
+  if (channels == inner) {
+    for (int64_t i = 0; i < pixels * inner; ++i) to[i] = T(0);
+    return;
+  }
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int64_t c = 0; c < channels; ++c) to[i * inner + c] = T(0);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Max pooling
 
@@ -167,41 +177,62 @@ void max_pool(const PoolProblem& problem, const T* input, T* output, void* winne
 }
 
 // Calls visit(output offset, input offset) for every output and the input that won it; a winner that
-// cannot belong to the window is passed over.
+// cannot belong to its window is passed over. Inside the input a tap is one offset from the window's
+// start; at the border its coordinates are checked.
 template <typename Winner, typename Visit>
 TORCHBP_INLINE void visit_winners(const PoolProblem& problem, const Winner* winner, int64_t task, Visit visit) {
   const Slice slice = slice_of(problem, task);
   const int64_t inner = problem.inner, taps = volume(problem.kernel);
-  const bool flat = problem.kernel[0] == 1;
+  const int64_t plane = problem.kernel[1] * problem.kernel[2], width = problem.input[2];
+  int64_t offset[256];
+  const bool tabled = taps <= 256;
+  for (int64_t tap = 0; tabled && tap < taps; ++tap)
+    offset[tap] = ((tap / plane * problem.dilation[0] * problem.input[1] +
+                    tap % plane / problem.kernel[2] * problem.dilation[1]) *
+                       width +
+                   tap % problem.kernel[2] * problem.dilation[2]) *
+                  inner;
+  // Windows along the width that lie inside the input.
+  const int64_t reach = problem.dilation[2] * (problem.kernel[2] - 1);
+  const Range first = valid_range(problem.output[2], problem.stride[2], -problem.padding[2], width);
+  const Range last = valid_range(problem.output[2], problem.stride[2], reach - problem.padding[2], width);
+  const int64_t inside_from = first.first, inside_to = larger(inside_from, smaller(first.last, last.last));
+
   int64_t out = slice.output;
   for (int64_t od = 0; od < problem.output[0]; ++od)
-    for (int64_t oh = 0; oh < problem.output[1]; ++oh)
-      for (int64_t ow = 0; ow < problem.output[2]; ++ow, out += inner)
+    for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
+      const int64_t d = od * problem.stride[0] - problem.padding[0], h = oh * problem.stride[1] - problem.padding[1];
+      const bool row_inside = tabled && d >= 0 && h >= 0 &&
+                              d + problem.dilation[0] * (problem.kernel[0] - 1) < problem.input[0] &&
+                              h + problem.dilation[1] * (problem.kernel[1] - 1) < problem.input[1];
+      for (int64_t ow = 0; ow < problem.output[2]; ++ow, out += inner) {
+        const int64_t w = ow * problem.stride[2] - problem.padding[2];
+        if (row_inside && ow >= inside_from && ow < inside_to) {
+          const int64_t start = slice.input + ((d * problem.input[1] + h) * width + w) * inner;
+          for (int64_t c = 0; c < slice.channels; ++c) {
+            const int64_t tap = static_cast<int64_t>(winner[out + c]);
+            if (tap < taps) visit(out + c, start + offset[tap & 255] + c);
+          }
+          continue;
+        }
         for (int64_t c = 0; c < slice.channels; ++c) {
           const int64_t tap = static_cast<int64_t>(winner[out + c]);
           if (tap < 0 || tap >= taps) continue;
-          // 32-bit division is several times cheaper; a tap always fits.
-          const uint32_t plane = static_cast<uint32_t>(problem.kernel[1] * problem.kernel[2]);
-          const uint32_t row = static_cast<uint32_t>(problem.kernel[2]);
-          const uint32_t kd = flat ? 0 : static_cast<uint32_t>(tap) / plane;
-          const uint32_t in_plane = static_cast<uint32_t>(tap) - kd * plane;
-          const uint32_t kh = in_plane / row, kw = in_plane - kh * row;
-          const int64_t id = od * problem.stride[0] - problem.padding[0] + kd * problem.dilation[0];
-          const int64_t ih = oh * problem.stride[1] - problem.padding[1] + kh * problem.dilation[1];
-          const int64_t iw = ow * problem.stride[2] - problem.padding[2] + kw * problem.dilation[2];
-          if (id < 0 || id >= problem.input[0] || ih < 0 || ih >= problem.input[1] || iw < 0 || iw >= problem.input[2])
-            continue;
-          visit(out + c, slice.input + ((id * problem.input[1] + ih) * problem.input[2] + iw) * inner + c);
+          const int64_t id = d + tap / plane * problem.dilation[0];
+          const int64_t ih = h + tap % plane / problem.kernel[2] * problem.dilation[1];
+          const int64_t iw = w + tap % problem.kernel[2] * problem.dilation[2];
+          if (id < 0 || id >= problem.input[0] || ih < 0 || ih >= problem.input[1] || iw < 0 || iw >= width) continue;
+          visit(out + c, slice.input + ((id * problem.input[1] + ih) * width + iw) * inner + c);
         }
+      }
+    }
 }
 
 template <typename T, typename Winner>
 void scatter(const PoolProblem& problem, const T* grad_output, const Winner* winner, T* grad_input, int64_t task) {
   const Slice slice = slice_of(problem, task);
   T* plane = grad_input + slice.input;
-  const int64_t pixels = volume(problem.input);
-  for (int64_t i = 0; i < pixels; ++i)
-    for (int64_t c = 0; c < slice.channels; ++c) plane[i * problem.inner + c] = T(0);
+  clear(plane, volume(problem.input), problem.inner, slice.channels);
   visit_winners(problem, winner, task, [&](int64_t out, int64_t in) { grad_input[in] += grad_output[out]; });
 }
 
@@ -218,9 +249,7 @@ template <typename T>
 void max_gather(const PoolProblem& problem, const T* input, const void* winner, int winner_bytes, T* output,
                 int64_t task) {
   const Slice slice = slice_of(problem, task);
-  const int64_t positions = volume(problem.output);
-  for (int64_t i = 0; i < positions; ++i)
-    for (int64_t c = 0; c < slice.channels; ++c) output[slice.output + i * problem.inner + c] = T(0);
+  clear(output + slice.output, volume(problem.output), problem.inner, slice.channels);
   const auto copy = [&](int64_t out, int64_t in) { output[out] = input[in]; };
   if (winner_bytes == 1)
     visit_winners(problem, static_cast<const uint8_t*>(winner), task, copy);
@@ -281,10 +310,9 @@ template <typename T>
 void average_spread(const AverageProblem<T>& problem, const T* grad_output, T* grad_input, T* workspace, int64_t task) {
   const Slice slice = slice_of(problem, task);
   T* plane = grad_input + slice.input;
-  const int64_t inner = problem.inner, width = problem.input[2], pixels = volume(problem.input);
+  const int64_t inner = problem.inner, width = problem.input[2];
   T* share = workspace;
-  for (int64_t i = 0; i < pixels; ++i)
-    for (int64_t c = 0; c < slice.channels; ++c) plane[i * inner + c] = T(0);
+  clear(plane, volume(problem.input), inner, slice.channels);
   for (int64_t od = 0; od < problem.output[0]; ++od)
     for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
       const int64_t d0 = problem.start[0][od], d1 = problem.end[0][od];
