@@ -12,8 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	&& echo $$p && break; done)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 SOURCE := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h') torchbp/ops/schemas.def
-# Long tests run last within a worker; two workers suit two cores.
-PYTEST := $(BIN)/python -m pytest
+# One worker per core, and one thread in each: tests of threading set their own numbers.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: demo test quick lint format build clean
 

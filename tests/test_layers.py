@@ -11,8 +11,21 @@ from torchbp.testing.check import run_property
 CASES = layer_cases()
 
 
-@pytest.mark.parametrize("name", PROPERTIES)
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+# Compiling takes most of the time: the quick part compiles one case of each layer.
+FIRST = {case.layer: case.name for case in reversed(CASES)}
+PAIRS = [
+    pytest.param(
+        case,
+        name,
+        id=f"{case.name}-{name}",
+        marks=[pytest.mark.slow] if name == "compiled" and FIRST[case.layer] != case.name else [],
+    )
+    for case in CASES
+    for name in PROPERTIES
+]
+
+
+@pytest.mark.parametrize(("case", "name"), PAIRS)
 def test_property(case: LayerCase, name: str) -> None:
     if name in case.skip:
         pytest.skip(case.skip[name])

@@ -24,7 +24,7 @@ def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> 
 
     def pack(tensor: Tensor) -> Tensor:
         # Keeping the tensor keeps its address from being used again while we count.
-        alive.append(tensor)
+        alive.append(tensor.detach())
         key = tensor.untyped_storage().data_ptr()
         elements = (
             0
@@ -32,7 +32,7 @@ def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> 
             else 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         )
         sizes[key] = max(sizes.get(key, 0), elements * tensor.element_size())
-        return tensor
+        return tensor.detach()  # the tensor itself would hold the graph that holds it
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function()

@@ -1,0 +1,144 @@
+"""``torchbp check`` with stand-ins for the layers, so that every outcome can be shown."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("typer")
+
+import torchbp
+from torchbp.cli.main import main
+
+
+class FakeCase:
+    """A layer case with a fixed status for each property, or an exception."""
+
+    def __init__(self, layer, variant, **outcomes):
+        self.layer, self.name, self.outcomes = layer, f"{layer}[{variant}]", outcomes
+        self.asked = []
+
+    def check(self, properties=None):
+        self.asked += properties
+        results = []
+        for name in properties:
+            status, detail = self.outcomes.get(name, ("pass", ""))
+            if status == "raise":
+                raise ZeroDivisionError(detail)
+            if status != "missing":
+                results.append(SimpleNamespace(property=name, status=status, detail=detail))
+        return SimpleNamespace(results=results, passed=all(r.status != "fail" for r in results))
+
+
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """Runs ``torchbp check`` on the cases given."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(cases, *arguments, properties=("values", "gradients", "memory")):
+        fake = SimpleNamespace(layer_cases=lambda: cases, PROPERTIES=dict.fromkeys(properties, print))
+        monkeypatch.setattr(torchbp, "testing", fake, raising=False)
+        monkeypatch.setitem(sys.modules, "torchbp.testing", fake)
+        code = main(["check", *arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+def rows(output):
+    lines = (line.split() for line in output.splitlines())
+    return {line[0]: " ".join(line[1:]) for line in lines if line}
+
+
+def test_everything_passes(check):
+    done = check([FakeCase("relu", "2d"), FakeCase("relu", "empty"), FakeCase("linear", "2d")])
+    assert (done.code, done.err) == (0, "")
+    assert rows(done.out)["relu"] == "✓ 2 ✓ 2 ✓ 2"
+    assert rows(done.out)["linear"] == "✓ 1 ✓ 1 ✓ 1"
+    assert "layers: 2, cases: 3, passed: 9, failed: 0, do not apply: 0" in done.out
+
+
+def test_a_failure_is_listed_and_sets_the_exit_code(check):
+    cases = [
+        FakeCase("relu", "2d", memory=("skip", "saves nothing"), gradients=("fail", "off by 0.5 [bold]")),
+        FakeCase("relu", "empty", memory=("skip", "")),
+    ]
+    done = check(cases)
+    assert done.code == 1
+    assert rows(done.out)["relu"] == "✓ 2 ✗ 1/2 –"
+    assert "✗ relu[2d], gradients: off by 0.5 [bold]" in done.out
+    assert "passed: 3, failed: 1, do not apply: 2" in done.out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "detail"),
+    [(("raise", "oh"), "ZeroDivisionError: oh"), (("missing", ""), "reported nothing")],
+)
+def test_what_cannot_be_checked_counts_as_failed(check, outcome, detail):
+    done = check([FakeCase("relu", "2d", values=outcome)])
+    assert done.code == 1
+    assert "✗ relu[2d], values: " in done.out and detail in done.out
+    assert rows(done.out)["relu"] == "✗ 1/1 ✓ 1 ✓ 1"
+
+
+def test_json(check):
+    cases = [FakeCase("relu", "2d", values=("fail", "wrong")), FakeCase("tanh", "2d", memory=("skip", "no"))]
+    done = check(cases, "--json")
+    assert (done.code, done.err) == (1, "")
+    found = json.loads(done.out)
+    assert found["passed"] is False
+    assert found["counts"] == {"pass": 4, "fail": 1, "skip": 1}
+    assert found["properties"] == ["values", "gradients", "memory"]
+    assert found["results"][0] == {
+        "layer": "relu",
+        "case": "relu[2d]",
+        "property": "values",
+        "status": "fail",
+        "detail": "wrong",
+    }
+    assert len(found["results"]) == 6
+
+
+def test_layers_and_properties_can_be_chosen(check):
+    cases = [FakeCase("relu", "2d"), FakeCase("tanh", "2d"), FakeCase("linear", "2d")]
+    done = check(cases, "--layer", "relu", "--layer", "linear", "--property", "memory", "--property", "values")
+    assert done.code == 0
+    assert [case.asked for case in cases] == [["values", "memory"], [], ["values", "memory"]]
+    assert "tanh" not in done.out and "gradients" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "max_pol2d"], "--layer max_pol2d: no such layer; try max_pool2d"),
+        (["--layer", "Relu"], "try relu"),
+        (["--layer", "zzzz"], "try max_pool2d, relu"),
+        (["--property", "value"], "--property value: no such property; try values"),
+        (["--layer", "relu", "--layer", "nothing"], "--layer nothing"),
+    ],
+)
+def test_an_unknown_name_lists_the_near_ones(check, arguments, message):
+    done = check([FakeCase("relu", "2d"), FakeCase("max_pool2d", "2x2")], *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err and done.err.count("\n") == 1
+
+
+def test_many_long_properties_fit_a_hundred_columns(check):
+    properties = tuple(f"property_{'long' * (number % 4)}_{number}" for number in range(24))
+    done = check([FakeCase("scaled_dot_product_attention", "1"), FakeCase("relu", "2")], properties=properties)
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 100
+    assert done.out.count("✓ 1") == 2 * 24
+    assert "…" not in done.out
+
+
+def test_ascii_output_tells_pass_from_failure(check, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    check([FakeCase("relu", "2d", values=("fail", "wrong"), memory=("skip", ""))])
+    stdout.flush()
+    line = next(line for line in stdout.buffer.getvalue().decode().splitlines() if "relu " in line)
+    assert [cell.strip() for cell in line.strip("| ").split("|")] == ["relu", "FAIL 1/1", "ok 1", "-"]

@@ -1,0 +1,1 @@
+"""The ``torchbp`` command: ``train``, ``check`` and ``info``."""

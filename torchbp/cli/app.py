@@ -1,0 +1,147 @@
+"""The commands and options of ``torchbp``; what they do is imported only when they run."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="PyTorch layers whose backward pass is written out and proved.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Data(str, Enum):
+    """Data sets."""
+
+    mnist5k = "mnist5k"
+    digits = "digits"
+    mnist = "mnist"
+
+
+class Model(str, Enum):
+    """Networks."""
+
+    lenet = "lenet"
+    mlp = "mlp"
+
+
+class Which(str, Enum):
+    """Sides of the comparison."""
+
+    both = "both"
+    torch = "torch"
+    torchbp = "torchbp"
+
+
+class Precision(str, Enum):
+    """Number formats."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from torchbp.cli.info import version
+
+        typer.echo(f"torchbp {version()}")
+        raise typer.Exit
+
+
+def _positive(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value} is not a finite number above 0.")
+    return value
+
+
+def _below_one(value: float) -> float:
+    if not 0 <= value < 1:
+        raise typer.BadParameter(f"{value} is not in the range 0<=x<1.")
+    return value
+
+
+@app.callback()
+def _torchbp(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Data,
+        typer.Option(help="mnist5k: 5,000 digits of 28x28; digits: 1,797 of 8x8; mnist: files in --root."),
+    ] = Data.mnist5k,
+    root: Annotated[Path | None, typer.Option(help="Directory of the four MNIST idx files, plain or .gz.")] = None,
+    model: Annotated[Model, typer.Option(help="The network.")] = Model.lenet,
+    side: Annotated[Which, typer.Option(help="Which layers to train with.")] = Which.both,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a mini-batch.")] = 32,
+    lr: Annotated[float, typer.Option(callback=_positive, help="Learning rate; falls to 0 along a cosine.")] = 0.03,
+    momentum: Annotated[float, typer.Option(callback=_below_one, help="Momentum.")] = 0.9,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the split, the weights and the batches.")
+    ] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; PyTorch's choice by default.")] = None,
+    dtype: Annotated[Precision, typer.Option(help="Number format; bfloat16 through autocast.")] = Precision.float32,
+    plot: Annotated[Path, typer.Option(help="File of the loss curves.")] = Path("loss.png"),
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="Write every result as JSON to this file; - prints it, and no tables.")
+    ] = None,
+) -> None:
+    """Train a network on handwritten digits with torch.nn and with torchbp.nn side by side."""
+    from torchbp.cli import train as command
+
+    command.run(
+        command.Settings(
+            data=data.value,
+            root=root,
+            model=model.value,
+            side=side.value,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            momentum=momentum,
+            seed=seed,
+            threads=threads,
+            dtype=dtype.value,
+            plot=None if no_plot else plot,
+            json=json,
+        )
+    )
+
+
+@app.command()
+def check(
+    layer: Annotated[list[str] | None, typer.Option(help="Check only this layer; may be given several times.")] = None,
+    property: Annotated[
+        list[str] | None, typer.Option(help="Check only this property; may be given several times.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Prove every layer on this machine; exit code 1 if anything fails."""
+    from torchbp.cli import check as command
+
+    code = command.run(layer or [], property or [], as_json=json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def info(json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+    """Show versions, threads, and whether the C++ kernels are loaded."""
+    from torchbp.cli import info as command
+
+    command.run(as_json=json)
