@@ -931,6 +931,8 @@ REFUSED = {
     "adaptive-empty": (*adaptive1d((1, 0), (2,)), r"^input_size .*\(0,\)"),
     "gelu": (*both("gelu", F.gelu, ones(2), approximate="erf"), r"^approximate .*'erf'"),
     "softmax-dim": (*both("softmax", F.softmax, X, 2), r"^dim must be from -2 to 1, got 2"),
+    "softmax-dim-of-lane": (*both("softmax", F.softmax, ones(4), 1), r"^dim must be from -1 to 0, got 1"),
+    "softmax-negative-dim-of-lane": (*both("softmax", F.softmax, ones(4), -2), r"^dim must be from -1 to 0, got -2"),
     "log_softmax-dim": (*both("log_softmax", F.log_softmax, X, -3), r"^dim .* got -3"),
     "nll-class": (*class_loss("nll_loss", X, [0, 1, 4]), r"^target .* got 4"),
     "nll-negative-class": (*class_loss("nll_loss", X, [0, -1, 2]), r"^target .* got -1"),
@@ -1083,6 +1085,11 @@ def test_refuses_what_pytorch_refuses(name):
             r"^winner .* got 2 at \(1,\)",
         ),
         (
+            lambda: reference.max_pool_scatter(ones(2), np.array([0, 0]), (3,), (2,), (0,), (0,), (1,)),
+            RuntimeError,
+            r"^stride .*\(0,\)",
+        ),
+        (
             lambda: reference.max_pool_gather(ones(3), np.array([0, 0]), (2,), (2,), (1,), (1,)),
             RuntimeError,
             r"^winner must fall inside .* got 0 at \(0,\)",
@@ -1129,6 +1136,11 @@ def test_refuses_what_pytorch_refuses(name):
             lambda: reference.batch_norm_inference(X, ones(4), -ones(4), None, None, 1e-5),
             ValueError,
             r"^running_var .* got -1\.0 in channel 0",
+        ),
+        (
+            lambda: reference.batch_norm_inference(X, ones(4), np.zeros(4), None, None, 0.0),
+            ValueError,
+            r"^running_var .* got 0\.0 in channel 0",
         ),
         (lambda: reference.update_running(ones(3), ones(2), 0.1), RuntimeError, r"^batch .*\(2,\)"),
         # PyTorch notices this one only in its backward pass.

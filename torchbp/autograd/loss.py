@@ -45,7 +45,9 @@ class NegativePick(LinearMap):
         """Put back."""
         weights = sample_weight(target, weight, self.ignore_index, g.dtype)
         shape = (g.shape[0], self.classes, *g.shape[1:])
-        return g.new_zeros(shape).scatter(1, self._place(target), (-g * weights).unsqueeze(1))
+        # An ignored target gets zero even where g is infinite (the mean over no targets at all).
+        back = torch.where(target != self.ignore_index, -g * weights, 0)
+        return g.new_zeros(shape).scatter(1, self._place(target), back.unsqueeze(1))
 
 
 def negative_pick(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:

@@ -7,6 +7,8 @@ no layer for is torch.nn.functional's own. Under autocast each function casts as
 from __future__ import annotations
 
 import functools
+import numbers
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -57,43 +59,86 @@ def _autocast(to: Literal["lower precision", "float32"]) -> Callable[[Callable[P
     return decorate
 
 
+def _tensors(op: str, /, *optional: str, **given: Any) -> None:
+    """Raise unless every argument is a Tensor, or None if it is ``optional``."""
+    for name, value in given.items():
+        if not (isinstance(value, Tensor) or (value is None and name in optional)):
+            raise TypeError(f"{op}(): {name} must be a Tensor, got {type(value).__name__}")
+
+
+def _int(op: str, name: str, value: Any, wanted: str = "an int") -> int:
+    """Return an int of 64 bits from what counts as one: also a NumPy integer or a 0-d tensor, never a bool."""
+    if type(value) is not int and not isinstance(value, torch.SymInt):
+        try:
+            index = None if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            index = None
+        if index is None:
+            raise TypeError(f"{op}(): {name} must be {wanted}, got {value!r}")
+        value = index
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{op}(): {name} must be {wanted} of 64 bits, got {value}")
+    return value
+
+
 def _tuple(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
     """Return one int per spatial dimension from an int or a sequence of one or ``dimensions`` ints."""
-    if isinstance(value, bool) or value is None:
-        raise TypeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
-    if isinstance(value, int | torch.SymInt):
-        return (value,) * dimensions  # type: ignore[return-value]
+    wanted = f"an int or {dimensions} ints"
+    if not isinstance(value, list | tuple):
+        return (_int(op, name, value, wanted),) * dimensions
     try:
-        values = tuple(value)
-    except TypeError:
-        raise TypeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}") from None
-    if any(isinstance(v, bool) or not isinstance(v, int | torch.SymInt) for v in values):
-        raise TypeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
+        values = tuple([_int(op, name, v) for v in value])
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}(): {name} must be {wanted} of 64 bits, got {value!r}") from None
     if len(values) == 1:
         return values * dimensions
     if len(values) != dimensions:
-        raise RuntimeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
+        raise RuntimeError(f"{op}(): {name} must be {wanted}, got {value!r}")
     return values
 
 
-def _batched(op: str, input: Tensor, dimensions: int) -> tuple[Tensor, bool]:
+def _number(op: str, name: str, value: Any) -> Any:
+    """Return a real number; also a NumPy or a 0-d tensor's."""
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
+        return value.item()
+    if not isinstance(value, numbers.Real | torch.SymFloat | torch.SymInt):
+        raise TypeError(f"{op}(): {name} must be a number, got {value!r}")
+    return value
+
+
+def _flag(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}(): {name} must be a bool, got {value!r}")
+
+
+def _same_type(op: str, input: Tensor, **others: Tensor | None) -> None:
+    """Raise unless the others have the input's dtype and device."""
+    for name, tensor in others.items():
+        if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
+            raise RuntimeError(
+                f"{op}(): {name} must have input's dtype and device, {input.dtype} on {input.device}, "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
+
+
+def _batched(op: str, input: Tensor, dimensions: int, too_few: type[Exception] = RuntimeError) -> tuple[Tensor, bool]:
     """Return (N, C, *spatial) and whether a batch dimension had to be added."""
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{op}(): input must be a Tensor, got {type(input).__name__}")
+    _tensors(op, input=input)
     if input.dim() == dimensions + 2:
         return input, False
     if input.dim() == dimensions + 1:
         return input.unsqueeze(0), True
-    raise RuntimeError(
+    raise (too_few if input.dim() <= dimensions else RuntimeError)(
         f"{op}(): input must be {dimensions + 1}D (unbatched) or {dimensions + 2}D (batched), "
         f"got shape {tuple(input.shape)}"
     )
 
 
-def _not_empty(op: str, input: Tensor) -> None:
+def _not_empty(op: str, input: Tensor, start: int = 1) -> None:
     """Raise where a pool would have no elements to choose from; an empty batch is fine."""
-    if 0 in input.shape[1:]:
-        raise RuntimeError(f"{op}(): input must not be empty outside its batch, got shape {tuple(input.shape)}")
+    if 0 in input.shape[start:]:
+        shape = tuple(input.shape)
+        raise RuntimeError(f"{op}(): input must not be empty from dimension {start} on, got shape {shape}")
 
 
 def _inplace(input: Tensor, output: Tensor, inplace: bool) -> Tensor:
@@ -113,13 +158,19 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: if the shapes or dtypes do not fit.
     """
+    op = "linear"
+    _tensors(op, "bias", input=input, weight=weight, bias=bias)
     if weight.dim() not in (1, 2):
-        raise RuntimeError(f"linear(): weight must have 1 or 2 dimensions, got shape {tuple(weight.shape)}")
+        raise RuntimeError(f"{op}(): weight must have 1 or 2 dimensions, got shape {tuple(weight.shape)}")
     if input.dim() == 0 or input.shape[-1] != weight.shape[-1]:
         raise RuntimeError(
-            f"linear(): input of shape {tuple(input.shape)} does not fit weight of shape {tuple(weight.shape)}: "
+            f"{op}(): input of shape {tuple(input.shape)} does not fit weight of shape {tuple(weight.shape)}: "
             "their last dimensions must be equal"
         )
+    _same_type(op, input, weight=weight, bias=bias)
+    shape = (*input.shape[:-1], *weight.shape[:-1])
+    if bias is not None and not _broadcasts(bias.shape, shape):
+        raise RuntimeError(f"{op}(): bias must fit an output of shape {shape}, got shape {tuple(bias.shape)}")
     if weight.dim() == 1:
         rows = autograd.linear.linear(input, weight.unsqueeze(0)).squeeze(-1)
         return rows if bias is None else rows + bias
@@ -130,14 +181,22 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return autograd.linear.linear(input, weight, bias)
 
 
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Tell whether a shape broadcasts to another without enlarging it."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return y[*, o] = sum over i, j of x1[*, i] w[o, i, j] x2[*, j] + b[o].
 
     Shapes: input1 (*, in1), input2 (*, in2), weight (out, in1, in2), bias (out); output (*, out).
 
     Raises:
-        RuntimeError: if the shapes do not fit.
+        RuntimeError: if the shapes or dtypes do not fit.
+        IndexError: if a tensor has too few dimensions to have features.
     """
+    op = "bilinear"
+    _tensors(op, "bias", input1=input1, input2=input2, weight=weight, bias=bias)
     fits = (
         weight.dim() == 3
         and input1.dim() == input2.dim() >= 1
@@ -146,10 +205,16 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
         and (bias is None or bias.shape == weight.shape[:1])
     )
     if not fits:
-        raise RuntimeError(
-            f"bilinear(): input1 {tuple(input1.shape)}, input2 {tuple(input2.shape)}, weight {tuple(weight.shape)} "
+        few = weight.dim() < 3 or input1.dim() == 0 or (bias is not None and bias.dim() == 0)
+        raise (IndexError if few else RuntimeError)(
+            f"{op}(): input1 {tuple(input1.shape)}, input2 {tuple(input2.shape)}, weight {tuple(weight.shape)} "
             f"and bias {None if bias is None else tuple(bias.shape)} must have shapes (*, in1), (*, in2), "
             "(out, in1, in2) and (out)"
+        )
+    if any(t is not None and t.dtype != input1.dtype for t in (input2, weight, bias)):
+        raise RuntimeError(
+            f"{op}(): input1, input2, weight and bias must have one dtype, got {input1.dtype}, {input2.dtype}, "
+            f"{weight.dtype} and {None if bias is None else bias.dtype}"
         )
     lead = input1.shape[:-1]
     first, second = (x.reshape(lead.numel(), x.shape[-1]) for x in (input1, input2))
@@ -181,6 +246,7 @@ def _convolution(
     dilation: _Sizes,
     groups: int,
 ) -> Tensor:
+    _tensors(op, "bias", input=input, weight=weight, bias=bias)
     if weight.dim() != dimensions + 2:
         raise RuntimeError(f"{op}(): weight must have {dimensions + 2} dimensions, got shape {tuple(weight.shape)}")
     x, unbatched = _batched(op, input, dimensions)
@@ -201,21 +267,22 @@ def _convolution(
         pads = _tuple(op, "padding", padding, dimensions)
     if any(p < 0 for p in pads):
         raise RuntimeError(f"{op}(): padding must not be negative, got {pads}")
+    groups = _int(op, "groups", groups)
     if groups <= 0:
-        raise ValueError(f"{op}(): groups must be positive, got {groups}")
-    if weight.shape[0] % groups or x.shape[1] != weight.shape[1] * groups or 0 in weight.shape[2:]:
+        raise RuntimeError(f"{op}(): groups must be positive, got {groups}")
+    if (
+        weight.shape[0] < groups
+        or weight.shape[0] % groups
+        or x.shape[1] != weight.shape[1] * groups
+        or 0 in weight.shape[2:]
+    ):
         raise RuntimeError(
             f"{op}(): weight of shape {tuple(weight.shape)} with groups = {groups} does not fit an input of shape "
             f"{tuple(input.shape)}"
         )
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise RuntimeError(f"{op}(): bias must have shape {(weight.shape[0],)}, got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
-            raise RuntimeError(
-                f"{op}(): {name} must have input's dtype and device, {x.dtype} on {x.device}, "
-                f"got {tensor.dtype} on {tensor.device}"
-            )
+    _same_type(op, x, weight=weight, bias=bias)
     y = autograd.convolution.convolution(x, weight, bias, steps, pads, spread, groups)
     return y.squeeze(0) if unbatched else y
 
@@ -249,7 +316,7 @@ def conv2d(
 
     Raises:
         RuntimeError: if a shape, dtype or value does not fit.
-        ValueError: if ``groups`` is not positive.
+        TypeError: if a size is not an int, or not ints.
     """
     return _convolution("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
@@ -259,6 +326,9 @@ def conv2d(
 
 
 def _window(op: str, dimensions: int, **lists: Any) -> dict[str, tuple[int, ...]]:
+    """Return each list with one int per dimension; a stride that is None or empty is the kernel's size."""
+    if lists["stride"] is None or (isinstance(lists["stride"], list | tuple) and not lists["stride"]):
+        lists["stride"] = lists["kernel_size"]
     window = {name: _tuple(op, name, value, dimensions) for name, value in lists.items()}
     for name, values in window.items():
         minimum = 0 if name == "padding" else 1
@@ -297,18 +367,13 @@ def max_pool2d(
 
     Raises:
         RuntimeError: if a shape or value does not fit.
+        TypeError: if a size is not an int, or not ints.
     """
     op = "max_pool2d"
     x, unbatched = _batched(op, input, 2)
     _not_empty(op, x)
-    window = _window(
-        op,
-        2,
-        kernel_size=kernel_size,
-        stride=kernel_size if stride is None or stride == [] else stride,
-        padding=padding,
-        dilation=dilation,
-    )
+    window = _window(op, 2, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+    _flag(op, "ceil_mode", ceil_mode)
     y, winner = autograd.pooling.max_pool(x, **window, ceil_mode=ceil_mode)
     if not return_indices:
         return y.squeeze(0) if unbatched else y
@@ -340,19 +405,23 @@ def avg_pool2d(
 
     Raises:
         RuntimeError: if a shape or value does not fit.
+        IndexError: if the input has fewer than 3 dimensions.
+        TypeError: if a size is not an int, or not ints.
     """
     op = "avg_pool2d"
-    x, unbatched = _batched(op, input, 2)
+    x, unbatched = _batched(op, input, 2, too_few=IndexError)
     _not_empty(op, x)
-    window = _window(
-        op,
-        2,
-        kernel_size=kernel_size,
-        stride=kernel_size if stride is None or stride == [] else stride,
-        padding=padding,
-    )
+    window = _window(op, 2, kernel_size=kernel_size, stride=stride, padding=padding)
+    _flag(op, "ceil_mode", ceil_mode)
+    _flag(op, "count_include_pad", count_include_pad)
+    if divisor_override is not None:
+        divisor_override = _int(op, "divisor_override", divisor_override)
     if divisor_override == 0:
         raise RuntimeError(f"{op}(): divisor_override must not be zero, got {divisor_override}")
+    if not (x.is_floating_point() or x.is_complex()):  # integers have no gradient, and divide in their own way
+        return builtin.avg_pool2d(
+            input, **window, ceil_mode=ceil_mode, count_include_pad=count_include_pad, divisor_override=divisor_override
+        )
     y = autograd.pooling.average_pool(
         x,
         **window,
@@ -363,7 +432,7 @@ def avg_pool2d(
     return y.squeeze(0) if unbatched else y
 
 
-def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
+def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """Return averages over ``output_size`` windows that share the input evenly.
 
     Output o of n covers the inputs [floor(o i / n), ceil((o + 1) i / n)) of i.
@@ -372,18 +441,28 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] |
 
     Raises:
         RuntimeError: if a shape or value does not fit.
+        ValueError: if the input has too few dimensions for a sequence of sizes.
+        TypeError: if a size is neither an int nor None.
     """
     op = "adaptive_avg_pool2d"
+    _tensors(op, input=input)
+    wanted: Any = output_size
+    if isinstance(output_size, list | tuple):
+        if input.dim() <= len(output_size):
+            raise ValueError(
+                f"{op}(): input must have more dimensions than output_size {output_size} has sizes, "
+                f"got shape {tuple(input.shape)}"
+            )
+        if len(output_size) != 2:
+            raise RuntimeError(f"{op}(): output_size must be an int or 2 ints, got {output_size!r}")
+        wanted = [size if given is None else given for given, size in zip(output_size, input.shape[-2:], strict=True)]
     x, unbatched = _batched(op, input, 2)
-    _not_empty(op, x)
-    wanted = [None, None] if output_size is None else output_size
-    if isinstance(wanted, Sequence):
-        if len(wanted) != 2:
-            raise ValueError(f"{op}(): output_size must be an int or 2 ints, got {output_size!r}")
-        wanted = [size if given is None else given for given, size in zip(wanted, x.shape[2:], strict=True)]
+    _not_empty(op, x, start=2)
     sizes = _tuple(op, "output_size", wanted, 2)
     if any(size < 0 for size in sizes):
         raise RuntimeError(f"{op}(): output_size must not be negative, got {sizes}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise NotImplementedError(f"{op}(): input must be floating-point, got {x.dtype}")
     y = autograd.pooling.adaptive_average_pool(x, sizes)
     return y.squeeze(0) if unbatched else y
 
@@ -394,32 +473,41 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] |
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """Return max(x, 0), elementwise; the derivative at 0 is 0."""
+    _tensors("relu", input=input)
     return _inplace(input, autograd.activation.relu(input), inplace)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """Return x where x > 0, else ``negative_slope`` x, elementwise."""
-    return _inplace(input, autograd.activation.leaky_relu(input, negative_slope), inplace)
+    _tensors("leaky_relu", input=input)
+    slope = _number("leaky_relu", "negative_slope", negative_slope)
+    kept = input.clone() if inplace and slope <= 0 else input  # then the backward reads the input
+    return _inplace(input, autograd.activation.leaky_relu(kept, slope), inplace)
 
 
 def sigmoid(input: Tensor) -> Tensor:
     """Return 1 / (1 + exp(-x)), elementwise."""
+    _tensors("sigmoid", input=input)
     return autograd.activation.sigmoid(input)
 
 
 def tanh(input: Tensor) -> Tensor:
     """Return tanh(x), elementwise."""
+    _tensors("tanh", input=input)
     return autograd.activation.tanh(input)
 
 
 def scaled_tanh(input: Tensor) -> Tensor:
     """Return 1.7159 tanh(2 x / 3), elementwise (LeCun, Bottou, Orr, Müller: Efficient BackProp, 1998)."""
+    _tensors("scaled_tanh", input=input)
     return autograd.activation.scaled_tanh(input)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """Return log(1 + exp(beta x)) / beta, or x where beta x > threshold, elementwise."""
-    return autograd.activation.softplus(input, beta, threshold)
+    op = "softplus"
+    _tensors(op, input=input)
+    return autograd.activation.softplus(input, _number(op, "beta", beta), _number(op, "threshold", threshold))
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -427,24 +515,36 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
     Raises:
         RuntimeError: if ``approximate`` is neither ``"none"`` nor ``"tanh"``.
+        TypeError: if it is not a string.
     """
+    _tensors("gelu", input=input)
+    if not isinstance(approximate, str):
+        raise TypeError(f"gelu(): approximate must be 'none' or 'tanh', got {approximate!r}")
     return autograd.activation.gelu(input, approximate)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """Return x sigmoid(x), elementwise."""
-    return _inplace(input, autograd.activation.silu(input), inplace)
+    _tensors("silu", input=input)
+    # The backward reads the input, which an in-place call overwrites.
+    return _inplace(input, autograd.activation.silu(input.clone() if inplace else input), inplace)
 
 
-def _softmax_dim(name: str, dim: int | None, dimensions: int) -> int:
-    """Return the dimension, chosen with a warning as the built-in does where it is not given."""
+def _softmax_arguments(
+    op: str, input: Tensor, dim: int | None, stacklevel: int, dtype: torch.dtype | None
+) -> tuple[Tensor, int]:
+    """Return the cast input, and the dimension, chosen with a warning as the built-in does if it is not given."""
+    _tensors(op, input=input)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{op}(): dtype must be a torch.dtype, got {dtype!r}")
+    dimensions = input.dim()
     if dim is None:
-        warnings.warn(f"{name}(): dim should be given; choosing it by the number of dimensions", stacklevel=3)
-        return 0 if dimensions in (0, 1, 3) else 1
-    bound = max(dimensions, 1)
+        warnings.warn(f"{op}(): dim should be given, got None; it is chosen by the rank", stacklevel=stacklevel + 1)
+        dim = 0 if dimensions in (0, 1, 3) else 1
+    dim, bound = _int(op, "dim", dim), max(dimensions, 1)
     if not -bound <= dim < bound:
-        raise IndexError(f"{name}(): dim must be in [{-bound}, {bound - 1}], got {dim}")
-    return dim
+        raise IndexError(f"{op}(): dim must be in [{-bound}, {bound - 1}], got {dim}")
+    return input if dtype is None else input.to(dtype), dim
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
@@ -458,16 +558,14 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     Raises:
         IndexError: if ``dim`` is out of range.
     """
-    dim = _softmax_dim("softmax", dim, input.dim())
-    return autograd.softmax.softmax(input if dtype is None else input.to(dtype), dim)
+    return autograd.softmax.softmax(*_softmax_arguments("softmax", input, dim, _stacklevel, dtype))
 
 
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Return x minus the logarithm of the sum of exp(x) along ``dim``; arguments as :func:`softmax`."""
-    dim = _softmax_dim("log_softmax", dim, input.dim())
-    return autograd.softmax.log_softmax(input if dtype is None else input.to(dtype), dim)
+    return autograd.softmax.log_softmax(*_softmax_arguments("log_softmax", input, dim, _stacklevel, dtype))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -493,10 +591,27 @@ def batch_norm(
     Shapes: input (N, C, *), all vectors (C).
 
     Raises:
-        RuntimeError: if a shape does not fit, or statistics are missing in evaluation.
-        ValueError: if training has one value per channel only.
+        RuntimeError: if a shape or dtype does not fit, or statistics are missing in evaluation or want a gradient.
+        ValueError: if training has one value per channel only, one of the running statistics is missing, or
+            ``eps`` is negative, or zero in training.
+        NotImplementedError: if the input is not real and floating-point.
     """
     op = "batch_norm"
+    _tensors(
+        op,
+        *("running_mean", "running_var", "weight", "bias"),
+        input=input,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+    )
+    if not input.is_floating_point():
+        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
+    _flag(op, "training", training)
+    momentum, eps = _number(op, "momentum", momentum), _number(op, "eps", eps)
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"{op}(): eps must be positive, or zero in evaluation mode, got {eps}")
     if input.dim() < 2:
         raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
     channels = input.shape[1]
@@ -504,6 +619,10 @@ def batch_norm(
     for name, vector in vectors.items():
         if vector is not None and tuple(vector.shape) != (channels,):
             raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
+    _statistics_type(op, input.dtype, vectors)
+    if training and (running_mean is None) != (running_var is None):
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(f"{op}(): running_mean and running_var belong together, got {missing} = None")
     if not training:
         if running_mean is None or running_var is None:
             missing = "running_mean" if running_mean is None else "running_var"
@@ -523,6 +642,20 @@ def batch_norm(
     return y
 
 
+def _statistics_type(op: str, dtype: torch.dtype, vectors: dict[str, Tensor | None]) -> None:
+    """Raise unless all vectors have the input's dtype, or float32 beside a half-width input."""
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    wanted = torch.float32 if narrow and any(v.dtype != dtype for v in given.values()) else dtype
+    for name, vector in given.items():
+        if vector.dtype != wanted:
+            raise RuntimeError(
+                f"{op}(): {name} must have dtype {wanted} beside an input of {dtype}, got {vector.dtype}"
+            )
+        if name.startswith("running") and vector.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(f"{op}(): {name} must not require a gradient, got requires_grad = True")
+
+
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set elements to zero with probability ``p`` and scale the rest by 1 / (1 - p); no change in evaluation.
 
@@ -530,11 +663,18 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 
     Raises:
         ValueError: if ``p`` is not between 0 and 1.
+        RuntimeError: if the input is not floating-point, or ``p`` is NaN.
     """
+    op = "dropout"
+    _tensors(op, input=input)
+    _flag(op, "training", training)
+    p = _number(op, "p", p)
     if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout(): p must be between 0 and 1, got {p}")
+        raise (RuntimeError if p != p else ValueError)(f"{op}(): p must be between 0 and 1, got {p}")
     if not training or p == 0.0:
         return input
+    if not (input.is_floating_point() or input.is_complex()):
+        raise RuntimeError(f"{op}(): input must be floating-point, got {input.dtype}")
     return _inplace(input, autograd.dropout.dropout(input, p), inplace)
 
 
@@ -571,8 +711,10 @@ def mse_loss(
 
     Raises:
         ValueError: if ``reduction`` is unknown or weight does not fit.
+        NotImplementedError: if input and target are integers.
     """
     op = "mse_loss"
+    _tensors(op, "weight", input=input, target=target, weight=weight)
     reduction = _reduction(op, size_average, reduce, reduction)
     if input.shape != target.shape:
         warnings.warn(
@@ -581,6 +723,8 @@ def mse_loss(
             stacklevel=2,
         )
     dtype = torch.promote_types(input.dtype, target.dtype)
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise NotImplementedError(f"{op}(): input must be floating-point, got {input.dtype}")
     x, t = torch.broadcast_tensors(input.to(dtype), target.to(dtype))
     loss = autograd.loss.squared_error(x, t)
     if weight is None:
@@ -592,6 +736,7 @@ def mse_loss(
 
 
 def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
+    _tensors(op, "weight", weight=weight)
     if weight is not None and tuple(weight.shape) != (classes,):
         raise RuntimeError(f"{op}(): weight must have one value per class, {(classes,)}, got {tuple(weight.shape)}")
 
@@ -603,6 +748,8 @@ def _pick(
     classes = log_probability.shape[1]
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise RuntimeError(f"{op}(): target must hold class indices (int64), got {target.dtype}")
+    if weight is not None and weight.dtype != log_probability.dtype:
+        raise RuntimeError(f"{op}(): weight must have input's dtype {log_probability.dtype}, got {weight.dtype}")
     target = target.long()
     if target.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(target):
         bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
@@ -621,9 +768,15 @@ def _concrete(tensor: Tensor) -> bool:
 
 def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, bool]:
     """Return input as (N, C, *), target with a batch too, and whether it was added."""
+    _tensors(op, input=input, target=target)
+    if not input.is_floating_point():
+        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
     if input.dim() == 0:
-        raise RuntimeError(f"{op}(): input must have at least one dimension, got a scalar")
+        error = ValueError if op == "nll_loss" else RuntimeError
+        raise error(f"{op}(): input must have at least one dimension, got shape ()")
     unbatched = input.dim() == 1
+    if unbatched and not probabilities and target.shape == (1,):
+        target = target.squeeze(0)
     expected = tuple(input.shape) if probabilities else (*input.shape[:1], *input.shape[2:])
     if unbatched and not probabilities:
         expected = ()
@@ -698,7 +851,9 @@ def cross_entropy(
     """
     op = "cross_entropy"
     reduction = _reduction(op, size_average, reduce, reduction)
-    if not 0.0 <= label_smoothing <= 1.0:
+    _tensors(op, "weight", input=input, target=target, weight=weight)
+    ignore_index = _int(op, "ignore_index", ignore_index)
+    if not 0.0 <= _number(op, "label_smoothing", label_smoothing) <= 1.0:
         raise RuntimeError(f"{op}(): label_smoothing must be between 0 and 1, got {label_smoothing}")
     probabilities = target.is_floating_point() and target.shape == input.shape
     x, t, unbatched = _samples(op, input, target, probabilities)
@@ -708,10 +863,11 @@ def cross_entropy(
     if probabilities:
         if ignore_index >= 0:
             raise RuntimeError(f"{op}(): ignore_index is not supported for probabilities, got {ignore_index}")
-        p = t.to(q.dtype)
-        if label_smoothing > 0:
-            p = p * (1 - label_smoothing) + label_smoothing / classes
-        loss = autograd.loss.negative_expectation(q, p, None if weight is None else weight.detach())
+        p = t if label_smoothing == 0 else t * (1 - label_smoothing) + label_smoothing / classes
+        fixed = None if weight is None else weight.detach()
+        dtype = functools.reduce(torch.promote_types, (v.dtype for v in (q, p, fixed) if v is not None))
+        q, p, fixed = q.to(dtype), p.to(dtype), None if fixed is None else fixed.to(dtype)
+        loss = autograd.loss.negative_expectation(q, p, fixed)
         if reduction == "mean":
             return loss.sum() / (x.numel() / classes if classes else 0)
         return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)

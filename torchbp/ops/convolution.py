@@ -15,7 +15,7 @@ dimensions. Each list has one value per spatial dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -133,10 +133,20 @@ _input = register("convolution_input", fake=_fake_input, composite=_composite_in
 _weight = register("convolution_weight", fake=_fake_weight, composite=_composite_weight, flops=_flops_weight)
 
 
+def _complex(product: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Return a bilinear product of complex operands from four real ones."""
+    a, b = a.resolve_conj(), b.resolve_conj()
+    real = product(a.real, b.real) - product(a.imag, b.imag)
+    return torch.complex(real, product(a.real, b.imag) + product(a.imag, b.real))
+
+
 def convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
 ) -> Tensor:
     """Return y = T(x, w, .) + bias, shape (N, O, *output)."""
+    if input.is_complex():
+        y = _complex(lambda x, w: convolution(x, w, None, stride, padding, dilation, groups), input, weight)
+        return y if bias is None else y + bias.view(-1, *[1] * len(stride))
     call = _output if input.dtype in KERNEL_DTYPES else _composite_output
     return call(input, weight, bias, stride, padding, dilation, groups)
 
@@ -151,6 +161,10 @@ def convolution_input(
     groups: int,
 ) -> Tensor:
     """Return dx = T(., w, g), shape (N, C, *input_size): the full correlation with the flipped kernel."""
+    if grad_output.is_complex():
+        return _complex(
+            lambda g, w: convolution_input(g, w, input_size, stride, padding, dilation, groups), grad_output, weight
+        )
     call = _input if grad_output.dtype in KERNEL_DTYPES else _composite_input
     return call(grad_output, weight, input_size, stride, padding, dilation, groups)
 
@@ -165,5 +179,9 @@ def convolution_weight(
     groups: int,
 ) -> Tensor:
     """Return dw = T(x, ., g), shape (O, C / groups, *kernel_size): the input correlated with the gradient."""
+    if input.is_complex():
+        return _complex(
+            lambda x, g: convolution_weight(x, g, kernel_size, stride, padding, dilation, groups), input, grad_output
+        )
     call = _weight if input.dtype in KERNEL_DTYPES else _composite_weight
     return call(input, grad_output, kernel_size, stride, padding, dilation, groups)

@@ -26,5 +26,9 @@ def linear_input(grad_output: Tensor, weight: Tensor) -> Tensor:
 
 def linear_weight(input: Tensor, grad_output: Tensor) -> Tensor:
     """Return dw = gᵀ x, (out, in), summed over every leading dimension."""
-    rows = grad_output.reshape(-1, grad_output.shape[-1])
-    return torch.mm(rows.t(), input.reshape(-1, input.shape[-1]))
+    return torch.mm(_rows(grad_output).t(), _rows(input))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Return (rows, features) from (*, features); the count is given, since -1 is ambiguous without elements."""
+    return tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])

@@ -1,0 +1,864 @@
+"""Bad arguments: the built-in's exception type, a message that names the argument and its value, no crash.
+
+Sections: what functions refuse, what modules refuse, where we differ on purpose, warnings, and hostile
+sizes, which run in a process of their own with little memory and little time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as builtin
+from torch import Tensor
+
+import torchbp.nn as nn
+from torchbp.nn import functional as F
+
+NAN = float("nan")
+HUGE, HUGER = 2**62, 2**63  # the largest power that 64 bits hold, and the first that they do not
+
+
+def t(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(len(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def classes(*shape: int) -> Tensor:
+    return torch.arange(int(torch.Size(shape).numel())).reshape(shape) % 3
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A call that must raise, and what its message must say."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    says: tuple[str, ...]
+
+    def __str__(self) -> str:
+        def short(value: Any) -> str:
+            if isinstance(value, Tensor):
+                return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}".replace(" ", "")
+            return repr(value)[:30]
+
+        parts = [short(v) for v in self.arguments] + [f"{k}={short(v)}" for k, v in self.keywords.items()]
+        return f"{self.name}({', '.join(parts)})"
+
+
+def caught(call: Callable[[], Any]) -> BaseException | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            call()
+        except Exception as error:
+            return error
+    return None
+
+
+def fresh(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, Tensor) else v for v in arguments)
+
+
+ROWS: list[Bad] = []
+
+
+def bad(name: str, *arguments: Any, says: str | tuple[str, ...], **keywords: Any) -> None:
+    ROWS.append(Bad(name, arguments, keywords, (says,) if isinstance(says, str) else says))
+
+
+# --------------------------------------------------------------------------------------------------
+# Functions
+
+# Linear
+bad("linear", t(2, 3), t(4, 5), says=("weight", "(4, 5)", "(2, 3)"))
+bad("linear", torch.tensor(1.0), t(4, 5), says=("input", "()"))
+bad("linear", t(2, 3), t(4, 3, 1), says=("weight", "(4, 3, 1)"))
+bad("linear", t(2, 3), torch.tensor(1.0), says=("weight", "()"))
+bad("linear", t(2, 3), t(4, 3), t(5), says=("bias", "(5,)"))
+bad("linear", t(2, 3), t(4, 3), t(3, 4), says=("bias", "(3, 4)"))
+bad("linear", t(2, 3), t(4, 3), t(5, 2, 4), says=("bias", "(5, 2, 4)"))
+bad("linear", t(3), t(4, 3), t(2, 4), says=("bias", "(2, 4)"))
+bad("linear", t(2, 3), t(3), t(3), says=("bias", "(3,)"))
+bad("linear", t(2, 3), t(4, 3).float(), says=("weight", "float32", "float64"))
+bad("linear", t(2, 3), t(4, 3), t(4).float(), says=("bias", "float32", "float64"))
+bad("linear", t(2, 3).long(), t(4, 3), says=("weight", "float64", "int64"))
+for position, name in enumerate(("input", "weight", "bias")):
+    for value in ([1.0], 3.0, *((None,) if position < 2 else ())):
+        given = [t(2, 3), t(4, 3), t(4)]
+        given[position] = value
+        bad("linear", *given, says=(name, type(value).__name__))
+
+# Bilinear
+bad("bilinear", t(2, 3), t(2, 4), t(5, 3, 5), says=("weight", "(5, 3, 5)"))
+bad("bilinear", t(2, 3), t(3, 4), t(5, 3, 4), says=("input2", "(3, 4)"))
+bad("bilinear", t(2, 1, 3), t(2, 4), t(5, 3, 4), says=("input1", "(2, 1, 3)"))
+bad("bilinear", t(2, 3), t(2, 4), t(5, 3), says=("weight", "(5, 3)"))
+bad("bilinear", t(2, 3), t(2, 4), t(5, 3, 4), t(4), says=("bias", "(4,)"))
+bad("bilinear", t(2, 3), t(2, 4), t(5, 3, 4), torch.tensor(1.0), says=("bias", "()"))
+bad("bilinear", torch.tensor(1.0), torch.tensor(1.0), t(5, 3, 4), says=("input1", "()"))
+bad("bilinear", t(2, 3), t(2, 4).float(), t(5, 3, 4), says=("input2", "float32"))
+bad("bilinear", t(2, 3), t(2, 4), t(5, 3, 4), t(5).float(), says=("bias", "float32"))
+bad("bilinear", None, t(2, 4), t(5, 3, 4), says=("input1", "NoneType"))
+bad("bilinear", t(2, 3), t(2, 4), t(5, 3, 4), 1.0, says=("bias", "float"))
+
+# Convolution
+X, W = t(2, 4, 6, 6), t(4, 4, 3, 3)
+for keywords, says in (
+    ({"stride": 0}, "0"),
+    ({"stride": -1}, "-1"),
+    ({"stride": (1, 0)}, "(1, 0)"),
+    ({"stride": (1, 2, 3)}, "(1, 2, 3)"),
+    ({"stride": ()}, "()"),
+    ({"stride": "a"}, "'a'"),
+    ({"stride": 1.0}, "1.0"),
+    ({"stride": (1.0, 2)}, "(1.0, 2)"),
+    ({"stride": None}, "None"),
+    ({"stride": True}, "True"),
+    ({"stride": {1, 2}}, "{1, 2}"),
+    ({"stride": HUGER}, str(HUGER)),
+    ({"stride": (HUGER, 1)}, str(HUGER)),
+    ({"dilation": 0}, "0"),
+    ({"dilation": (2, -1)}, "(2, -1)"),
+    ({"dilation": (1, 2, 3)}, "(1, 2, 3)"),
+    ({"dilation": []}, "[]"),
+    ({"dilation": 1.5}, "1.5"),
+    ({"dilation": None}, "None"),
+    ({"dilation": 9}, "9"),
+    ({"dilation": HUGER}, str(HUGER)),
+    ({"padding": -1}, "-1"),
+    ({"padding": (0, -2)}, "(0, -2)"),
+    ({"padding": (1, 2, 3)}, "(1, 2, 3)"),
+    ({"padding": ()}, "()"),
+    ({"padding": "sane"}, "'sane'"),
+    ({"padding": "SAME"}, "'SAME'"),
+    ({"padding": 0.5}, "0.5"),
+    ({"padding": None}, "None"),
+    ({"padding": [1, None]}, "[1, None]"),
+    ({"padding": range(2)}, "range(0, 2)"),
+    ({"padding": HUGER}, str(HUGER)),
+    ({"groups": 0}, "0"),
+    ({"groups": -1}, "-1"),
+    ({"groups": 3}, "3"),
+    ({"groups": 2}, "2"),
+    ({"groups": HUGE}, str(HUGE)),
+    ({"groups": HUGER}, str(HUGER)),
+    ({"groups": 1.0}, "1.0"),
+    ({"groups": "1"}, "'1'"),
+    ({"groups": None}, "None"),
+    ({"groups": True}, "True"),
+):
+    bad("conv2d", X, W, says=(next(iter(keywords)), says), **keywords)
+bad("conv2d", X, W, padding="same", stride=2, says=("stride", "(2, 2)"))
+bad("conv2d", t(4, 6), W, says=("input", "(4, 6)"))
+bad("conv2d", t(6), W, says=("input", "(6,)"))
+bad("conv2d", t(1, 2, 4, 6, 6), W, says=("input", "(1, 2, 4, 6, 6)"))
+bad("conv2d", t(2, 3, 6, 6), W, says=("input", "(2, 3, 6, 6)"))
+bad("conv2d", t(2, 4, 0, 6), W, says=("input", "0, 6"))
+bad("conv2d", t(0, 3, 6, 6), W, says=("input", "(0, 3, 6, 6)"))
+bad("conv2d", X.long(), W, says=("weight", "int64", "float64"))
+bad("conv2d", X, t(4, 4, 3), says=("weight", "(4, 4, 3)"))
+bad("conv2d", X, t(4, 4, 3, 3, 3), says=("weight", "(4, 4, 3, 3, 3)"))
+bad("conv2d", X, t(4, 4, 7, 3), says=("kernel_size", "7, 3"))
+bad("conv2d", X, t(4, 4, 3, 0), says=("weight", "(4, 4, 3, 0)"))
+bad("conv2d", X, t(0, 4, 3, 3), says=("weight", "(0, 4, 3, 3)"))
+bad("conv2d", X, W.float(), says=("weight", "float32", "float64"))
+bad("conv2d", X, W, t(3), says=("bias", "(3,)"))
+bad("conv2d", X, W, t(4, 1), says=("bias", "(4, 1)"))
+bad("conv2d", X, W, t(4).float(), says=("bias", "float32"))
+bad("conv2d", None, W, says=("input", "NoneType"))
+bad("conv2d", [1.0], W, says=("input", "list"))
+bad("conv2d", X, None, says=("weight", "NoneType"))
+bad("conv2d", X, W, 1.0, says=("bias", "float"))
+
+# Pooling
+for pool in ("max_pool2d", "avg_pool2d"):
+    for keywords, what, says in (
+        ({"kernel_size": 0}, "kernel_size", "0"),
+        ({"kernel_size": -1}, "kernel_size", "-1"),
+        ({"kernel_size": (2, 0)}, "kernel_size", "(2, 0)"),
+        ({"kernel_size": 7}, "kernel_size", "7"),
+        ({"kernel_size": (2, 9)}, "kernel_size", "9"),
+        ({"kernel_size": ()}, "kernel_size", "()"),
+        ({"kernel_size": (1, 2, 3)}, "kernel_size", "(1, 2, 3)"),
+        ({"kernel_size": None}, "kernel_size", "None"),
+        ({"kernel_size": "2"}, "kernel_size", "'2'"),
+        ({"kernel_size": 2.0}, "kernel_size", "2.0"),
+        ({"kernel_size": (2.0, 2)}, "kernel_size", "(2.0, 2)"),
+        ({"kernel_size": True}, "kernel_size", "True"),
+        ({"kernel_size": HUGE}, "kernel_size", str(HUGE)),
+        ({"kernel_size": HUGER}, "kernel_size", str(HUGER)),
+        ({"kernel_size": (HUGER, 1)}, "kernel_size", str(HUGER)),
+        ({"kernel_size": 2, "stride": 0}, "stride", "0"),
+        ({"kernel_size": 2, "stride": (1, -1)}, "stride", "(1, -1)"),
+        ({"kernel_size": 2, "stride": 1.5}, "stride", "1.5"),
+        ({"kernel_size": 2, "stride": "x"}, "stride", "'x'"),
+        ({"kernel_size": 2, "stride": (1, 2, 3)}, "stride", "(1, 2, 3)"),
+        ({"kernel_size": 2, "stride": HUGER}, "stride", str(HUGER)),
+        ({"kernel_size": 2, "padding": -1}, "padding", "-1"),
+        ({"kernel_size": 2, "padding": 2}, "padding", "2"),
+        ({"kernel_size": (2, 4), "padding": (2, 1)}, "padding", "(2, 1)"),
+        ({"kernel_size": 2, "padding": 0.5}, "padding", "0.5"),
+        ({"kernel_size": 2, "padding": None}, "padding", "None"),
+        ({"kernel_size": 2, "padding": ()}, "padding", "()"),
+        ({"kernel_size": 2, "padding": (1, 1, 1)}, "padding", "(1, 1, 1)"),
+        ({"kernel_size": 2, "padding": HUGE}, "padding", str(HUGE)),
+        ({"kernel_size": 2, "padding": HUGER}, "padding", str(HUGER)),
+        ({"kernel_size": 2, "ceil_mode": 1}, "ceil_mode", "1"),
+        ({"kernel_size": 2, "ceil_mode": "yes"}, "ceil_mode", "'yes'"),
+        ({"kernel_size": 2, "ceil_mode": None}, "ceil_mode", "None"),
+    ):
+        bad(pool, X, says=(what, says), **keywords)
+    for shape in ((6, 6), (6,), (1, 1, 4, 6, 6), (2, 0, 6, 6), (2, 4, 0, 6), (0, 0, 6, 6)):
+        bad(pool, t(*shape), 2, says=("input", str(shape)))
+    bad(pool, t(4, 0, 6), 2, says=("input", "4, 0, 6"))
+    bad(pool, None, 2, says=("input", "NoneType"))
+    bad(pool, [1.0], 2, says=("input", "list"))
+for keywords, says in (
+    ({"dilation": 0}, "0"),
+    ({"dilation": (1, -1)}, "(1, -1)"),
+    ({"dilation": (1, 2, 3)}, "(1, 2, 3)"),
+    ({"dilation": 2.0}, "2.0"),
+    ({"dilation": None}, "None"),
+    ({"dilation": ()}, "()"),
+    ({"dilation": 6}, "6"),
+    ({"dilation": HUGER}, str(HUGER)),
+):
+    bad("max_pool2d", X, 2, says=("dilation", says), **keywords)
+for keywords, says in (
+    ({"divisor_override": 0}, "0"),
+    ({"divisor_override": 1.5}, "1.5"),
+    ({"divisor_override": "2"}, "'2'"),
+    ({"divisor_override": True}, "True"),
+    ({"divisor_override": HUGER}, str(HUGER)),
+    ({"count_include_pad": 1}, "1"),
+    ({"count_include_pad": None}, "None"),
+):
+    bad("avg_pool2d", X, 2, says=(next(iter(keywords)), says), **keywords)
+bad("avg_pool2d", X.bool(), 2, says=("avg_pool2d", "Bool"))
+for size in (
+    -1,
+    (2, -1),
+    (1, 2, 3),
+    (2,),
+    (),
+    "2",
+    2.0,
+    (2.0, 2),
+    (None, 2.0),
+    (3, "a"),
+    True,
+    [None],
+    HUGER,
+    (HUGER, 1),
+):
+    bad("adaptive_avg_pool2d", X, size, says=("output_size", str(size)))
+for shape in ((6, 6), (6,), (1, 1, 4, 6, 6), (2, 4, 0, 6)):
+    for size in (2, (2, 2)):
+        bad("adaptive_avg_pool2d", t(*shape), size, says=("input", str(shape)))
+bad("adaptive_avg_pool2d", X.long(), 2, says=("input", "int64"))
+
+# Activations
+for name in ("relu", "leaky_relu", "softplus", "gelu", "silu"):
+    for value in (None, [1.0], 1.0):
+        bad(name, value, says=("input", type(value).__name__))
+bad("leaky_relu", X, negative_slope="a", says=("negative_slope", "'a'"))
+bad("leaky_relu", X, negative_slope=None, says=("negative_slope", "None"))
+bad("leaky_relu", X, negative_slope=t(1), says=("negative_slope", "tensor"))
+bad("softplus", X, beta="a", says=("beta", "'a'"))
+bad("softplus", X, threshold=None, says=("threshold", "None"))
+bad("gelu", X, approximate="fast", says=("approximate", "'fast'"))
+bad("gelu", X, approximate=None, says=("approximate", "None"))
+bad("gelu", X, approximate=1, says=("approximate", "1"))
+for name in ("softmax", "log_softmax"):
+    for keywords, says in (
+        ({"dim": 4}, "4"),
+        ({"dim": -5}, "-5"),
+        ({"dim": HUGE}, str(HUGE)),
+        ({"dim": HUGER}, str(HUGER)),
+        ({"dim": 1.0}, "1.0"),
+        ({"dim": "a"}, "'a'"),
+        ({"dim": (1,)}, "(1,)"),
+        ({"dim": True}, "True"),
+        ({"dim": 1, "dtype": "float"}, "'float'"),
+        ({"dim": 1, "dtype": 3}, "3"),
+    ):
+        bad(name, X, says=(list(keywords)[-1], says), **keywords)
+    bad(name, torch.tensor(1.0), dim=1, says=("dim", "1"))
+    bad(name, X.long(), dim=1, says=("softmax", "Long"))
+
+# Batch normalisation
+M, V = t(4), t(4).abs()
+for keywords, what, says in (
+    ({"weight": t(3)}, "weight", "(3,)"),
+    ({"bias": t(5)}, "bias", "(5,)"),
+    ({"weight": t(4).float()}, "weight", "float32"),
+    ({"weight": [1.0]}, "weight", "list"),
+    ({"eps": -1.0}, "eps", "-1.0"),
+    ({"eps": -1.0, "training": True}, "eps", "-1.0"),
+    ({"eps": 0.0, "training": True}, "eps", "0.0"),
+    ({"eps": "a"}, "eps", "'a'"),
+    ({"eps": None}, "eps", "None"),
+    ({"momentum": "a"}, "momentum", "'a'"),
+    ({"momentum": None}, "momentum", "None"),
+    ({"training": "a"}, "training", "'a'"),
+    ({"training": 1}, "training", "1"),
+):
+    bad("batch_norm", X, M, V, says=(what, says), **keywords)
+bad("batch_norm", X, t(3), V, says=("running_mean", "(3,)"))
+bad("batch_norm", X, M, t(5), says=("running_var", "(5,)"))
+bad("batch_norm", X, None, V, says=("running_mean", "None"))
+bad("batch_norm", X, M, None, says=("running_var", "None"))
+bad("batch_norm", X, None, V, training=True, says=("running_mean", "None"))
+bad("batch_norm", X, M, None, training=True, says=("running_var", "None"))
+bad("batch_norm", X, M.float(), V.float(), training=True, says=("running_mean", "float32"))
+bad("batch_norm", X.float(), M, V, training=True, says=("running_mean", "float64"))
+bad("batch_norm", X.bfloat16(), M, V, training=True, says=("running_mean", "float64"))
+bad("batch_norm", X, M.clone().requires_grad_(), V, says=("running_mean", "requires_grad"))
+bad("batch_norm", X, M, V.clone().requires_grad_(), training=True, says=("running_var", "requires_grad"))
+bad("batch_norm", t(4), M, V, says=("input", "(4,)"))
+bad("batch_norm", torch.tensor(1.0), M, V, says=("input", "()"))
+bad("batch_norm", t(1, 4), None, None, training=True, says=("input", "1, 4"))
+bad("batch_norm", t(1, 4, 1, 1), M, V, training=True, says=("input", "1, 4, 1, 1"))
+bad("batch_norm", X.long(), M, V, says=("input", "int64"))
+bad("batch_norm", X.to(torch.complex128), M, V, says=("input", "complex128"))
+bad("batch_norm", None, M, V, says=("input", "NoneType"))
+bad("batch_norm", X, [1.0], V, says=("running_mean", "list"))
+
+# Dropout
+for keywords, says in (
+    ({"p": -0.1}, "-0.1"),
+    ({"p": 1.1}, "1.1"),
+    ({"p": 2}, "2"),
+    ({"p": NAN}, "nan"),
+    ({"p": "a"}, "'a'"),
+    ({"p": None}, "None"),
+    ({"p": -0.1, "training": False}, "-0.1"),
+    ({"training": "a"}, "'a'"),
+    ({"training": None}, "None"),
+):
+    bad("dropout", X, says=(list(keywords)[-1] if "p" not in keywords else "p", says), **keywords)
+bad("dropout", None, says=("input", "NoneType"))
+bad("dropout", [1.0], training=False, says=("input", "list"))
+bad("dropout", X.long(), says=("input", "int64"))
+bad("dropout", X.bool(), says=("input", "bool"))
+
+# Losses
+Q, T = t(4, 3), classes(4)
+for name in ("nll_loss", "cross_entropy"):
+    bad(name, Q, T, reduction="avg", says=("reduction", "'avg'"))
+    bad(name, Q, T, reduction=None, says=("reduction", "None"))
+    bad(name, Q, T.double(), says=("target", "float64"))
+    bad(name, Q, T.bool(), says=("target", "bool"))
+    bad(name, Q, T.int(), says=("target", "int32"))
+    bad(name, Q, T.short(), says=("target", "int16"))
+    bad(name, Q, T[:3], says=("target", "(3,)"))
+    bad(name, Q, T.view(2, 2), says=("target", "(2, 2)"))
+    bad(name, Q, T.view(4, 1), says=("target", "(4, 1)"))
+    bad(name, Q, T + 1, says=("[Tt]arget", "3"))
+    bad(name, Q, T - 1, says=("[Tt]arget", "-1"))
+    bad(name, Q, torch.tensor([0, 2**40, 0, 0]), says=("[Tt]arget", str(2**40)))
+    bad(name, Q, torch.tensor([0, -(2**63), 0, 0]), says=("[Tt]arget", str(-(2**63))))
+    bad(name, t(4, 3, 2), torch.full((4, 2), 5), says=("[Tt]arget", "5"))
+    bad(name, t(4, 3, 2, 2), torch.full((4, 2, 2), 5), says=("[Tt]arget", "5"))
+    bad(name, t(4, 0), T, says=("[Tt]arget", "0"))
+    bad(name, t(3), torch.tensor(3), says=("[Tt]arget", "3"))
+    bad(name, t(3), torch.tensor([0, 1]), says=("target", "(2,)"))
+    bad(name, t(4, 3, 2), T, says=("target", "(4,)"))
+    bad(name, t(4, 3, 2, 2), classes(4, 2, 3), says=("target", "(4, 2, 3)"))
+    bad(name, t(4, 3, 2, 2, 2), classes(3, 2, 2, 2), says=("target", "(3, 2, 2, 2)"))
+    bad(name, torch.tensor(1.0), torch.tensor(0), says=("input", "()"))
+    bad(name, Q, T, weight=t(4), says=("weight", "(4,)"))
+    bad(name, Q, T, weight=t(3, 1), says=("weight", "(3, 1)"))
+    bad(name, Q, T, weight=t(3).float(), says=("weight", "float32"))
+    bad(name, Q, T, weight=[1.0], says=("weight", "list"))
+    bad(name, Q, T, ignore_index=1.0, says=("ignore_index", "1.0"))
+    bad(name, Q, T, ignore_index="a", says=("ignore_index", "'a'"))
+    bad(name, Q, T, ignore_index=None, says=("ignore_index", "None"))
+    bad(name, Q, T, ignore_index=HUGER, says=("ignore_index", str(HUGER)))
+    bad(name, None, T, says=("input", "NoneType"))
+    bad(name, Q, None, says=("target", "NoneType"))
+    bad(name, Q, [0, 1, 2, 1], says=("target", "list"))
+    bad(name, Q.long(), T, says=(name if name == "nll_loss" else "softmax|input", "Long|int64"))
+    bad(name, Q.to(torch.complex128), T, says=("input|softmax", "complex128|ComplexDouble"))
+P = torch.softmax(t(4, 3), 1)
+bad("cross_entropy", Q, P[:3], says=("target", "(3, 3)"))
+bad("cross_entropy", Q, t(4, 4), says=("target", "(4, 4)"))
+bad("cross_entropy", t(4, 3, 2), P, says=("target", "(4, 3)"))
+bad("cross_entropy", Q, P, ignore_index=1, says=("ignore_index", "1"))
+bad("cross_entropy", Q, P, weight=t(4), says=("weight", "(4,)"))
+bad("cross_entropy", Q, P, label_smoothing=2.0, says=("label_smoothing", "2.0"))
+bad("cross_entropy", Q, P.to(torch.complex128), says=("target", "complex128"))
+bad("cross_entropy", Q, T, label_smoothing=1.5, says=("label_smoothing", "1.5"))
+bad("cross_entropy", Q, T, label_smoothing="a", says=("label_smoothing", "'a'"))
+bad("cross_entropy", Q, T, label_smoothing=None, says=("label_smoothing", "None"))
+bad("mse_loss", Q, Q, reduction="avg", says=("reduction", "'avg'"))
+bad("mse_loss", Q, Q, reduction=None, says=("reduction", "None"))
+bad("mse_loss", Q, t(4, 4), says=("4", "3"))
+bad("mse_loss", Q, Q, weight=t(3), says=("weight", "(3,)"))
+bad("mse_loss", Q.long(), Q.long(), says=("input", "int64"))
+bad("mse_loss", Q.bool(), Q.bool(), says=("input", "bool"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[str(row) for row in ROWS])
+def test_function_refuses_as_the_built_in(row: Bad) -> None:
+    expected = caught(lambda: getattr(builtin, row.name)(*fresh(row.arguments), **row.keywords))
+    assert expected is not None, "the built-in takes it"
+    error = caught(lambda: getattr(F, row.name)(*fresh(row.arguments), **row.keywords))
+    assert error is not None, f"nothing raised; the built-in raises {expected!r}"
+    assert type(error) is type(expected), f"{error!r}; the built-in raises {expected!r}"
+    for text in row.says:
+        pattern = text if "|" in text or "[" in text[:1] and "]" in text[:5] and len(text) > 5 else re.escape(text)
+        assert re.search(pattern, str(error)), f"{text!r} is not in the message {str(error)!r}"
+
+
+def test_every_function_has_rows() -> None:
+    functions = {n for n, v in vars(F).items() if callable(v) and getattr(v, "__module__", "") == F.__name__}
+    functions = {n for n in functions if not n.startswith("_")}
+    # These three take no arguments but the input, and are among the deliberate differences below.
+    assert functions - {row.name for row in ROWS} == {"sigmoid", "tanh", "scaled_tanh"}
+
+
+# --------------------------------------------------------------------------------------------------
+# Modules
+
+MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
+    # constructors
+    ("Conv2d", (4, 6, 3), {"groups": 3}, ()),
+    ("Conv2d", (4, 6, 3), {"groups": 0}, ()),
+    ("Conv2d", (4, 6, 3), {"padding": "sane"}, ()),
+    ("Conv2d", (4, 6, 3), {"padding": "same", "stride": 2}, ()),
+    ("Conv2d", (4, 6, 3), {"padding_mode": "mirror"}, ()),
+    ("Bilinear", (0, 2, 3), {}, ()),
+    ("Dropout", (1.5,), {}, ()),
+    ("Dropout", (-0.5,), {}, ()),
+    # calls
+    ("Linear", (3, 4), {}, (t(2, 5, dtype=torch.float32),)),
+    ("Linear", (3, 4), {}, (t(2, 3),)),
+    ("Bilinear", (3, 4, 5), {}, (t(2, 3, dtype=torch.float32), t(3, 4, dtype=torch.float32))),
+    ("Conv2d", (4, 6, 3), {}, (t(2, 3, 6, 6, dtype=torch.float32),)),
+    ("Conv2d", (4, 6, 3), {}, (t(4, 6, dtype=torch.float32),)),
+    ("Conv2d", (4, 6, 3), {}, (t(2, 4, 2, 2, dtype=torch.float32),)),
+    ("Conv2d", (4, 6, 3), {"padding": 7, "padding_mode": "reflect"}, (t(2, 4, 6, 6, dtype=torch.float32),)),
+    ("Conv2d", (4, 6, 3), {"stride": 0}, (t(2, 4, 6, 6, dtype=torch.float32),)),
+    ("MaxPool2d", (0,), {}, (X,)),
+    ("MaxPool2d", (2,), {"padding": 2}, (X,)),
+    ("MaxPool2d", (2,), {"dilation": 0}, (X,)),
+    ("MaxPool2d", (7,), {}, (X,)),
+    ("AvgPool2d", (2,), {"divisor_override": 0}, (X,)),
+    ("AvgPool2d", (2,), {"padding": 2}, (X,)),
+    ("AvgPool2d", (2,), {}, (t(6, 6),)),
+    ("AdaptiveAvgPool2d", (-1,), {}, (X,)),
+    ("AdaptiveAvgPool2d", ((2, 2, 2),), {}, (X,)),
+    ("AdaptiveAvgPool2d", (None,), {}, (X,)),
+    ("BatchNorm1d", (4,), {}, (X.float(),)),
+    ("BatchNorm1d", (4,), {}, (t(4, dtype=torch.float32),)),
+    ("BatchNorm1d", (4,), {}, (t(1, 4, dtype=torch.float32),)),
+    ("BatchNorm1d", (4,), {"eps": 0.0}, (t(2, 4, dtype=torch.float32),)),
+    ("BatchNorm2d", (4,), {}, (t(2, 4, dtype=torch.float32),)),
+    ("BatchNorm2d", (3,), {}, (X.float(),)),
+    ("BatchNorm2d", (4,), {}, (X.float().long(),)),
+    ("Softmax", (7,), {}, (X,)),
+    ("LogSoftmax", (-5,), {}, (X,)),
+    ("GELU", ("fast",), {}, (X,)),
+    ("ReLU", (), {}, (None,)),
+    ("LeakyReLU", ("a",), {}, (X,)),
+    ("SiLU", (), {}, ([1.0],)),
+    ("Softplus", ("a",), {}, (X,)),
+    ("Sigmoid", (), {}, (None,)),
+    ("Tanh", (), {}, (None,)),
+    ("Dropout", (), {}, (None,)),
+    ("CrossEntropyLoss", (), {}, (Q, T + 1)),
+    ("CrossEntropyLoss", (), {"reduction": "avg"}, (Q, T)),
+    ("CrossEntropyLoss", (), {"label_smoothing": 1.5}, (Q, T)),
+    ("CrossEntropyLoss", (t(4),), {}, (Q, T)),
+    ("NLLLoss", (), {}, (Q, T[:3])),
+    ("NLLLoss", (), {"reduction": "avg"}, (Q, T)),
+    ("NLLLoss", (t(4),), {}, (Q, T)),
+    ("MSELoss", (), {"reduction": "avg"}, (Q, Q)),
+    ("MSELoss", (), {}, (Q, t(4, 4))),
+]
+
+
+@pytest.mark.parametrize(
+    "row", MODULES, ids=[f"{n}{a}{list(k.items())}-{len(c)}-{i}" for i, (n, a, k, c) in enumerate(MODULES)]
+)
+def test_module_refuses_as_torchs(row: tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]) -> None:
+    name, arguments, keywords, call = row
+
+    def run(place: Any) -> None:
+        module = getattr(place, name)(*arguments, **keywords)
+        if call:
+            module(*fresh(call))
+
+    error, expected = caught(lambda: run(nn)), caught(lambda: run(torch.nn))
+    assert expected is not None, "torch.nn takes it"
+    assert type(error) is type(expected), f"{error!r}; torch.nn raises {expected!r}"
+
+
+def test_every_module_has_rows() -> None:
+    assert set(nn.explicit_layers()) - {row[0] for row in MODULES} == {"ScaledTanh"}
+
+
+# --------------------------------------------------------------------------------------------------
+# Deliberate differences: each is a fact about both sides, so that neither changes unnoticed
+
+RAISES, TAKES = "raises", "takes"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What we do and what the built-in does: an exception type, or None for a result."""
+
+    call: Bad
+    ours: type[BaseException] | None
+    theirs: type[BaseException] | None
+    reason: str
+
+
+def differs(
+    name: str,
+    *arguments: Any,
+    ours: type[BaseException] | None,
+    theirs: type[BaseException] | None,
+    reason: str,
+    **keywords: Any,
+) -> Difference:
+    return Difference(Bad(name, arguments, keywords, ()), ours, theirs, reason)
+
+
+NOT_A_TENSOR = "the built-in asks the argument for a method before it looks at its type"
+MORE_DTYPES = "the formula holds for complex numbers, and the composite computes it"
+WIDE = "our sizes have 64 bits, and one window results; the built-in's have 32"
+DIFFERENCES = [
+    *(
+        differs(name, value, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR, **keywords)
+        for name, keywords in (("sigmoid", {}), ("tanh", {}), ("softmax", {"dim": 0}), ("log_softmax", {"dim": 0}))
+        for value in (None, [1.0])
+    ),
+    differs("adaptive_avg_pool2d", None, 2, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    differs("mse_loss", Q, None, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    differs("mse_loss", Q, Q, weight=[1.0], ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    differs("avg_pool2d", X.to(torch.complex128), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    differs(
+        "adaptive_avg_pool2d", X.to(torch.complex128), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES
+    ),
+    differs("mse_loss", Q.to(torch.complex128), Q, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    differs("dropout", X.to(torch.complex128), ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    differs("max_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
+    differs("avg_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
+    differs("avg_pool2d", X, 2**40, padding=2**39, ours=None, theirs=RuntimeError, reason=WIDE),
+    differs(
+        *("linear", t(2, 3), t(3), t(2)), ours=None, theirs=RuntimeError, reason="a bias that fits the output is added"
+    ),
+    differs(
+        *("conv2d", t(2, 4, 0, 6), t(4, 4, 1, 3)),
+        padding=1,
+        ours=None,
+        theirs=RuntimeError,
+        reason="padding makes an empty image non-empty; its output is the bias",
+    ),
+    differs(
+        *("cross_entropy", Q, T),
+        label_smoothing=-0.1,
+        ours=RuntimeError,
+        theirs=None,
+        reason="the built-in ignores a negative smoothing without a word",
+    ),
+    differs(
+        *("batch_norm", X, M, V, t(4, 1)), ours=RuntimeError, theirs=None, reason="a weight per channel is a vector"
+    ),
+]
+
+
+@pytest.mark.parametrize("row", DIFFERENCES, ids=[str(row.call) for row in DIFFERENCES])
+def test_deliberate_difference(row: Difference) -> None:
+    for place, wanted in ((F, row.ours), (builtin, row.theirs)):
+        error = caught(
+            lambda place=place: getattr(place, row.call.name)(*fresh(row.call.arguments), **row.call.keywords)
+        )
+        assert (None if error is None else type(error)) is wanted, f"{place.__name__}: {error!r}; {row.reason}"
+
+
+def test_zero_channels_have_the_shape_of_the_formula() -> None:
+    """The built-in returns as many channels as the input has, none, whatever the weight says."""
+    x, weight, bias = t(2, 0, 6, 6), t(4, 0, 3, 3), t(4)
+    assert builtin.conv2d(x, weight, bias).shape == (2, 0, 4, 4)
+    assert torch.equal(F.conv2d(x, weight, bias), bias.view(1, 4, 1, 1).expand(2, 4, 4, 4))
+
+
+# --------------------------------------------------------------------------------------------------
+# Warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keywords", "message"),
+    [
+        ("softmax", (Q,), {}, "dim"),
+        ("log_softmax", (Q,), {}, "dim"),
+        ("mse_loss", (Q, t(3)), {}, "different"),
+        ("nll_loss", (Q, T), {"size_average": False}, "reduction"),
+        ("cross_entropy", (Q, T), {"reduce": False}, "reduction"),
+        ("mse_loss", (Q, Q), {"size_average": False}, "reduction"),
+    ],
+)
+def test_warns_where_the_built_in_does(name: str, arguments: tuple, keywords: dict, message: str) -> None:
+    results = []
+    for place in (F, builtin):
+        with pytest.warns(UserWarning, match=message if place is F else "") as record:
+            results.append(getattr(place, name)(*arguments, **keywords))
+        assert len(record) == 1 and record[0].filename == __file__
+    torch.testing.assert_close(results[0], results[1])
+
+
+# --------------------------------------------------------------------------------------------------
+# Hostile sizes and the bare operators. Each call runs in a child with 8 GiB of address space beside what
+# it has loaded, and 20 seconds; a crash or a hang is charged to the call that was running.
+
+K = torch.ops.torchbp
+WINNER = torch.zeros(1, 2, 3, 3, dtype=torch.uint8)
+POOL = ([2, 2], [2, 2], [0, 0], [1, 1])
+CONV = ([1, 1], [0, 0], [1, 1], 1)
+IMAGE, KERNEL, GRAD = t(1, 2, 6, 6), t(3, 2, 3, 3), t(1, 3, 4, 4)
+
+
+def many(like: list[int], place: int, value: int) -> list[int]:
+    return [value if i == place else v for i, v in enumerate(like)]
+
+
+def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
+    """Return calls by name, and whether each must raise (the others may return)."""
+    rows: dict[str, tuple[Callable[[], Any], bool]] = {}
+
+    def add(label: str, call: Callable[[], Any], must_raise: bool = True) -> None:
+        assert label not in rows, label
+        rows[label] = (call, must_raise)
+
+    # Functions
+    for power in (31, 40, 61, 62):
+        for name in ("padding", "dilation"):
+            value = 2**power
+            add(f"conv2d {name} 2**{power}", lambda name=name, value=value: F.conv2d(X, W, **{name: value}))
+        add(f"adaptive_avg_pool2d 2**{power}", lambda power=power: F.adaptive_avg_pool2d(X, 2**power))
+        add(f"adaptive_avg_pool2d (2**{power}, 1)", lambda power=power: F.adaptive_avg_pool2d(X, (2**power, 1)))
+        add(f"max_pool2d dilation 2**{power}", lambda power=power: F.max_pool2d(X, 2, dilation=2**power))
+        for name in ("max_pool2d", "avg_pool2d"):
+            pool = getattr(F, name)
+            add(f"{name} kernel 2**{power}", lambda pool=pool, power=power: pool(X, 2**power))
+            add(
+                f"{name} kernel 2**{power}, half padded",
+                lambda pool=pool, power=power: pool(X, 2**power, padding=2 ** (power - 1)),
+                False,
+            )
+            add(
+                f"{name} stride 2**{power}, ceil",
+                lambda pool=pool, power=power: pool(X, 2, 2**power, ceil_mode=True),
+                False,
+            )
+    add("adaptive_avg_pool2d (2**20, 2**20)", lambda: F.adaptive_avg_pool2d(X, 2**20))
+    add("conv2d padding 2**20", lambda: F.conv2d(X, W, padding=2**20))
+
+    # Winners that cannot be
+    for name, first in (("max_pool_scatter", (t(1, 2, 3, 3),)), ("max_pool_gather", (IMAGE,))):
+        op, sizes = getattr(K, name), ([6, 6],) if name == "max_pool_scatter" else ()
+        for dtype in (torch.int8, torch.int32, torch.int64, torch.float32, torch.bool):
+            add(f"{name} winner {dtype}", lambda op=op, a=first, s=sizes, d=dtype: op(*a, WINNER.to(d), *s, *POOL))
+        for shape in ((1, 2, 3), (1, 2, 3, 3, 3), (2, 2, 3, 3), (1, 3, 3, 3), (1, 2, 9, 9), (1, 2, 0, 3)):
+            wrong = torch.zeros(shape, dtype=torch.uint8)
+            add(f"{name} winner {shape}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, *s, *POOL))
+        wild = torch.full_like(WINNER, 255)
+        add(f"{name} winners 255", lambda op=op, a=first, s=sizes, w=wild: op(*a, w, *s, *POOL), False)
+        wide = torch.full((1, 2, 1, 1), -(2**31), dtype=torch.int32)
+        big = (t(1, 2, 1, 1),) if name == "max_pool_scatter" else (t(1, 2, 20, 20),)
+        geometry = ([20, 20], [20, 20], [0, 0], [1, 1])
+        size = ([20, 20],) if name == "max_pool_scatter" else ()
+        for value in (-(2**31), -1, 400, 2**31 - 1):
+            filled = torch.full_like(wide, value)
+            add(f"{name} winner {value}", lambda op=op, a=big, s=size, w=filled, g=geometry: op(*a, w, *s, *g), False)
+        for place, what in enumerate(("kernel_size", "stride", "padding", "dilation")):
+            for value in (-1, -(2**62), 2**62):
+                lists = list(POOL)
+                lists[place] = [value, value]
+                add(
+                    f"{name} {what} {value}",
+                    lambda op=op, a=first, s=sizes, g=tuple(lists): op(*a, WINNER, *s, *g),
+                    what == "stride" and value < 0,
+                )
+            lists = list(POOL)
+            lists[place] = [1]
+            add(f"{name} one {what}", lambda op=op, a=first, s=sizes, g=tuple(lists): op(*a, WINNER, *s, *g))
+    for size in ([6], [6, 6, 6], [-1, 6], [0, 6], [2**40, 2**40], [2**62, 6]):
+        add(
+            f"max_pool_scatter input_size {size}",
+            lambda size=size: K.max_pool_scatter(t(1, 2, 3, 3), WINNER, size, *POOL),
+        )
+    add("max_pool_scatter gradient (1, 2, 2, 2)", lambda: K.max_pool_scatter(t(1, 2, 2, 2), WINNER, [6, 6], *POOL))
+
+    # The forward operators
+    for place, what in enumerate(("kernel_size", "stride", "padding", "dilation")):
+        for value in (-1, -(2**62)) + ((0,) if what != "padding" else ()):
+            lists = list(POOL)
+            lists[place] = [2, value] if what == "kernel_size" else [1, value]
+            add(f"max_pool {what} {value}", lambda g=tuple(lists): K.max_pool(IMAGE, *g, False))
+        for values in ([], [1], [1, 1, 1]):
+            lists = list(POOL)
+            lists[place] = values
+            add(f"max_pool {what} {values}", lambda g=tuple(lists): K.max_pool(IMAGE, *g, False))
+    for shape in ((6,), (6, 6), (1, 1, 2, 2, 2, 2)):
+        add(f"max_pool input {shape}", lambda shape=shape: K.max_pool(t(*shape), *POOL, False))
+        add(f"adaptive_average_pool input {shape}", lambda shape=shape: K.adaptive_average_pool(t(*shape), [2, 2]))
+    add("average_pool divisor 0", lambda: K.average_pool(IMAGE, [2, 2], [2, 2], [0, 0], False, True, 0))
+    add("average_pool padding 2", lambda: K.average_pool(IMAGE, [2, 2], [2, 2], [2, 0], False, True, None))
+    for size in ([6], [-6, 6], [2**62, 6], [2**40, 2**40], [4, 4]):
+        add(
+            f"average_pool_adjoint input_size {size}",
+            lambda size=size: K.average_pool_adjoint(t(1, 2, 3, 3), size, [2, 2], [2, 2], [0, 0], False, True, None),
+        )
+    add(
+        "average_pool_adjoint stride and input_size 2**40",
+        lambda: K.average_pool_adjoint(
+            t(1, 2, 1, 1), [2**40, 2**40], [2, 2], [2**40, 2**40], [0, 0], False, True, None
+        ),
+    )
+    for size in ([], [2], [2, 2, 2], [-1, 2], [2**62, 2**62]):
+        add(f"adaptive_average_pool {size}", lambda size=size: K.adaptive_average_pool(IMAGE, size))
+    for size in ([6], [0, 6], [-1, 6], [2**62, 2**62], [2**40, 2**40]):
+        add(
+            f"adaptive_average_pool_adjoint {size}",
+            lambda size=size: K.adaptive_average_pool_adjoint(t(1, 2, 3, 3), size),
+        )
+
+    # Convolution's three products
+    products: dict[str, Callable[..., Any]] = {
+        "convolution": lambda *g: K.convolution(IMAGE, KERNEL, None, *g),
+        "convolution_input": lambda *g: K.convolution_input(GRAD, KERNEL, [6, 6], *g),
+        "convolution_weight": lambda *g: K.convolution_weight(IMAGE, GRAD, [3, 3], *g),
+    }
+    for name, product in products.items():
+        for place, what in enumerate(("stride", "padding", "dilation", "groups")):
+            values: tuple[Any, ...] = (
+                (-1, -(2**62), 2**62)
+                if what == "groups"
+                else ([-1, 1], [1], [1, 1, 1], [], [-(2**62), 1], [2**62, 2**62])
+            )
+            for value in (*values, 0 if what == "groups" else [0, 0]):
+                if (what, value) == ("padding", [0, 0]):
+                    continue
+                lists = list(CONV)
+                lists[place] = value
+                may = (name, what, value) == ("convolution", "stride", [2**62, 2**62])
+                add(f"{name} {what} {value}", lambda product=product, g=tuple(lists): product(*g), not may)
+        add(f"{name} groups 2", lambda product=product: product(*CONV[:3], 2))
+    add("convolution input 2-d", lambda: K.convolution(t(6, 6), KERNEL, None, *CONV))
+    add(
+        "convolution input 6-d",
+        lambda: K.convolution(t(1, 2, 2, 2, 2, 2), t(3, 2, 1, 1, 1, 1), None, [1] * 4, [0] * 4, [1] * 4, 1),
+    )
+    add("convolution weight 3-d", lambda: K.convolution(IMAGE, t(3, 2, 3), None, *CONV))
+    add("convolution weight float32", lambda: K.convolution(IMAGE, KERNEL.float(), None, *CONV))
+    add("convolution bias (2,)", lambda: K.convolution(IMAGE, KERNEL, t(2), *CONV))
+    add("convolution bias float32", lambda: K.convolution(IMAGE, KERNEL, t(3).float(), *CONV))
+    add("convolution empty kernel", lambda: K.convolution(IMAGE, t(3, 2, 0, 3), None, *CONV))
+    add("convolution weight on meta", lambda: K.convolution(IMAGE, KERNEL.to("meta"), None, *CONV))
+    add("convolution_input channels", lambda: K.convolution_input(t(1, 2, 4, 4), KERNEL, [6, 6], *CONV))
+    add("convolution_input gradient size", lambda: K.convolution_input(t(1, 3, 5, 4), KERNEL, [6, 6], *CONV))
+    add("convolution_input weight float32", lambda: K.convolution_input(GRAD, KERNEL.float(), [6, 6], *CONV))
+    for size in ([6], [6, 6, 6], [-6, 6], [2**62, 2**62], [2**40, 6]):
+        add(f"convolution_input input_size {size}", lambda size=size: K.convolution_input(GRAD, KERNEL, size, *CONV))
+    add(
+        "convolution_input stride and input_size 2**40",
+        lambda: K.convolution_input(t(1, 3, 1, 1), KERNEL, [2**40, 2**40], [2**40, 2**40], [0, 0], [1, 1], 1),
+    )
+    add("convolution_weight batch", lambda: K.convolution_weight(IMAGE, t(2, 3, 4, 4), [3, 3], *CONV))
+    add("convolution_weight gradient size", lambda: K.convolution_weight(IMAGE, t(1, 3, 5, 4), [3, 3], *CONV))
+    add("convolution_weight float32", lambda: K.convolution_weight(IMAGE, GRAD.float(), [3, 3], *CONV))
+    for size in ([3], [3, 3, 3], [-3, 3], [0, 3], [2**62, 3], [2**40, 2**40]):
+        add(f"convolution_weight kernel_size {size}", lambda size=size: K.convolution_weight(IMAGE, GRAD, size, *CONV))
+    add(
+        "convolution_weight kernel_size and padding 2**40",
+        lambda: K.convolution_weight(IMAGE, t(1, 3, 7, 7), [2**40, 2**40], [1, 1], [2**39, 2**39], [1, 1], 1),
+    )
+    add(
+        "convolution_weight kernel_size and padding 2**33 in one dimension",
+        lambda: K.convolution_weight(IMAGE, t(1, 3, 7, 6), [2**33, 1], [1, 1], [2**32, 0], [1, 1], 1),
+    )
+
+    # Batch normalisation
+    add("batch_norm input 1-d", lambda: K.batch_norm(t(6), None, None, 1e-5))
+    add("batch_norm weight (3,)", lambda: K.batch_norm(IMAGE, t(3), None, 1e-5))
+    add("batch_norm bias (2, 1)", lambda: K.batch_norm(IMAGE, None, t(2, 1), 1e-5))
+    add(
+        "batch_norm_gradients shapes",
+        lambda: K.batch_norm_gradients(t(1, 2, 6, 5), IMAGE, None, t(2), t(2).abs(), 1e-5),
+    )
+    add("batch_norm_gradients mean (3,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, None, t(3), t(2).abs(), 1e-5))
+    add(
+        "batch_norm_gradients variance (1,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, None, t(2), t(1).abs(), 1e-5)
+    )
+    add(
+        "batch_norm_gradients float32",
+        lambda: K.batch_norm_gradients(IMAGE.float(), IMAGE, None, t(2), t(2).abs(), 1e-5),
+    )
+    add("batch_norm_gradients weight (3,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, t(3), t(2), t(2).abs(), 1e-5))
+    return rows
+
+
+def run_hostile(start: int) -> None:
+    """Run the calls from one on; print a line before and after each."""
+    import resource
+
+    loaded = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (loaded + 8 * 2**30,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    torch.set_num_threads(2)
+    for label, (call, _) in list(hostile().items())[start:]:
+        print(json.dumps([label, "started", ""]), flush=True)
+        signal.alarm(20)
+        error = caught(call)
+        signal.alarm(0)
+        kind = "returned" if error is None else type(error).__name__
+        print(json.dumps([label, kind, str(error)[:500]]), flush=True)
+
+
+@pytest.fixture(scope="module")
+def hostile_results() -> dict[str, tuple[str, str]]:
+    results: dict[str, tuple[str, str]] = {}
+    total = len(hostile())
+    while len(results) < total:
+        done = subprocess.run([sys.executable, __file__, str(len(results))], capture_output=True, text=True)
+        before = len(results)
+        for line in done.stdout.splitlines():
+            label, kind, message = json.loads(line)
+            results[label] = (kind, message)
+        if done.returncode != 0:
+            last = list(results)[-1] if results else ""
+            if len(results) == before or results[last][0] != "started":
+                raise AssertionError(f"the child failed between calls, after {last!r}:\n{done.stderr[-2000:]}")
+            name = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
+            results[last] = ("died", name)
+    return results
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space by way of /proc")
+@pytest.mark.parametrize("label", hostile())
+def test_hostile_call_raises(label: str, hostile_results: dict[str, tuple[str, str]]) -> None:
+    kind, message = hostile_results[label]
+    if hostile()[label][1]:
+        assert kind in ("RuntimeError", "NotImplementedError"), f"{kind}: {message}"
+    else:
+        assert kind in ("returned", "RuntimeError"), f"{kind}: {message}"
+
+
+if __name__ == "__main__":
+    run_hostile(int(sys.argv[1]))
