@@ -104,8 +104,12 @@ def test_the_namespace_serves_a_whole_model() -> None:
 @pytest.mark.parametrize("padding", [(1, 2), "same"])
 def test_padding_modes(mode: str, padding: object) -> None:
     mine, theirs = (m.double() for m in pair("Conv2d", padding=padding, padding_mode=mode))
-    x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
-    torch.testing.assert_close(mine(x), theirs(x), rtol=1e-12, atol=1e-12)
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
+    results = []
+    for module in (mine, theirs):
+        y = module(x)
+        results.append([y, *torch.autograd.grad((y * y).sum(), [x, *module.parameters()])])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None, 0.7])
@@ -137,6 +141,43 @@ def test_inplace(name: str) -> None:
             module(leaf)
     torch.testing.assert_close(results[0], results[2])
     torch.testing.assert_close(results[1], results[3])
+
+
+def test_evaluation_mode() -> None:
+    x = torch.randn(4, 3, 5, 5, requires_grad=True)
+    dropout = nn.Dropout(0.7).eval()
+    assert dropout(x) is x
+    norm = nn.BatchNorm2d(3).eval()
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    norm(x).sum().backward()
+    for key, value in before.items():
+        assert torch.equal(norm.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("Loss") and n != "Bilinear"])
+def test_hooks(name: str) -> None:
+    """Forward and backward hooks see what torch.nn's see, and may change it."""
+    seen: list[list[torch.Tensor]] = []
+    shape = {"Linear": (2, 5), "BatchNorm1d": (4, 3)}.get(name, (2, 3, 6, 6))
+    for module in (m.double() for m in pair(name)):
+        found: list[torch.Tensor] = []
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 2,))
+        module.register_forward_hook(lambda _, inputs, output, found=found: found.extend((*inputs, output)))
+        module.register_full_backward_hook(lambda _, gx, gy, found=found: found.extend((*gx, *gy)))
+        torch.manual_seed(1)
+        x = torch.linspace(-1, 1, math.prod(shape), dtype=torch.float64).reshape(shape).requires_grad_()
+        module(x).sum().backward()
+        seen.append([*found, x.grad, *(p.grad for p in module.parameters())])
+    assert len(seen[0]) >= 5
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-10, atol=1e-10)
+
+
+def test_functional_call_takes_other_parameters() -> None:
+    model, (x, _) = network(nn).eval(), batch()
+    state = {key: value * 2 for key, value in model.state_dict().items()}
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(state)
+    torch.testing.assert_close(torch.func.functional_call(model, state, (x,)), twin(x))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -278,3 +319,83 @@ def test_pointwise_strided_channels_last_weight_gradient() -> None:
     (gw,) = torch.autograd.grad(y, w, g)
     expected = reference.convolution_weight(x.double().numpy(), g.double().numpy(), (1, 1), (2, 2), (0, 0), (1, 1), 1)
     torch.testing.assert_close(gw.double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_the_incoming_gradient_is_left_alone() -> None:
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    for name in NAMES:
+        if name.endswith("Loss") or name == "Bilinear":
+            continue
+        module = getattr(nn, name)(
+            *{"Conv2d": (4, 6, 3), "Linear": (6, 4), "BatchNorm2d": (4,)}.get(name, ARGUMENTS.get(name, ()))
+        )
+        leaf = (x[:, :3, 0, 0] if name == "BatchNorm1d" else x).clone().requires_grad_()
+        y = module.double()(leaf)
+        g = torch.randn_like(y)
+        kept = g.clone()
+        first = torch.autograd.grad(y, [leaf, *module.parameters()], g, retain_graph=True)
+        assert torch.equal(g, kept), name
+        again = torch.autograd.grad(y, [leaf, *module.parameters()], g)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), name
+
+
+def test_convolution_flips_its_kernel_on_the_way_back() -> None:
+    """One gradient at one place writes the kernel as it stands; one input element writes it flipped."""
+    w = torch.arange(1.0, 10.0).reshape(1, 1, 3, 3)
+    x = torch.zeros(1, 1, 5, 5)
+    x[0, 0, 2, 2] = 1
+    x.requires_grad_()
+    w.requires_grad_()
+    y = nn.functional.conv2d(x, w)
+    assert y.tolist() == [[[[9, 8, 7], [6, 5, 4], [3, 2, 1]]]]
+    g = torch.zeros(1, 1, 3, 3)
+    g[0, 0, 0, 1] = 1
+    gx, gw = torch.autograd.grad(y, (x, w), g)
+    assert gx[0, 0].tolist() == [[0, 1, 2, 3, 0], [0, 4, 5, 6, 0], [0, 7, 8, 9, 0], [0] * 5, [0] * 5]
+    assert gw[0, 0].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_pools_send_a_gradient_back_from_every_patch() -> None:
+    x = torch.arange(2 * 3 * 36.0).reshape(2, 3, 6, 6).requires_grad_()
+    weights = torch.arange(1.0, 2 * 3 * 9 + 1).reshape(2, 3, 3, 3)
+    (gx,) = torch.autograd.grad(nn.functional.max_pool2d(x, 2), x, weights)
+    assert torch.equal(gx[:, :, 1::2, 1::2], weights)  # the last of each patch is the largest
+    assert float(gx.sum()) == float(weights.sum())
+    (gx,) = torch.autograd.grad(nn.functional.avg_pool2d(x, 2), x, weights)
+    assert torch.equal(gx, weights.repeat_interleave(2, 2).repeat_interleave(2, 3) / 4)
+    (gx,) = torch.autograd.grad(nn.functional.adaptive_avg_pool2d(x, 3), x, weights)
+    assert torch.equal(gx, weights.repeat_interleave(2, 2).repeat_interleave(2, 3) / 4)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_zero_stride_gradients(format: torch.memory_format) -> None:
+    """pytorch 64529: ``sum()`` hands a gradient whose strides are all zero."""
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64).contiguous(memory_format=format).requires_grad_()
+    w = torch.randn(4, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    for layer in (
+        lambda place: place.conv2d(x, w, padding=1, stride=2),
+        lambda place: place.max_pool2d(x, 3, 2, 1),
+        lambda place: place.avg_pool2d(x, 3, 2, 1),
+        lambda place: place.adaptive_avg_pool2d(x, (4, 1)),
+        lambda place: place.batch_norm(x, None, None, w[0, :, 0, 0].contiguous(), training=True) ** 3,
+        lambda place: place.linear(x, w[0, 0].repeat(1, 2)),
+        lambda place: place.softmax(x, 1),
+    ):
+        gradients = [
+            torch.autograd.grad(layer(place).sum(), (x, w), allow_unused=True)
+            for place in (nn.functional, builtin.functional)
+        ]
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_strided_vectors_of_a_channels_last_batch_norm(training: bool) -> None:
+    """The built-in's backward reads such a weight, and such running statistics, as if they were contiguous."""
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    strided = [(torch.rand(4, 3, dtype=torch.float64) + 0.5)[:, 1] for _ in range(4)]
+    results = []
+    for mean, variance, weight, bias in (strided, [vector.contiguous() for vector in strided]):
+        statistics = (None, None) if training else (mean, variance)
+        y = nn.functional.batch_norm(x, *statistics, weight, bias, training) ** 3
+        results.append([y, *torch.autograd.grad(y.sum(), x)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)

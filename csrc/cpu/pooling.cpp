@@ -197,13 +197,21 @@ struct Windows {
   int64_t divisor = 0;  // replaces the product of the lengths unless zero
 };
 
+void check_pooled_gradient(const char* op, const Tensor& grad_output, IntArrayRef input_size, const int64_t* output) {
+  TORCH_CHECK(grad_output.sizes().vec() == pooled_shape(grad_output, output), op, ": grad_output has shape ",
+              grad_output.sizes(), ", but an input of size ", input_size, " gives ",
+              IntArrayRef(output, static_cast<size_t>(kSpatial)));
+}
+
 Windows fixed_windows(const char* op, IntArrayRef input_size, IntArrayRef kernel_size, IntArrayRef stride,
                       IntArrayRef padding, bool ceil_mode, bool count_include_pad,
-                      std::optional<int64_t> divisor_override) {
+                      std::optional<int64_t> divisor_override, const Tensor* grad_output = nullptr) {
   const std::vector<int64_t> ones(input_size.size(), 1);
   const PoolProblem p = window_problem(op, input_size, kernel_size, stride, padding, ones, ceil_mode);
   TORCH_CHECK(!divisor_override.has_value() || *divisor_override != 0, op,
               ": divisor_override must not be zero, but got 0");
+  // Before anything of the output's size is made.
+  if (grad_output != nullptr) check_pooled_gradient(op, *grad_output, input_size, p.output);
   Windows windows;
   windows.divisor = divisor_override.value_or(0);
   for (int d = 0; d < kSpatial; ++d) {
@@ -279,14 +287,6 @@ Tensor run_average(const char* op, const Windows& windows, const Tensor& from, b
   return to;
 }
 
-void check_pooled_gradient(const char* op, const Tensor& grad_output, IntArrayRef input_size, const Windows& windows) {
-  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
-              grad_output.dim() - 2, " values, but got ", input_size);
-  TORCH_CHECK(grad_output.sizes().vec() == pooled_shape(grad_output, windows.output.data()), op,
-              ": grad_output has shape ", grad_output.sizes(), ", but an input of size ", input_size, " gives ",
-              IntArrayRef(windows.output));
-}
-
 Tensor average_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
                     bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
   constexpr const char* op = "average_pool";
@@ -302,15 +302,19 @@ Tensor average_pool_adjoint(const Tensor& grad_output, IntArrayRef input_size, I
                             std::optional<int64_t> divisor_override) {
   constexpr const char* op = "average_pool_adjoint";
   check_batched(op, "grad_output", grad_output);
-  const Windows windows =
-      fixed_windows(op, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override);
-  check_pooled_gradient(op, grad_output, input_size, windows);
+  TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
+              grad_output.dim() - 2, " values, but got ", input_size);
+  const Windows windows = fixed_windows(op, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad,
+                                        divisor_override, &grad_output);
   return run_average(op, windows, grad_output, true);
 }
 
 Tensor adaptive_average_pool(const Tensor& input, IntArrayRef output_size) {
   constexpr const char* op = "adaptive_average_pool";
-  check_batched(op, "input", input);
+  const int64_t dimensions = check_batched(op, "input", input);
+  check_list(op, "output_size", output_size, dimensions, 0);
+  // A size that memory cannot hold is refused before tables of that size are made.
+  at::empty(pooled_shape(input, spatial(output_size, 1).data()), input.options().memory_format(std::nullopt));
   return run_average(op, adaptive_windows(op, input.sizes().slice(2), output_size), input, false);
 }
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 
 class ExplicitFunction:
@@ -22,12 +22,14 @@ class ExplicitFunction:
     forward: ClassVar[Callable[..., Any]]
     function: ClassVar[type[Function]]
     reverse: ClassVar[type[Function]]
+    _apply: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Build the two Functions of a subclass."""
         super().__init_subclass__(**kwargs)
         cls.function = _function(cls, ("forward", "setup_context", "backward", "jvp", "vmap"))
         cls.reverse = _function(cls, ("forward", "setup_context", "backward"))
+        cls._apply = super(Function, cls.function).apply  # type: ignore[misc]
 
     @classmethod
     def call(cls, *args: Any) -> Any:
@@ -48,7 +50,13 @@ class ExplicitFunction:
             # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments.
             wanted = any(isinstance(a, Tensor) and a.requires_grad for a in args)
             return cls.reverse.apply(*args) if wanted and torch.is_grad_enabled() else cls.forward(*args)
-        return cls.function.apply(*args)
+        if torch._C._are_functorch_transforms_active():
+            return cls.function.apply(*args)
+        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+            return cls.forward(*args)  # nothing records a derivative
+        # What Function.apply does here, less the inspection of forward's signature that it repeats on every
+        # call to fill in defaults: that takes longer than a small layer.
+        return cls._apply(*torch._functorch.utils.unwrap_dead_wrappers(args))
 
 
 def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:

@@ -455,7 +455,9 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) 
             )
         if len(output_size) != 2:
             raise RuntimeError(f"{op}(): output_size must be an int or 2 ints, got {output_size!r}")
-        wanted = [size if given is None else given for given, size in zip(output_size, input.shape[-2:], strict=True)]
+        wanted = tuple(
+            [size if given is None else given for given, size in zip(output_size, input.shape[-2:], strict=True)]
+        )
     x, unbatched = _batched(op, input, 2)
     _not_empty(op, x, start=2)
     sizes = _tuple(op, "output_size", wanted, 2)
@@ -539,7 +541,7 @@ def _softmax_arguments(
         raise TypeError(f"{op}(): dtype must be a torch.dtype, got {dtype!r}")
     dimensions = input.dim()
     if dim is None:
-        warnings.warn(f"{op}(): dim should be given, got None; it is chosen by the rank", stacklevel=stacklevel + 1)
+        warnings.warn(f"{op}(): dim should be given, got None; it is chosen by the rank", stacklevel=stacklevel)
         dim = 0 if dimensions in (0, 1, 3) else 1
     dim, bound = _int(op, "dim", dim), max(dimensions, 1)
     if not -bound <= dim < bound:
@@ -720,7 +722,7 @@ def mse_loss(
         warnings.warn(
             f"{op}(): input and target have different shapes, {tuple(input.shape)} and {tuple(target.shape)}, "
             "and are broadcast",
-            stacklevel=2,
+            stacklevel=3,  # past the autocast wrapper
         )
     dtype = torch.promote_types(input.dtype, target.dtype)
     if not (dtype.is_floating_point or dtype.is_complex):
@@ -746,15 +748,18 @@ def _pick(
 ) -> tuple[Tensor, Callable[[], Tensor]]:
     """Return -weight[t] x[t] per sample, zero where the target is ignored, and the sum of the weights."""
     classes = log_probability.shape[1]
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise RuntimeError(f"{op}(): target must hold class indices (int64), got {target.dtype}")
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise RuntimeError(f"{op}(): target must hold class indices, int64 or uint8, got {target.dtype}")
+    ignore_index = _int(op, "ignore_index", ignore_index)
     if weight is not None and weight.dtype != log_probability.dtype:
         raise RuntimeError(f"{op}(): weight must have input's dtype {log_probability.dtype}, got {weight.dtype}")
     target = target.long()
     if target.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(target):
-        bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
-        if bool(bad.any()):
-            raise IndexError(f"{op}(): Target {int(target[bad][0])} is out of bounds: there are {classes} classes")
+        least, most = (int(v) for v in target.aminmax()) if target.numel() else (0, 0)
+        if least < 0 or most >= classes:
+            bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
+            if bool(bad.any()):
+                raise IndexError(f"{op}(): Target {int(target[bad][0])} is out of bounds: there are {classes} classes")
     fixed = None if weight is None else weight.detach()
     loss = autograd.loss.negative_pick(log_probability, target, fixed, ignore_index)
     return loss, lambda: autograd.loss.sample_weight(target, fixed, ignore_index, log_probability.dtype).sum()
@@ -861,7 +866,7 @@ def cross_entropy(
     _class_weight(op, weight, classes)
     q = autograd.softmax.log_softmax(x, 1)
     if probabilities:
-        if ignore_index >= 0:
+        if _int(op, "ignore_index", ignore_index) >= 0:
             raise RuntimeError(f"{op}(): ignore_index is not supported for probabilities, got {ignore_index}")
         p = t if label_smoothing == 0 else t * (1 - label_smoothing) + label_smoothing / classes
         fixed = None if weight is None else weight.detach()
