@@ -20,6 +20,14 @@ def _channel_sum(t: Tensor) -> Tensor:
     return t.sum([d for d in range(t.dim()) if d != 1])
 
 
+def _fold(t: Tensor | None, dim: int | None, channel: int, size: int) -> Tensor | None:
+    """Fold a mapped dimension of ``size`` into the channels, expanded where it is absent."""
+    if t is None:
+        return None
+    t = t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+    return t.movedim(0, channel).flatten(channel, channel + 1)
+
+
 class BatchNorm(ExplicitFunction):
     """y = (x - m) r w + b per channel, with batch mean m, biased variance v and r = (v + eps)^(-1/2).
 
@@ -118,16 +126,8 @@ class BatchNorm(ExplicitFunction):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Statistics are per channel, so the mapped dimension folds into the channels."""
         size = info.batch_size
-
-        def fold(t: Tensor | None, dim: int | None, channel: int) -> Tensor | None:
-            if t is None:
-                return None
-            t = t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-            return t.movedim(0, channel).flatten(channel, channel + 1)
-
-        y, mean, variance = BatchNorm.call(
-            fold(x, in_dims[0], 1), fold(weight, in_dims[1], 0), fold(bias, in_dims[2], 0), eps
-        )
+        folded = (_fold(t, d, c, size) for t, d, c in zip((x, weight, bias), in_dims, (1, 0, 0), strict=False))
+        y, mean, variance = BatchNorm.call(*folded, eps)
         channels = y.shape[1] // size
         unfolded = y.unflatten(1, (size, channels)).movedim(1, 0)
         return (unfolded, mean.view(size, channels), variance.view(size, channels)), (0, 0, 0)
@@ -182,15 +182,7 @@ class ChannelAffine(ExplicitFunction):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
         """Everything is per channel, so the mapped dimension folds into the channels."""
         size = info.batch_size
-
-        def fold(t: Tensor | None, dim: int | None, channel: int) -> Tensor | None:
-            if t is None:
-                return None
-            t = t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-            return t.movedim(0, channel).flatten(channel, channel + 1)
-
-        x, *rest = args[:5]
-        folded = [fold(x, in_dims[0], 1), *(fold(t, d, 0) for t, d in zip(rest, in_dims[1:5], strict=True))]
+        folded = (_fold(t, d, c, size) for t, d, c in zip(args, in_dims, (1, 0, 0, 0, 0), strict=False))
         y = ChannelAffine.call(*folded, args[5])
         return y.unflatten(1, (size, y.shape[1] // size)).movedim(1, 0), 0
 

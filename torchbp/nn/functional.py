@@ -878,8 +878,9 @@ def cross_entropy(
         return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
     loss, total_weight = _pick(op, q, t, weight, ignore_index)
     if label_smoothing > 0:
-        share = ((t != ignore_index).to(q.dtype) / classes).unsqueeze(1).expand_as(q)
+        share = q.new_full((), 1 / max(classes, 1)).expand_as(q)
         smooth = autograd.loss.negative_expectation(q, share, None if weight is None else weight.detach())
+        smooth = smooth.masked_fill(t == ignore_index, 0)
         loss = (1 - label_smoothing) * loss + label_smoothing * smooth
     if reduction == "mean":
         return loss.sum() / total_weight()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, memory_format_of, register
+from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
 
 Sizes = Sequence[int]
 
@@ -81,7 +81,7 @@ def _fake_weight(input, grad_output, kernel_size, stride, padding, dilation, gro
 
 def _composite_output(input, weight, bias, stride, padding, dilation, groups):
     y = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
-    return y.contiguous(memory_format=memory_format_of(input, weight))
+    return laid_out(y, memory_format_of(input, weight))
 
 
 def _gradient(grad_output, input, weight, stride, padding, dilation, groups, mask):
@@ -94,21 +94,21 @@ def _composite_input(grad_output, weight, input_size, stride, padding, dilation,
     shape = (grad_output.shape[0], weight.shape[1] * groups, *input_size)
     format = memory_format_of(grad_output, weight)
     if grad_output.numel() == 0 or weight.numel() == 0:
-        return torch.zeros(shape, dtype=grad_output.dtype, device=grad_output.device).contiguous(memory_format=format)
+        return laid_out(torch.zeros(shape, dtype=grad_output.dtype, device=grad_output.device), format)
     # The values of the input are not read; one element, expanded, gives its shape.
     input = grad_output.new_zeros(()).expand(shape)
     gx = _gradient(grad_output, input, weight, stride, padding, dilation, groups, [True, False, False])[0]
-    return gx.contiguous(memory_format=format)
+    return laid_out(gx, format)
 
 
 def _composite_weight(input, grad_output, kernel_size, stride, padding, dilation, groups):
     shape = (grad_output.shape[1], input.shape[1] // groups, *kernel_size)
     format = memory_format_of(input, grad_output)
     if grad_output.numel() == 0 or input.numel() == 0:
-        return torch.zeros(shape, dtype=input.dtype, device=input.device).contiguous(memory_format=format)
+        return laid_out(torch.zeros(shape, dtype=input.dtype, device=input.device), format)
     weight = input.new_zeros(()).expand(shape)
     gw = _gradient(grad_output, input, weight, stride, padding, dilation, groups, [False, True, False])[1]
-    return gw.contiguous(memory_format=format)
+    return laid_out(gw, format)
 
 
 def _flops(batch: int, output: Sizes, weight: Sizes) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, memory_format_of, register
+from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -47,7 +47,7 @@ def _composite(input, weight, bias, eps):
         y = y * _wide(weight, y)
     if bias is not None:
         y = y + _wide(bias, y)
-    y = y.to(input.dtype).contiguous(memory_format=memory_format_of(input))
+    y = laid_out(y.to(input.dtype), memory_format_of(input))
     return y, mean.flatten(), variance.flatten()
 
 
@@ -60,7 +60,7 @@ def _composite_gradients(grad_output, input, weight, mean, variance, eps):
     gb, gc = g.sum(dims), (g * centred).sum(dims)
     gx = g - _wide(gb / n, g) - centred * _wide(gc * r * r / n, g)
     gx = gx * _wide(r if weight is None else r * weight.to(r.dtype), g)
-    return gx.to(input.dtype).contiguous(memory_format=memory_format_of(input)), gc * r, gb
+    return laid_out(gx.to(input.dtype), memory_format_of(input)), gc * r, gb
 
 
 def _flops(*args, **kwargs) -> int:

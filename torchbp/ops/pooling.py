@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, memory_format_of, register
+from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
 
 Sizes = Sequence[int]
 
@@ -98,7 +98,9 @@ def _composite_max(input, kernel_size, stride, padding, dilation, ceil_mode):
     pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(kernel_size)]
     if input.shape[0] == 0:
         return _fake_max(input, kernel_size, stride, padding, dilation, ceil_mode)
-    output, flat = pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices=True)
+    # Of a channels-last volume the built-in names place 0 for windows of -inf only, wherever they are.
+    dense = input.contiguous() if input.dim() == 5 else input
+    output, flat = pool(dense, kernel_size, stride, padding, dilation, ceil_mode, return_indices=True)
     winner = torch.zeros_like(flat)
     scale = 1
     for axis in reversed(range(len(kernel_size))):
@@ -109,7 +111,7 @@ def _composite_max(input, kernel_size, stride, padding, dilation, ceil_mode):
         winner += (flat % size - start.view(shape)) // dilation[axis] * scale
         flat, scale = flat // size, scale * k
     format = memory_format_of(input)
-    return output.contiguous(memory_format=format), winner.to(winner_dtype(kernel_size), memory_format=format)
+    return laid_out(output, format), laid_out(winner.to(winner_dtype(kernel_size)), format)
 
 
 def _fake_scatter(grad_output, winner, input_size, kernel_size, stride, padding, dilation):
@@ -123,7 +125,7 @@ def _composite_scatter(grad_output, winner, input_size, kernel_size, stride, pad
     flat = winner_indices(winner, input_size, kernel_size, stride, padding, dilation).flatten(2)
     plane = grad_output.new_zeros((*grad_output.shape[:2], math.prod(input_size)))
     gx = plane.scatter_add_(2, flat, grad_output.flatten(2)).view(*grad_output.shape[:2], *input_size)
-    return gx.contiguous(memory_format=memory_format_of(winner))
+    return laid_out(gx, memory_format_of(winner))
 
 
 def _fake_gather(input, winner, kernel_size, stride, padding, dilation):
@@ -133,7 +135,7 @@ def _fake_gather(input, winner, kernel_size, stride, padding, dilation):
 def _composite_gather(input, winner, kernel_size, stride, padding, dilation):
     flat = winner_indices(winner, input.shape[2:], kernel_size, stride, padding, dilation).flatten(2)
     y = input.flatten(2).gather(2, flat).view(winner.shape)
-    return y.contiguous(memory_format=memory_format_of(winner))
+    return laid_out(y, memory_format_of(winner))
 
 
 def _flops_none(*args, **kwargs) -> int:
@@ -228,7 +230,7 @@ def _multiply(matrices: list[Tensor], x: Tensor, transpose: bool) -> Tensor:
     for axis, matrix in enumerate(matrices):
         matrix = (matrix.mT if transpose else matrix).to(wide.dtype)
         wide = torch.tensordot(wide, matrix, dims=([2 + axis], [1])).movedim(-1, 2 + axis)
-    return wide.to(x.dtype).contiguous(memory_format=format)
+    return laid_out(wide.to(x.dtype), format)
 
 
 def _composite_average(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):

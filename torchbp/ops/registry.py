@@ -70,3 +70,11 @@ def memory_format_of(*tensors: torch.Tensor) -> torch.memory_format:
             if not tensor.is_contiguous():
                 return torch.channels_last_3d
     return torch.contiguous_format
+
+
+def laid_out(tensor: torch.Tensor, format: torch.memory_format) -> torch.Tensor:
+    """Return the tensor with exactly the strides of the format, those of dimensions of size one included."""
+    stride = torch.empty(tensor.shape, device="meta", memory_format=format).stride()
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
