@@ -324,7 +324,7 @@ def _losses() -> list[LayerCase]:
         "cross_entropy",
         "smoothing, weight",
         (x, target),
-        lambda x, t: _bytes(x) + _bytes(t) + 4 * len(t) + 12 + 4,
+        lambda x, t: _bytes(x) + _bytes(t) + len(t) + 12 + 8,
         weight=weight,
         label_smoothing=0.2,
     )
