@@ -30,7 +30,7 @@ from torchbp.nn import functional as F
 FUNCTIONS = sorted(
     name
     for name, value in vars(F).items()
-    if inspect.isfunction(value) and value.__module__ == F.__name__ and not name.startswith("_")
+    if inspect.isfunction(value) and value.__module__.startswith(F.__name__) and not name.startswith("_")
 )
 OPERATORS: list[tuple[str, OpInfo]] = [
     (name, op)

@@ -424,7 +424,7 @@ def test_function_refuses_as_the_built_in(row: Bad) -> None:
 
 
 def test_every_function_has_rows() -> None:
-    functions = {n for n, v in vars(F).items() if callable(v) and getattr(v, "__module__", "") == F.__name__}
+    functions = {n for n, v in vars(F).items() if callable(v) and getattr(v, "__module__", "").startswith(F.__name__)}
     functions = {n for n in functions if not n.startswith("_")}
     # These three take no arguments but the input, and are among the deliberate differences below.
     assert functions - {row.name for row in ROWS} == {"sigmoid", "tanh", "scaled_tanh"}
@@ -619,7 +619,7 @@ def test_warns_where_the_built_in_does(name: str, arguments: tuple, keywords: di
         with pytest.warns(UserWarning, match=message if place is F else "") as record:
             results.append(getattr(place, name)(*arguments, **keywords))
         assert len(record) == 1
-        places.append(Path(record[0].filename).name)
+        places.append("nn" in Path(record[0].filename).parts)  # the caller's line, or its own
     assert places[0] == places[1]
     torch.testing.assert_close(results[0], results[1])
 

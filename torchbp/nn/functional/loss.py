@@ -1,0 +1,216 @@
+"""Losses."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchbp import autograd
+from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_tensors
+
+
+def _reduction(op: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    if size_average is not None or reduce is not None:
+        reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{op}(): reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    return reduction
+
+
+def _reduce(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.mean()
+
+
+@autocast_to("float32")
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return (x - t)², its mean or its sum.
+
+    Shapes: input and target alike, or broadcast with a warning; weight likewise, multiplies the squares.
+
+    Raises:
+        ValueError: if ``reduction`` is unknown or weight does not fit.
+        NotImplementedError: if input and target are integers.
+    """
+    op = "mse_loss"
+    check_tensors(op, "weight", input=input, target=target, weight=weight)
+    reduction = _reduction(op, size_average, reduce, reduction)
+    if input.shape != target.shape:
+        warnings.warn(
+            f"{op}(): input and target have different shapes, {tuple(input.shape)} and {tuple(target.shape)}, "
+            "and are broadcast",
+            stacklevel=3,  # past the autocast wrapper
+        )
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise NotImplementedError(f"{op}(): input must be floating-point, got {input.dtype}")
+    x, t = torch.broadcast_tensors(input.to(dtype), target.to(dtype))
+    loss = autograd.loss.squared_error(x, t)
+    if weight is None:
+        return _reduce(loss, reduction)
+    if weight.shape != input.shape:
+        raise ValueError(f"{op}(): weight must have shape {tuple(input.shape)}, got {tuple(weight.shape)}")
+    loss = loss * weight
+    return loss.sum() / weight.sum() if reduction == "mean" else _reduce(loss, reduction)
+
+
+def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
+    check_tensors(op, "weight", weight=weight)
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise RuntimeError(f"{op}(): weight must have one value per class, {(classes,)}, got {tuple(weight.shape)}")
+
+
+def _pick(
+    op: str, log_probability: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Return -weight[t] x[t] per sample, zero where the target is ignored, and the sum of the weights."""
+    classes = log_probability.shape[1]
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise RuntimeError(f"{op}(): target must hold class indices, int64 or uint8, got {target.dtype}")
+    ignore_index = as_int(op, "ignore_index", ignore_index)
+    if weight is not None and weight.dtype != log_probability.dtype:
+        raise RuntimeError(f"{op}(): weight must have input's dtype {log_probability.dtype}, got {weight.dtype}")
+    target = target.long()
+    if target.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(target):
+        least, most = (int(v) for v in target.aminmax()) if target.numel() else (0, 0)
+        if least < 0 or most >= classes:
+            bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
+            if bool(bad.any()):
+                raise IndexError(f"{op}(): Target {int(target[bad][0])} is out of bounds: there are {classes} classes")
+    fixed = None if weight is None else weight.detach()
+    loss = autograd.loss.negative_pick(log_probability, target, fixed, ignore_index)
+    return loss, lambda: autograd.loss.sample_weight(target, fixed, ignore_index, log_probability.dtype).sum()
+
+
+def _concrete(tensor: Tensor) -> bool:
+    """Tell whether values can be looked at (not fake, not inside a torch.func transform)."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not wrapped and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type != "meta"
+
+
+def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, bool]:
+    """Return input as (N, C, *), target with a batch too, and whether it was added."""
+    check_tensors(op, input=input, target=target)
+    if not input.is_floating_point():
+        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
+    if input.dim() == 0:
+        error = ValueError if op == "nll_loss" else RuntimeError
+        raise error(f"{op}(): input must have at least one dimension, got shape ()")
+    unbatched = input.dim() == 1
+    if unbatched and not probabilities and target.shape == (1,):
+        target = target.squeeze(0)
+    expected = tuple(input.shape) if probabilities else (*input.shape[:1], *input.shape[2:])
+    if unbatched and not probabilities:
+        expected = ()
+    if tuple(target.shape) != expected:
+        shapes = f"input {tuple(input.shape)}, target {tuple(target.shape)}"
+        if target.shape[:1] != input.shape[:1]:
+            raise ValueError(f"{op}(): target must have input's batch size and shape {expected}, got {shapes}")
+        raise RuntimeError(f"{op}(): target must have shape {expected}, got {shapes}")
+    return (input.unsqueeze(0), target.unsqueeze(0), True) if unbatched else (input, target, False)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the negative log-likelihood -weight[t] x[t]; the mean divides by the sum of the weights.
+
+    Shapes: input (N, C, *) or (C) of log-probabilities, target (N, *) or () of class indices, weight (C).
+
+    Args:
+        input: log-probabilities.
+        target: class indices; one equal to ``ignore_index`` contributes nothing.
+        weight: per class; it gets no gradient.
+        size_average: deprecated, see ``reduction``.
+        ignore_index: a target to leave out.
+        reduce: deprecated, see ``reduction``.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Raises:
+        IndexError: if a target is not a class.
+        RuntimeError, ValueError: if a shape, dtype or the reduction does not fit.
+    """
+    op = "nll_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    x, t, unbatched = _samples(op, input, target, probabilities=False)
+    _class_weight(op, weight, x.shape[1])
+    loss, total_weight = _pick(op, x, t, weight, ignore_index)
+    if reduction == "mean":
+        return loss.sum() / total_weight()
+    return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+
+
+@autocast_to("float32")
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the cross-entropy of softmax(x) with classes or class probabilities.
+
+    With q = log_softmax(x) along the class dimension and s = label_smoothing: for class indices t,
+    -(1 - s) weight[t] q[t] - (s / C) sum over c of weight[c] q[c], and the mean divides by the sum of
+    weight[t]; for probabilities p, -sum over c of weight[c] ((1 - s) p[c] + s / C) q[c], and the mean divides
+    by the number of samples.
+
+    Shapes: input (N, C, *) or (C); target (N, *) or () of class indices, or probabilities shaped as input;
+    weight (C).
+
+    Raises:
+        IndexError: if a target is not a class.
+        RuntimeError, ValueError: if a shape, dtype, the reduction or ``label_smoothing`` (0 to 1) does not fit.
+    """
+    op = "cross_entropy"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    check_tensors(op, "weight", input=input, target=target, weight=weight)
+    ignore_index = as_int(op, "ignore_index", ignore_index)
+    if not 0.0 <= as_number(op, "label_smoothing", label_smoothing) <= 1.0:
+        raise RuntimeError(f"{op}(): label_smoothing must be between 0 and 1, got {label_smoothing}")
+    probabilities = target.is_floating_point() and target.shape == input.shape
+    x, t, unbatched = _samples(op, input, target, probabilities)
+    classes = x.shape[1]
+    _class_weight(op, weight, classes)
+    q = autograd.softmax.log_softmax(x, 1)
+    if probabilities:
+        if as_int(op, "ignore_index", ignore_index) >= 0:
+            raise RuntimeError(f"{op}(): ignore_index is not supported for probabilities, got {ignore_index}")
+        p = t if label_smoothing == 0 else t * (1 - label_smoothing) + label_smoothing / classes
+        fixed = None if weight is None else weight.detach()
+        dtype = functools.reduce(torch.promote_types, (v.dtype for v in (q, p, fixed) if v is not None))
+        q, p, fixed = q.to(dtype), p.to(dtype), None if fixed is None else fixed.to(dtype)
+        loss = autograd.loss.negative_expectation(q, p, fixed)
+        if reduction == "mean":
+            return loss.sum() / (x.numel() / classes if classes else 0)
+        return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+    loss, total_weight = _pick(op, q, t, weight, ignore_index)
+    if label_smoothing > 0:
+        share = q.new_full((), 1 / max(classes, 1)).expand_as(q)
+        smooth = autograd.loss.negative_expectation(q, share, None if weight is None else weight.detach())
+        smooth = smooth.masked_fill(t == ignore_index, 0)
+        loss = (1 - label_smoothing) * loss + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / total_weight()
+    return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)

@@ -1,0 +1,93 @@
+"""Normalisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchbp import autograd
+from torchbp.nn.functional._arguments import as_number, check_flag, check_tensors
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias per channel.
+
+    In training the statistics are the batch's, and the running ones, if given, move towards them:
+    running = (1 - momentum) running + momentum batch, with the unbiased variance. Otherwise the running
+    statistics are used and are constants. (Ioffe and Szegedy, 2015.)
+
+    Shapes: input (N, C, *), all vectors (C).
+
+    Raises:
+        RuntimeError: if a shape or dtype does not fit, or statistics are missing in evaluation or want a gradient.
+        ValueError: if training has one value per channel only, one of the running statistics is missing, or
+            ``eps`` is negative, or zero in training.
+        NotImplementedError: if the input is not real and floating-point.
+    """
+    op = "batch_norm"
+    check_tensors(
+        op,
+        *("running_mean", "running_var", "weight", "bias"),
+        input=input,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+    )
+    if not input.is_floating_point():
+        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
+    check_flag(op, "training", training)
+    momentum, eps = as_number(op, "momentum", momentum), as_number(op, "eps", eps)
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"{op}(): eps must be positive, or zero in evaluation mode, got {eps}")
+    if input.dim() < 2:
+        raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
+    channels = input.shape[1]
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None and tuple(vector.shape) != (channels,):
+            raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
+    _statistics_type(op, input.dtype, vectors)
+    if training and (running_mean is None) != (running_var is None):
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(f"{op}(): running_mean and running_var belong together, got {missing} = None")
+    if not training:
+        if running_mean is None or running_var is None:
+            missing = "running_mean" if running_mean is None else "running_var"
+            raise RuntimeError(f"{op}(): {missing} must be given in evaluation mode, got None")
+        return autograd.normalization.channel_affine(input, weight, bias, running_mean, running_var, eps)
+    count = input.numel() // max(1, channels)
+    if count == 1:
+        raise ValueError(f"{op}(): input must have more than 1 value per channel when training, got {input.shape}")
+    y, mean, variance = autograd.normalization.batch_norm(input, weight, bias, eps)
+    if count > 0:
+        with torch.no_grad():
+            if running_mean is not None:
+                running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+            if running_var is not None:
+                unbiased = variance.detach() * (count / (count - 1))
+                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    return y
+
+
+def _statistics_type(op: str, dtype: torch.dtype, vectors: dict[str, Tensor | None]) -> None:
+    """Raise unless all vectors have the input's dtype, or float32 beside a half-width input."""
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    wanted = torch.float32 if narrow and any(v.dtype != dtype for v in given.values()) else dtype
+    for name, vector in given.items():
+        if vector.dtype != wanted:
+            raise RuntimeError(
+                f"{op}(): {name} must have dtype {wanted} beside an input of {dtype}, got {vector.dtype}"
+            )
+        if name.startswith("running") and vector.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(f"{op}(): {name} must not require a gradient, got requires_grad = True")

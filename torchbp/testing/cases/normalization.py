@@ -1,0 +1,61 @@
+"""Cases of normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as builtin
+from torch import Tensor
+
+import torchbp.nn.functional as F
+from torchbp.testing.cases._case import COMPOSITE_BITS, LayerCase, bytes_of, draw
+from torchbp.testing.properties import Subject
+
+
+def cases() -> list[LayerCase]:
+    """Return the cases of this family."""
+
+    def training(function: Callable[..., Tensor], x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return function(x, None, None, w, b, training=True)
+
+    def evaluation(function: Callable[..., Tensor], x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return function(x, x.new_tensor([0.3, -0.2]), x.new_tensor([1.5, 0.7]), w, b)
+
+    inputs = (draw(3, 2, 2, 2), draw(2, seed=1), draw(2, seed=2))
+    return [
+        LayerCase(
+            "batch_norm",
+            "batch_norm[training]",
+            Subject(
+                partial(training, F.batch_norm),
+                inputs,
+                partial(training, builtin.batch_norm),
+                saved=lambda x, w, b: bytes_of(x, w) + 2 * bytes_of(w),
+            ),
+            COMPOSITE_BITS,
+        ),
+        LayerCase(
+            "batch_norm",
+            "batch_norm[training, (N, C), no weight]",
+            Subject(
+                lambda x: F.batch_norm(x, None, None, training=True),
+                (draw(4, 3),),
+                lambda x: builtin.batch_norm(x, None, None, training=True),
+                saved=lambda x: bytes_of(x) + 2 * 4 * x.shape[1],
+            ),
+            COMPOSITE_BITS,
+        ),
+        LayerCase(
+            "batch_norm",
+            "batch_norm[evaluation]",
+            Subject(
+                partial(evaluation, F.batch_norm),
+                inputs,
+                partial(evaluation, builtin.batch_norm),
+                saved=lambda x, w, b: bytes_of(x, w) + 2 * bytes_of(w),
+                batched=(0,),
+            ),
+            skip={"third_order": "evaluation is linear in x; second order covers its products"},
+        ),
+    ]
