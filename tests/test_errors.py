@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -744,7 +745,7 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
     # Convolution's three products
     products: dict[str, Callable[..., Any]] = {
         "convolution": lambda *g: K.convolution(IMAGE, KERNEL, None, *g),
-        "convolution_input": lambda *g: K.convolution_input(GRAD, KERNEL, [6, 6], *g),
+        "convolution_input": lambda *g: K.convolution_input(GRAD, KERNEL, None, [6, 6], *g),
         "convolution_weight": lambda *g: K.convolution_weight(IMAGE, GRAD, [3, 3], *g),
     }
     for name, product in products.items():
@@ -773,14 +774,15 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
     add("convolution bias float32", lambda: K.convolution(IMAGE, KERNEL, t(3).float(), *CONV))
     add("convolution empty kernel", lambda: K.convolution(IMAGE, t(3, 2, 0, 3), None, *CONV))
     add("convolution weight on meta", lambda: K.convolution(IMAGE, KERNEL.to("meta"), None, *CONV), False)
-    add("convolution_input channels", lambda: K.convolution_input(t(1, 2, 4, 4), KERNEL, [6, 6], *CONV))
-    add("convolution_input gradient size", lambda: K.convolution_input(t(1, 3, 5, 4), KERNEL, [6, 6], *CONV))
-    add("convolution_input weight float32", lambda: K.convolution_input(GRAD, KERNEL.float(), [6, 6], *CONV))
+    add("convolution_input channels", lambda: K.convolution_input(t(1, 2, 4, 4), KERNEL, None, [6, 6], *CONV))
+    add("convolution_input gradient size", lambda: K.convolution_input(t(1, 3, 5, 4), KERNEL, None, [6, 6], *CONV))
+    add("convolution_input weight float32", lambda: K.convolution_input(GRAD, KERNEL.float(), None, [6, 6], *CONV))
     for size in ([6], [6, 6, 6], [-6, 6], [2**62, 2**62], [2**40, 6]):
-        add(f"convolution_input input_size {size}", lambda size=size: K.convolution_input(GRAD, KERNEL, size, *CONV))
+        call = partial(K.convolution_input, GRAD, KERNEL, None, size, *CONV)
+        add(f"convolution_input input_size {size}", call)
     add(
         "convolution_input stride and input_size 2**40",
-        lambda: K.convolution_input(t(1, 3, 1, 1), KERNEL, [2**40, 2**40], [2**40, 2**40], [0, 0], [1, 1], 1),
+        lambda: K.convolution_input(t(1, 3, 1, 1), KERNEL, None, [2**40, 2**40], [2**40, 2**40], [0, 0], [1, 1], 1),
     )
     add("convolution_weight batch", lambda: K.convolution_weight(IMAGE, t(2, 3, 4, 4), [3, 3], *CONV))
     add("convolution_weight gradient size", lambda: K.convolution_weight(IMAGE, t(1, 3, 5, 4), [3, 3], *CONV))

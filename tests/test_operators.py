@@ -39,7 +39,7 @@ def samples() -> dict[str, list[tuple]]:
             geometry = (twos, ones, ones, 2)
             y = O.convolution(x, w, draw(6), *geometry)
             calls["convolution"].append((x, w, draw(6), *geometry))
-            calls["convolution_input"].append((draw(*y.shape, seed=9), w, size, *geometry))
+            calls["convolution_input"].append((draw(*y.shape, seed=9), w, draw(4), size, *geometry))
             calls["convolution_weight"].append((x, draw(*y.shape, seed=9), twos, *geometry))
             window = (twos, twos, ones, ones)
             pooled, winner = O.max_pool(x, *window, True)
@@ -176,7 +176,7 @@ def test_convolution_products_equal_loops(shape: tuple, last: bool, dtype: torch
         xs, gs = (t.contiguous(memory_format=FORMATS[len(spatial)]) for t in (xs, gs))
     tolerance = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 3e-2}[dtype]
     assert relative(ops.convolution.convolution(xs, ws, bs, *geometry, groups), torch.from_numpy(expected)) < tolerance
-    actual = ops.convolution.convolution_input(gs, ws, spatial, *geometry, groups)
+    actual = ops.convolution.convolution_input(gs, ws, None, spatial, *geometry, groups)
     assert relative(actual, torch.from_numpy(gx)) < tolerance
     actual = ops.convolution.convolution_weight(xs, gs, kernel, *geometry, groups)
     assert relative(actual, torch.from_numpy(gw)) < tolerance
@@ -195,7 +195,7 @@ def test_blocks_of_every_size_are_covered() -> None:
             xs, gs = x.contiguous(memory_format=format), g.contiguous(memory_format=format)
             geometry = ([1, 1], [1, 1], [1, 1], 1)
             assert relative(ops.convolution.convolution(xs, w, None, *geometry), y) < 1e-13
-            assert relative(ops.convolution.convolution_input(gs, w, [3, width], *geometry), backward[0]) < 1e-13
+            assert relative(ops.convolution.convolution_input(gs, w, None, [3, width], *geometry), backward[0]) < 1e-13
             assert relative(ops.convolution.convolution_weight(xs, gs, [3, 3], *geometry), backward[1]) < 1e-12
 
 

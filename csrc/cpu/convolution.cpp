@@ -1,4 +1,4 @@
-// The three products of a convolution, y = T(x, w, .), dx = T(., w, dy) and dw = T(x, ., dy), for 1 to
+// The three products of a convolution, y = T(x, w, .) + bias, dx = T(., w, dy) + bias and dw = T(x, ., dy), for 1 to
 // 3 spatial dimensions in any memory layout.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
@@ -30,6 +30,16 @@ void check_same_type(const char* op, const char* first_name, const Tensor& first
               " must have the same dtype, but got ", first.scalar_type(), " and ", tensor.scalar_type());
   TORCH_CHECK(tensor.device().is_cpu() && tensor.layout() == at::kStrided, op, ": ", name,
               " must be a dense CPU tensor, but got ", tensor.device(), " ", tensor.layout());
+}
+
+void check_bias(const char* op, const char* first_name, const Tensor& first, const Tensor& bias, int64_t channels) {
+  check_same_type(op, first_name, first, "bias", bias);
+  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == channels, op, ": bias must have shape [", channels, "], but got ",
+              bias.sizes());
+}
+
+std::optional<Tensor> in_float(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(tensor->to(at::kFloat)) : std::nullopt;
 }
 
 // Fills in everything but the channels, which the callers check.
@@ -180,7 +190,8 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
 // by the stride, and for those o = q + that quotient: each residue is a gather problem of its own with
 // step 1, and no inserted zero is ever multiplied.
 template <typename T>
-void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
+void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& weight, const Tensor& bias,
+                    Tensor& grad_input) {
   const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
   Sizes phases;
   for (int d = 0; d < kSpatial; ++d) phases[d] = std::min(g.stride[d], g.input[d]);
@@ -218,7 +229,8 @@ void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& 
     problem.weight_group_stride = problem.source_channels * weight.stride(0);
     problem.weight_source_stride = weight.stride(0);
     problem.weight_target_stride = weight.stride(1);
-    run_gather<T>(problem, grad_output, weight, nullptr, grad_input.data_ptr<T>() + dot(residue, target));
+    run_gather<T>(problem, grad_output, weight, bias.defined() ? bias.const_data_ptr<T>() : nullptr,
+                  grad_input.data_ptr<T>() + dot(residue, target));
   });
 }
 
@@ -299,17 +311,10 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   TORCH_CHECK(weight.size(1) * groups == input.size(1), op, ": weight of shape ", weight.sizes(),
               " with groups = ", groups, " takes an input of ", weight.size(1) * groups,
               " channels, but got input of shape ", input.sizes());
-  if (bias.has_value()) {
-    check_same_type(op, "input", input, "bias", *bias);
-    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), op, ": bias must have shape [", weight.size(0),
-                "], but got ", bias->sizes());
-  }
-  if (computes_in_float(input)) {
-    std::optional<Tensor> wide_bias;
-    if (bias.has_value()) wide_bias = bias->to(at::kFloat);
-    return convolution(input.to(at::kFloat), weight.to(at::kFloat), wide_bias, stride, padding, dilation, groups)
+  if (bias.has_value()) check_bias(op, "input", input, *bias, weight.size(0));
+  if (computes_in_float(input))
+    return convolution(input.to(at::kFloat), weight.to(at::kFloat), in_float(bias), stride, padding, dilation, groups)
         .to(input.scalar_type());
-  }
   Tensor output = at::empty(with_spatial(input.size(0), weight.size(0), g.output, g.dimensions),
                             input.options().memory_format(result_format(input, weight)));
   if (output.numel() == 0) return output;
@@ -330,8 +335,9 @@ void check_gradient_shape(const char* op, const Geometry& g, const Tensor& grad_
                 ", but got shape ", grad_output.sizes());
 }
 
-Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, IntArrayRef input_size, IntArrayRef stride,
-                         IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
+Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias,
+                         IntArrayRef input_size, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                         int64_t groups) {
   constexpr const char* op = "convolution_input";
   check_batched(op, "grad_output", grad_output);
   TORCH_CHECK(weight.dim() == grad_output.dim(), op, ": weight must have ", grad_output.dim(),
@@ -343,17 +349,23 @@ Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, IntArr
   TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
               " output channels of weight, but got groups = ", groups);
   check_gradient_shape(op, g, grad_output, weight.size(0));
+  if (bias.has_value()) check_bias(op, "grad_output", grad_output, *bias, weight.size(1) * groups);
   if (computes_in_float(grad_output))
-    return convolution_input(grad_output.to(at::kFloat), weight.to(at::kFloat), input_size, stride, padding, dilation,
-                             groups)
+    return convolution_input(grad_output.to(at::kFloat), weight.to(at::kFloat), in_float(bias), input_size, stride,
+                             padding, dilation, groups)
         .to(grad_output.scalar_type());
   const auto shape = with_spatial(grad_output.size(0), weight.size(1) * groups, g.input, g.dimensions);
   const auto options = grad_output.options().memory_format(result_format(grad_output, weight));
-  if (grad_output.numel() == 0 || weight.numel() == 0) return at::zeros(shape, options);
   Tensor grad_input = at::empty(shape, options);
   if (grad_input.numel() == 0) return grad_input;
+  if (grad_output.numel() == 0 || weight.numel() == 0) {
+    grad_input.zero_();
+    if (bias.has_value()) grad_input.transpose(1, -1).add_(*bias);
+    return grad_input;
+  }
+  const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op,
-                             [&] { input_gradient<scalar_t>(g, grad_output, weight, grad_input); });
+                             [&] { input_gradient<scalar_t>(g, grad_output, weight, dense_bias, grad_input); });
   return grad_input;
 }
 

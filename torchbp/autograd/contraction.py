@@ -31,21 +31,26 @@ class MultilinearForm:
     """A form that is linear in each of ``positions`` operands; the last one pairs with the output.
 
     A subclass is immutable (a frozen dataclass, say) and implements ``contract``. It may override
-    ``bias_dim``, ``contract_bias`` and ``batched``.
+    ``bias_dim``, ``bias_slots``, ``contract_bias`` and ``batched``.
     """
 
     positions = 3
-    #: The dimension of the output along which a bias is added.
+    #: The dimension of the result along which a bias is added.
     bias_dim = 1
+
+    @property
+    def bias_slots(self) -> tuple[int, ...]:
+        """The slots whose result takes a bias; the output's only."""
+        return (self.positions - 1,)
 
     def contract(self, slot: int, operands: tuple[Tensor, ...]) -> Tensor:
         """Contract with position ``slot`` missing; ``operands`` are the others, in order."""
         raise NotImplementedError(f"{type(self).__name__}.contract")
 
-    def contract_bias(self, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
-        """Return the output plus a bias along ``bias_dim``; override where both can be made at once."""
-        y = self.contract(self.positions - 1, operands)
-        return y + _along(bias, self.bias_dim, y.dim())
+    def contract_bias(self, slot: int, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+        """Contract and add a bias along ``bias_dim``; override where both can be made at once."""
+        z = self.contract(slot, operands)
+        return z + _along(bias, self.bias_dim, z.dim())
 
     def batched(
         self, slot: int, operands: tuple[Tensor, ...], in_dims: tuple[int | None, ...], batch_size: int
@@ -203,7 +208,7 @@ def _reduce_bias(g: Tensor, dim: int) -> Tensor:
 
 
 class Contraction(ExplicitFunction):
-    """z = form with position ``slot`` missing, plus a bias if slot is the output's.
+    """z = form with position ``slot`` missing, plus a bias if there is one.
 
     Backward of operand p: the form with p missing, gz in the slot, the other operands unchanged.
     Backward of the bias: gz summed over all dimensions but ``bias_dim``.
@@ -213,7 +218,7 @@ class Contraction(ExplicitFunction):
     @staticmethod
     def forward(form: MultilinearForm, slot: int, bias: Tensor | None, *operands: Tensor) -> Tensor:
         if bias is not None:
-            return form.contract_bias(operands, bias)
+            return form.contract_bias(slot, operands, bias)
         return form.contract(slot, operands)
 
     @staticmethod
@@ -282,7 +287,7 @@ def contract(form: MultilinearForm, slot: int, *operands: Tensor, bias: Tensor |
         form: the form; see :class:`TrilinearForm` and :class:`Einsum`.
         slot: the position that is missing, 0 to ``form.positions - 1``; the last one gives the output.
         operands: the others, in order of their positions.
-        bias: added along ``form.bias_dim`` if the slot is the output's.
+        bias: added along ``form.bias_dim``, if the slot is one of ``form.bias_slots``.
 
     Raises:
         TypeError: if ``form`` is not a MultilinearForm.
@@ -294,8 +299,8 @@ def contract(form: MultilinearForm, slot: int, *operands: Tensor, bias: Tensor |
         raise ValueError(f"slot must be between 0 and {form.positions - 1}, got {slot}")
     if len(operands) != form.positions - 1:
         raise ValueError(f"operands must be {form.positions - 1} tensors, got {len(operands)}")
-    if bias is not None and slot != form.positions - 1:
-        raise ValueError(f"bias belongs to the output, slot {form.positions - 1}, got slot {slot}")
+    if bias is not None and slot not in form.bias_slots:
+        raise ValueError(f"bias belongs to the results at slots {form.bias_slots}, got slot {slot}")
     return Contraction.call(form, slot, bias, *operands)
 
 

@@ -21,6 +21,8 @@ class ConvolutionForm(TrilinearForm):
     dimension.
     """
 
+    bias_slots = (0, 2)  # the transposed convolution's and the convolution's
+
     input_size: tuple[int, ...]
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -35,7 +37,7 @@ class ConvolutionForm(TrilinearForm):
     def input(self, w: Tensor, g: Tensor) -> Tensor:
         """Return dx, (N, C, *input_size)."""
         return ops.convolution.convolution_input(
-            g, w, self.input_size, self.stride, self.padding, self.dilation, self.groups
+            g, w, None, self.input_size, self.stride, self.padding, self.dilation, self.groups
         )
 
     def weight(self, x: Tensor, g: Tensor) -> Tensor:
@@ -44,10 +46,15 @@ class ConvolutionForm(TrilinearForm):
             x, g, self.kernel_size, self.stride, self.padding, self.dilation, self.groups
         )
 
-    def contract_bias(self, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
-        """Return y + bias in one pass."""
-        x, w = operands
-        return ops.convolution.convolution(x, w, bias, self.stride, self.padding, self.dilation, self.groups)
+    def contract_bias(self, slot: int, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+        """Return y + bias or dx + bias in one pass."""
+        if slot == 2:
+            x, w = operands
+            return ops.convolution.convolution(x, w, bias, self.stride, self.padding, self.dilation, self.groups)
+        w, g = operands
+        return ops.convolution.convolution_input(
+            g, w, bias, self.input_size, self.stride, self.padding, self.dilation, self.groups
+        )
 
     def batched(
         self, slot: int, operands: tuple[Tensor, ...], in_dims: tuple[int | None, ...], batch_size: int
@@ -98,3 +105,26 @@ def convolution(
         tuple(x.shape[2:]), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation), groups
     )
     return contract(form, 2, x, weight, bias=bias)
+
+
+def transposed_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Return the transposed convolution of x (N, C, *spatial) with weight (C, O / groups, *kernel).
+
+    The same form with x where the gradient stood and the input missing: y = T(., w, x) + bias, that is
+    y[n, o, stride q + dilation k - padding] += w[c, o, k] x[n, c, q]. Its gradients are the convolution of gy
+    with w, and the weight's product with gy as the input. ``output_size`` must be one from which the
+    convolution gives x's size.
+    """
+    form = ConvolutionForm(
+        tuple(output_size), tuple(weight.shape[2:]), tuple(stride), tuple(padding), tuple(dilation), groups
+    )
+    return contract(form, 0, weight, x, bias=bias)

@@ -31,7 +31,7 @@ class LinearForm(TrilinearForm):
         """Return gᵀ x."""
         return ops.linear.linear_weight(x, g)
 
-    def contract_bias(self, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+    def contract_bias(self, slot: int, operands: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         """Return x wᵀ + bias in one product."""
         x, w = operands
         return ops.linear.linear(x, w, bias)

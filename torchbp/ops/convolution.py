@@ -4,7 +4,7 @@ For the trilinear form T(x, w, g) = sum over n, o, q, c, k of
 ``g[n, o, q] * w[o, c, k] * x[n, c, stride * q + dilation * k - padding]`` (channels within their group):
 
 - ``convolution``         y  = T(x, w, .) + bias
-- ``convolution_input``   dx = T(., w, g)
+- ``convolution_input``   dx = T(., w, g) + bias (the transposed convolution has one)
 - ``convolution_weight``  dw = T(x, ., g)
 
 Shapes: x (N, C, *spatial), w (O, C / groups, *kernel), y and g (N, O, *output) with
@@ -69,7 +69,7 @@ def _fake_output(input, weight, bias, stride, padding, dilation, groups):
     return _new(input, weight, (input.shape[0], weight.shape[0], *sizes))
 
 
-def _fake_input(grad_output, weight, input_size, stride, padding, dilation, groups):
+def _fake_input(grad_output, weight, bias, input_size, stride, padding, dilation, groups):
     _check(input_size, weight.shape[2:], stride, padding, dilation, groups)
     return _new(grad_output, weight, (grad_output.shape[0], weight.shape[1] * groups, *input_size))
 
@@ -90,14 +90,18 @@ def _gradient(grad_output, input, weight, stride, padding, dilation, groups, mas
     )
 
 
-def _composite_input(grad_output, weight, input_size, stride, padding, dilation, groups):
+def _composite_input(grad_output, weight, bias, input_size, stride, padding, dilation, groups):
     shape = (grad_output.shape[0], weight.shape[1] * groups, *input_size)
     format = memory_format_of(grad_output, weight)
     if grad_output.numel() == 0 or weight.numel() == 0:
-        return laid_out(torch.zeros(shape, dtype=grad_output.dtype, device=grad_output.device), format)
-    # The values of the input are not read; one element, expanded, gives its shape.
-    input = grad_output.new_zeros(()).expand(shape)
-    gx = _gradient(grad_output, input, weight, stride, padding, dilation, groups, [True, False, False])[0]
+        gx = torch.zeros(shape, dtype=grad_output.dtype, device=grad_output.device)
+        return laid_out(_plus(gx, bias), format)
+    least = [
+        (o - 1) * s - 2 * p + d * (k - 1) + 1
+        for o, s, p, d, k in zip(grad_output.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True)
+    ]
+    extra = [size - low for size, low in zip(input_size, least, strict=True)]
+    gx = torch.ops.aten.convolution(grad_output, weight, bias, stride, padding, dilation, True, extra, groups)
     return laid_out(gx, format)
 
 
@@ -133,6 +137,10 @@ _input = register("convolution_input", fake=_fake_input, composite=_composite_in
 _weight = register("convolution_weight", fake=_fake_weight, composite=_composite_weight, flops=_flops_weight)
 
 
+def _plus(tensor: Tensor, bias: Tensor | None) -> Tensor:
+    return tensor if bias is None else tensor + bias.view(-1, *[1] * (tensor.dim() - 2))
+
+
 def _complex(product: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """Return a bilinear product of complex operands from four real ones."""
     a, b = a.resolve_conj(), b.resolve_conj()
@@ -146,7 +154,7 @@ def convolution(
     """Return y = T(x, w, .) + bias, shape (N, O, *output)."""
     if input.is_complex():
         y = _complex(lambda x, w: convolution(x, w, None, stride, padding, dilation, groups), input, weight)
-        return y if bias is None else y + bias.view(-1, *[1] * len(stride))
+        return _plus(y, bias)
     call = _output if input.dtype in KERNEL_DTYPES else _composite_output
     return call(input, weight, bias, stride, padding, dilation, groups)
 
@@ -154,19 +162,23 @@ def convolution(
 def convolution_input(
     grad_output: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     input_size: Sizes,
     stride: Sizes,
     padding: Sizes,
     dilation: Sizes,
     groups: int,
 ) -> Tensor:
-    """Return dx = T(., w, g), shape (N, C, *input_size): the full correlation with the flipped kernel."""
+    """Return dx = T(., w, g) + bias, shape (N, C, *input_size): the full correlation with the flipped kernel."""
     if grad_output.is_complex():
-        return _complex(
-            lambda g, w: convolution_input(g, w, input_size, stride, padding, dilation, groups), grad_output, weight
+        gx = _complex(
+            lambda g, w: convolution_input(g, w, None, input_size, stride, padding, dilation, groups),
+            grad_output,
+            weight,
         )
+        return _plus(gx, bias)
     call = _input if grad_output.dtype in KERNEL_DTYPES else _composite_input
-    return call(grad_output, weight, input_size, stride, padding, dilation, groups)
+    return call(grad_output, weight, bias, input_size, stride, padding, dilation, groups)
 
 
 def convolution_weight(

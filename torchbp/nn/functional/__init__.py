@@ -9,7 +9,14 @@ from typing import Any as _Any
 import torch.nn.functional as _builtin
 
 from torchbp.nn.functional.activation import gelu, leaky_relu, relu, scaled_tanh, sigmoid, silu, softplus, tanh
-from torchbp.nn.functional.convolution import conv2d
+from torchbp.nn.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from torchbp.nn.functional.dropout import dropout
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
@@ -22,7 +29,12 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "bilinear",
+    "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cross_entropy",
     "dropout",
     "gelu",

@@ -29,8 +29,35 @@ def _same_padding(
     return tuple(t // 2 for t in total), [t % 2 for t in total]
 
 
+def _geometry(
+    op: str, weight: Tensor, dimensions: int, stride: Sizes, dilation: Sizes, groups: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return the checked stride, dilation and groups."""
+    if weight.dim() != dimensions + 2:
+        raise RuntimeError(f"{op}(): weight must have {dimensions + 2} dimensions, got shape {tuple(weight.shape)}")
+    steps = as_tuple(op, "stride", stride, dimensions)
+    spread = as_tuple(op, "dilation", dilation, dimensions)
+    for name, values in (("stride", steps), ("dilation", spread)):
+        if any(v <= 0 for v in values):
+            raise RuntimeError(f"{op}(): {name} must be positive, got {values}")
+    groups = as_int(op, "groups", groups)
+    if groups <= 0:
+        raise RuntimeError(f"{op}(): groups must be positive, got {groups}")
+    return steps, spread, groups
+
+
+def _not_negative(op: str, name: str, values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(v < 0 for v in values):
+        raise RuntimeError(f"{op}(): {name} must not be negative, got {values}")
+    return values
+
+
+def _check_bias(op: str, bias: Tensor | None, channels: int) -> None:
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise RuntimeError(f"{op}(): bias must have shape {(channels,)}, got {tuple(bias.shape)}")
+
+
 def _convolution(
-    op: str,
     dimensions: int,
     input: Tensor,
     weight: Tensor,
@@ -40,15 +67,10 @@ def _convolution(
     dilation: Sizes,
     groups: int,
 ) -> Tensor:
+    op = f"conv{dimensions}d"
     check_tensors(op, "bias", input=input, weight=weight, bias=bias)
-    if weight.dim() != dimensions + 2:
-        raise RuntimeError(f"{op}(): weight must have {dimensions + 2} dimensions, got shape {tuple(weight.shape)}")
+    steps, spread, groups = _geometry(op, weight, dimensions, stride, dilation, groups)
     x, unbatched = with_batch(op, input, dimensions)
-    steps = as_tuple(op, "stride", stride, dimensions)
-    spread = as_tuple(op, "dilation", dilation, dimensions)
-    for name, values in (("stride", steps), ("dilation", spread)):
-        if any(v <= 0 for v in values):
-            raise RuntimeError(f"{op}(): {name} must be positive, got {values}")
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise RuntimeError(f"{op}(): padding must be 'same', 'valid' or ints, got {padding!r}")
@@ -58,12 +80,7 @@ def _convolution(
             if any(extra):
                 x = builtin.pad(x, [side for e in reversed(extra) for side in (0, e)])
     else:
-        pads = as_tuple(op, "padding", padding, dimensions)
-    if any(p < 0 for p in pads):
-        raise RuntimeError(f"{op}(): padding must not be negative, got {pads}")
-    groups = as_int(op, "groups", groups)
-    if groups <= 0:
-        raise RuntimeError(f"{op}(): groups must be positive, got {groups}")
+        pads = _not_negative(op, "padding", as_tuple(op, "padding", padding, dimensions))
     if (
         weight.shape[0] < groups
         or weight.shape[0] % groups
@@ -74,11 +91,76 @@ def _convolution(
             f"{op}(): weight of shape {tuple(weight.shape)} with groups = {groups} does not fit an input of shape "
             f"{tuple(input.shape)}"
         )
-    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
-        raise RuntimeError(f"{op}(): bias must have shape {(weight.shape[0],)}, got {tuple(bias.shape)}")
+    _check_bias(op, bias, weight.shape[0])
     check_same_type(op, x, weight=weight, bias=bias)
     y = autograd.convolution.convolution(x, weight, bias, steps, pads, spread, groups)
     return y.squeeze(0) if unbatched else y
+
+
+def _transposed(
+    dimensions: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    groups: int,
+    dilation: Sizes,
+) -> Tensor:
+    op = f"conv_transpose{dimensions}d"
+    check_tensors(op, "bias", input=input, weight=weight, bias=bias)
+    steps, spread, groups = _geometry(op, weight, dimensions, stride, dilation, groups)
+    x, unbatched = with_batch(op, input, dimensions)
+    pads = _not_negative(op, "padding", as_tuple(op, "padding", padding, dimensions))
+    extra = _not_negative(op, "output_padding", as_tuple(op, "output_padding", output_padding, dimensions))
+    if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread, strict=True)):
+        raise RuntimeError(
+            f"{op}(): output_padding must be smaller than stride or dilation, got output_padding {extra}, stride "
+            f"{steps} and dilation {spread}"
+        )
+    if x.shape[1] != weight.shape[0] or weight.shape[0] < groups or weight.shape[0] % groups or 0 in weight.shape[1:]:
+        raise RuntimeError(
+            f"{op}(): weight of shape {tuple(weight.shape)} with groups = {groups} does not fit an input of shape "
+            f"{tuple(input.shape)}"
+        )
+    _check_bias(op, bias, weight.shape[1] * groups)
+    check_same_type(op, x, weight=weight, bias=bias)
+    # Where dilation lets output_padding reach a whole stride, an input of zeros stands for it.
+    whole = [e // s for e, s in zip(extra, steps, strict=True)]
+    if any(whole):
+        x = builtin.pad(x, [side for e in reversed(whole) for side in (0, e)])
+    sizes = [
+        (i - 1) * s - 2 * p + d * (k - 1) + e % s + 1
+        for i, k, s, p, e, d in zip(x.shape[2:], weight.shape[2:], steps, pads, extra, spread, strict=True)
+    ]
+    if any(i < 1 for i in x.shape[2:]) or any(size < 0 for size in sizes):
+        raise RuntimeError(
+            f"{op}(): padding {pads} leaves an output of size {tuple(sizes)} for an input of shape {tuple(input.shape)}"
+        )
+    y = autograd.convolution.transposed_convolution(x, weight, bias, sizes, steps, pads, spread, groups)
+    return y.squeeze(0) if unbatched else y
+
+
+@autocast_to("lower precision")
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return the 1-d cross-correlation of input with weight, plus bias; formula and arguments as :func:`conv2d`.
+
+    Shapes: input (N, C, L) or (C, L), weight (O, C / groups, kw), bias (O); output (N, O, L').
+
+    Raises:
+        RuntimeError: if a shape, dtype or value does not fit.
+        TypeError: if a size is not an int, or not ints.
+    """
+    return _convolution(1, input, weight, bias, stride, padding, dilation, groups)
 
 
 @autocast_to("lower precision")
@@ -112,4 +194,108 @@ def conv2d(
         RuntimeError: if a shape, dtype or value does not fit.
         TypeError: if a size is not an int, or not ints.
     """
-    return _convolution("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
+    return _convolution(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+@autocast_to("lower precision")
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return the 3-d cross-correlation of input with weight, plus bias; formula and arguments as :func:`conv2d`.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W), weight (O, C / groups, kd, kh, kw), bias (O); output
+    (N, O, D', H', W').
+
+    Raises:
+        RuntimeError: if a shape, dtype or value does not fit.
+        TypeError: if a size is not an int, or not ints.
+    """
+    return _convolution(3, input, weight, bias, stride, padding, dilation, groups)
+
+
+@autocast_to("lower precision")
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Return the 1-d transposed convolution of input with weight, plus bias: the adjoint of :func:`conv1d`.
+
+    Formula and arguments as :func:`conv_transpose2d`. Shapes: input (N, C, L) or (C, L), weight
+    (C, O / groups, kw), bias (O); output (N, O, L').
+
+    Raises:
+        RuntimeError: if a shape, dtype or value does not fit.
+        TypeError: if a size is not an int, or not ints.
+    """
+    return _transposed(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@autocast_to("lower precision")
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Return the 2-d transposed convolution of input with weight, plus bias: the adjoint of :func:`conv2d`.
+
+    y[n, o, stride p + dilation i - padding, stride q + dilation j - padding] += w[c, o, i, j] x[n, c, p, q],
+    and b[o] is added everywhere; what falls outside is dropped. (Zeiler, Krishnan, Taylor, Fergus, 2010.)
+
+    Shapes: input (N, C, H, W) or (C, H, W), weight (C, O / groups, kh, kw), bias (O); output (N, O, H', W')
+    with H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
+
+    Args:
+        input: the images.
+        weight: the kernels.
+        bias: added to every pixel of a channel.
+        stride: between the outputs of neighbouring inputs, at least 1.
+        padding: what is cut from every side of the output.
+        output_padding: what is added on one side of the output; smaller than stride or dilation.
+        groups: blocks of channels that see each other; divides C and O.
+        dilation: between taps, at least 1.
+
+    Raises:
+        RuntimeError: if a shape, dtype or value does not fit.
+        TypeError: if a size is not an int, or not ints.
+    """
+    return _transposed(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@autocast_to("lower precision")
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Return the 3-d transposed convolution of input with weight, plus bias: the adjoint of :func:`conv3d`.
+
+    Formula and arguments as :func:`conv_transpose2d`. Shapes: input (N, C, D, H, W) or (C, D, H, W), weight
+    (C, O / groups, kd, kh, kw), bias (O); output (N, O, D', H', W').
+
+    Raises:
+        RuntimeError: if a shape, dtype or value does not fit.
+        TypeError: if a size is not an int, or not ints.
+    """
+    return _transposed(3, input, weight, bias, stride, padding, output_padding, groups, dilation)

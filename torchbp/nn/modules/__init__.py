@@ -12,7 +12,20 @@ from torchbp.nn.modules.activation import (
     Softplus,
     Tanh,
 )
-from torchbp.nn.modules.convolution import Conv2d
+from torchbp.nn.modules.convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
+)
 from torchbp.nn.modules.dropout import Dropout
 from torchbp.nn.modules.linear import Bilinear, Linear
 from torchbp.nn.modules.loss import CrossEntropyLoss, MSELoss, NLLLoss
@@ -26,7 +39,18 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Bilinear",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
     "LeakyReLU",
