@@ -41,6 +41,13 @@ def samples() -> dict[str, list[tuple]]:
             calls["convolution"].append((x, w, draw(6), *geometry))
             calls["convolution_input"].append((draw(*y.shape, seed=9), w, draw(4), size, *geometry))
             calls["convolution_weight"].append((x, draw(*y.shape, seed=9), twos, *geometry))
+            sided = (twos, [*twos, *[-1] * n], ones, 1)  # two before the input, and its last one cut
+            x, w = draw(2, 4, *[5] * n), draw(6, 4, *twos)
+            y = O.convolution(x, w, draw(6), *sided)
+            calls["convolution"].append((x, w, draw(6), *sided))
+            calls["convolution_input"].append((draw(*y.shape, seed=9), w, draw(4), [5] * n, *sided))
+            calls["convolution_weight"].append((x, draw(*y.shape, seed=9), twos, *sided))
+            x = draw(2, 4, *size) if not last else draw(2, 4, *size).contiguous(memory_format=FORMATS[n])
             window = (twos, twos, ones, ones)
             pooled, winner = O.max_pool(x, *window, True)
             calls["max_pool"].append((x, *window, True))

@@ -49,19 +49,26 @@ Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntA
   check_list(op, "input_size", input, dimensions, 0);
   check_list(op, "kernel_size", kernel, dimensions, 1);
   check_list(op, "stride", stride, dimensions, 1);
-  check_list(op, "padding", padding, dimensions, 0);
   check_list(op, "dilation", dilation, dimensions, 1);
   TORCH_CHECK(groups >= 1, op, ": groups must be positive, but got ", groups);
+  TORCH_CHECK(padding.size() == input.size() || padding.size() == 2 * input.size(), op,
+              ": padding must have one value per spatial dimension, or all before and then all after, but got ",
+              padding);
   Geometry g;
   g.dimensions = dimensions;
   g.groups = groups;
   g.input = spatial(input, 1);
   g.kernel = spatial(kernel, 1);
   g.stride = spatial(stride, 1);
-  g.padding = spatial(padding, 0);
+  const bool sided = padding.size() == 2 * input.size();
+  g.padding = spatial(sided ? padding.slice(0, input.size()) : padding, 0);
+  const Sizes after = spatial(sided ? padding.slice(input.size()) : padding, 0);
   g.dilation = spatial(dilation, 1);
   for (int d = 0; d < kSpatial; ++d) {
-    const int64_t room = window_room(op, g.input[d], g.kernel[d], g.padding[d], g.dilation[d]);
+    TORCH_CHECK(g.padding[d] >= 0 && after[d] >= (sided ? -g.input[d] : 0), op,
+                ": padding must not be negative, or cut more than there is, but got ", padding);
+    const int64_t padded = checked_sum(op, "padding", checked_sum(op, "padding", g.input[d], g.padding[d]), after[d]);
+    const int64_t room = padded - window_extent(op, g.kernel[d], g.dilation[d]);
     TORCH_CHECK(room >= 0, op, ": kernel_size ", kernel, " with dilation ", dilation,
                 " is larger than the padded input of size ", input, " with padding ", padding);
     g.output[d] = room / g.stride[d] + 1;

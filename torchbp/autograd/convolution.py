@@ -18,7 +18,7 @@ class ConvolutionForm(TrilinearForm):
 
     y correlates the input with the kernel; dx is the full correlation of g with the flipped kernel (the
     transposed convolution); dw correlates the input with g. Sizes and lists have one value per spatial
-    dimension.
+    dimension; padding may have two, all before the input and then all after it.
     """
 
     bias_slots = (0, 2)  # the transposed convolution's and the convolution's

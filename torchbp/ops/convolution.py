@@ -9,7 +9,8 @@ For the trilinear form T(x, w, g) = sum over n, o, q, c, k of
 
 Shapes: x (N, C, *spatial), w (O, C / groups, *kernel), y and g (N, O, *output) with
 output = floor((spatial + 2 padding - dilation (kernel - 1) - 1) / stride) + 1; 1 to 3 spatial
-dimensions. Each list has one value per spatial dimension.
+dimensions. Each list has one value per spatial dimension; padding may have two, all those before the input
+and then all those after it (negative ones cut), in place of 2 padding.
 """
 
 from __future__ import annotations
@@ -27,15 +28,40 @@ Sizes = Sequence[int]
 
 def output_size(input_size: Sizes, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> list[int]:
     """Return the spatial size of a convolution's output."""
+    before, after = _sides(padding, len(input_size))
     return [
-        (i + 2 * p - d * (k - 1) - 1) // s + 1
-        for i, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
+        (i + p + q - d * (k - 1) - 1) // s + 1
+        for i, k, s, p, q, d in zip(input_size, kernel_size, stride, before, after, dilation, strict=True)
     ]
+
+
+def _sides(padding: Sizes, dimensions: int) -> tuple[Sizes, Sizes]:
+    """Return the padding before and after the input."""
+    return (padding, padding) if len(padding) == dimensions else (padding[:dimensions], padding[dimensions:])
+
+
+def _padded(input: Tensor, padding: Sizes, stride: Sizes) -> tuple[Tensor, Sizes]:
+    """Return the input and the padding left to do: none where the two sides differ."""
+    if len(padding) == len(stride):
+        return input, padding
+    before, after = _sides(padding, len(stride))
+    sides = [side for p, q in zip(reversed(before), reversed(after), strict=True) for side in (p, q)]
+    return torch.constant_pad_nd(input, sides), [0] * len(stride)
 
 
 def _check(input_size: Sizes, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> None:
     dimensions = len(input_size)
-    lists = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
+    lists = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "dilation": (dilation, 1)}
+    torch._check(
+        len(padding) == dimensions or len(padding) == 2 * dimensions,
+        lambda: f"convolution: padding must be {dimensions} values, or {2 * dimensions}, but got {list(padding)}",
+    )
+    before, after = _sides(padding, dimensions)
+    torch._check(
+        all(p >= 0 for p in before)
+        and all(q >= (0 if len(padding) == dimensions else -i) for q, i in zip(after, input_size, strict=True)),
+        lambda: f"convolution: padding must not be negative, or cut more than there is, but got {list(padding)}",
+    )
     torch._check(1 <= dimensions <= 3, lambda: f"convolution: input_size must have 1 to 3 values, got {input_size}")
     for name, (values, minimum) in lists.items():
         torch._check(
@@ -80,14 +106,9 @@ def _fake_weight(input, grad_output, kernel_size, stride, padding, dilation, gro
 
 
 def _composite_output(input, weight, bias, stride, padding, dilation, groups):
-    y = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+    x, rest = _padded(input, padding, stride)
+    y = torch.ops.aten.convolution(x, weight, bias, stride, rest, dilation, False, [0] * len(stride), groups)
     return laid_out(y, memory_format_of(input, weight))
-
-
-def _gradient(grad_output, input, weight, stride, padding, dilation, groups, mask):
-    return torch.ops.aten.convolution_backward(
-        grad_output, input, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, mask
-    )
 
 
 def _composite_input(grad_output, weight, bias, input_size, stride, padding, dilation, groups):
@@ -96,13 +117,12 @@ def _composite_input(grad_output, weight, bias, input_size, stride, padding, dil
     if grad_output.numel() == 0 or weight.numel() == 0:
         gx = torch.zeros(shape, dtype=grad_output.dtype, device=grad_output.device)
         return laid_out(_plus(gx, bias), format)
-    least = [
-        (o - 1) * s - 2 * p + d * (k - 1) + 1
-        for o, s, p, d, k in zip(grad_output.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True)
-    ]
-    extra = [size - low for size, low in zip(input_size, least, strict=True)]
-    gx = torch.ops.aten.convolution(grad_output, weight, bias, stride, padding, dilation, True, extra, groups)
-    return laid_out(gx, format)
+    # All that the windows see, then the part of it that is the input; where no window looks it is zero.
+    zeros, before = [0] * len(stride), _sides(padding, len(stride))[0]
+    gx = torch.ops.aten.convolution(grad_output, weight, None, stride, zeros, dilation, True, zeros, groups)
+    beyond = [size + p - seen for size, p, seen in zip(input_size, before, gx.shape[2:], strict=True)]
+    sides = [side for p, e in zip(reversed(before), reversed(beyond), strict=True) for side in (-p, e)]
+    return laid_out(_plus(torch.constant_pad_nd(gx, sides), bias), format)
 
 
 def _composite_weight(input, grad_output, kernel_size, stride, padding, dilation, groups):
@@ -110,8 +130,12 @@ def _composite_weight(input, grad_output, kernel_size, stride, padding, dilation
     format = memory_format_of(input, grad_output)
     if grad_output.numel() == 0 or input.numel() == 0:
         return laid_out(torch.zeros(shape, dtype=input.dtype, device=input.device), format)
-    weight = input.new_zeros(()).expand(shape)
-    gw = _gradient(grad_output, input, weight, stride, padding, dilation, groups, [False, True, False])[1]
+    x, rest = _padded(input, padding, stride)
+    weight = input.new_zeros(()).expand(shape)  # its values are not read; one element, expanded, gives its shape
+    zeros, wanted = [0] * len(stride), [False, True, False]
+    gw = torch.ops.aten.convolution_backward(
+        grad_output, x, weight, None, stride, rest, dilation, False, zeros, groups, wanted
+    )[1]
     return laid_out(gw, format)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as builtin
 from torch import Tensor
 
 from torchbp import autograd
@@ -19,14 +18,13 @@ from torchbp.nn.functional._arguments import (
 )
 
 
-def _same_padding(
-    op: str, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
-) -> tuple[tuple[int, ...], list[int]]:
-    """Return the symmetric part of padding="same" and what must be added on the right, per dimension."""
+def _same_padding(op: str, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """Return the padding of padding="same", before and after; the odd one of an even kernel stands after."""
     if any(s != 1 for s in stride):
         raise RuntimeError(f"{op}(): padding='same' is not supported for strided convolutions, got stride {stride}")
     total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    return tuple(t // 2 for t in total), [t % 2 for t in total]
+    before, after = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    return before if before == after else before + after
 
 
 def _geometry(
@@ -76,9 +74,7 @@ def _convolution(
             raise RuntimeError(f"{op}(): padding must be 'same', 'valid' or ints, got {padding!r}")
         pads: tuple[int, ...] = (0,) * dimensions
         if padding == "same":
-            pads, extra = _same_padding(op, weight, steps, spread)
-            if any(extra):
-                x = builtin.pad(x, [side for e in reversed(extra) for side in (0, e)])
+            pads = _same_padding(op, weight, steps, spread)
     else:
         pads = _not_negative(op, "padding", as_tuple(op, "padding", padding, dimensions))
     if (
@@ -126,18 +122,19 @@ def _transposed(
         )
     _check_bias(op, bias, weight.shape[1] * groups)
     check_same_type(op, x, weight=weight, bias=bias)
-    # Where dilation lets output_padding reach a whole stride, an input of zeros stands for it.
-    whole = [e // s for e, s in zip(extra, steps, strict=True)]
-    if any(whole):
-        x = builtin.pad(x, [side for e in reversed(whole) for side in (0, e)])
     sizes = [
-        (i - 1) * s - 2 * p + d * (k - 1) + e % s + 1
+        (i - 1) * s - 2 * p + d * (k - 1) + e + 1
         for i, k, s, p, e, d in zip(x.shape[2:], weight.shape[2:], steps, pads, extra, spread, strict=True)
     ]
     if any(i < 1 for i in x.shape[2:]) or any(size < 0 for size in sizes):
         raise RuntimeError(
             f"{op}(): padding {pads} leaves an output of size {tuple(sizes)} for an input of shape {tuple(input.shape)}"
         )
+    # Dilation may let output_padding reach whole strides: the convolution that this one is the adjoint of has
+    # that much less padding after its input, or it would have more windows than there are inputs here.
+    whole = tuple(e // s * s for e, s in zip(extra, steps, strict=True))
+    if any(whole):
+        pads += tuple(p - e for p, e in zip(pads, whole, strict=True))
     y = autograd.convolution.transposed_convolution(x, weight, bias, sizes, steps, pads, spread, groups)
     return y.squeeze(0) if unbatched else y
 
