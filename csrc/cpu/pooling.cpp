@@ -1,6 +1,7 @@
 // Max pooling with one stored winner per output, its two linear maps (scatter and gather), and average
 // pooling over fixed or adaptive windows with its adjoint, for 1 to 3 spatial dimensions.
 #include <ATen/Dispatch.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -190,6 +191,240 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& winner, IntArrayRef ke
 
 // ---------------------------------------------------------------------------------------------
 
+// Windows that follow no stride: of adaptive and fractional max pooling.
+struct Irregular {
+  IrregularProblem problem{};
+  Tensor windows;  // what problem.windows points into
+};
+
+// Checks the table of windows, (N or 1, C or 1, 2, sum of the output sizes): start and end of every window,
+// one axis after the other. An axis that is not there gets one window over its one input.
+Irregular irregular_problem(const char* op, const Tensor& planes, const Tensor& windows, IntArrayRef input_size,
+                            IntArrayRef output_size, IntArrayRef kernel_size) {
+  const int64_t dimensions = check_batched(op, "input", planes);
+  check_list(op, "input_size", input_size, dimensions, 1);
+  check_list(op, "output_size", output_size, dimensions, 0);
+  check_list(op, "kernel_size", kernel_size, dimensions, 1);
+  int64_t given = 0;
+  for (const int64_t size : output_size) given = checked_sum(op, "output_size", given, size);
+  TORCH_CHECK(windows.device().is_cpu() && windows.scalar_type() == at::kLong, op,
+              ": windows must be an int64 CPU tensor, but got ", windows.scalar_type(), " on ", windows.device());
+  TORCH_CHECK(windows.dim() == 4 && (windows.size(0) == 1 || windows.size(0) == planes.size(0)) &&
+                  (windows.size(1) == 1 || windows.size(1) == planes.size(1)) && windows.size(2) == 2 &&
+                  windows.size(3) == given,
+              op, ": windows must have shape [", planes.size(0), " or 1, ", planes.size(1), " or 1, 2, ", given,
+              "], but got ", windows.sizes());
+  Irregular irregular;
+  IrregularProblem& problem = irregular.problem;
+  const int64_t missing = kSpatial - dimensions;
+  Tensor absent = at::zeros({windows.size(0), windows.size(1), 2, missing}, windows.options());
+  absent.select(2, 1).fill_(1);
+  irregular.windows = at::cat({absent, windows}, 3).contiguous();
+  problem.windows = irregular.windows.const_data_ptr<int64_t>();
+  const Sizes full[] = {spatial(input_size, 1), spatial(output_size, 1), spatial(kernel_size, 1)};
+  for (int d = 0; d < kSpatial; ++d) {
+    problem.input[d] = full[0][d];
+    problem.output[d] = full[1][d];
+    problem.first[d] = problem.total;
+    problem.total += full[1][d];
+  }
+  for (int64_t plane = 0; plane < windows.size(0) * windows.size(1); ++plane)
+    for (int d = 0; d < kSpatial; ++d)
+      for (int64_t o = 0; o < problem.output[d]; ++o) {
+        const int64_t* start = problem.windows + plane * 2 * problem.total + problem.first[d] + o;
+        const int64_t from = start[0], to = start[problem.total];
+        TORCH_CHECK(from >= 0 && from < to && to <= problem.input[d] && to - from <= full[2][d], op,
+                    ": windows must lie inside the input of size ", input_size, " and span at most ", kernel_size,
+                    ", but got [", from, ", ", to, ")");
+      }
+  problem.channels = planes.size(1);
+  problem.channel_stride = windows.size(1) == 1 ? 0 : 2 * problem.total;
+  problem.batch_stride = windows.size(0) == 1 ? 0 : windows.size(1) * 2 * problem.total;
+  return irregular;
+}
+
+// Channels-last if the tensor is and all its channels share their windows.
+at::MemoryFormat irregular_format(const Tensor& tensor, const Tensor& windows) {
+  return windows.size(1) == 1 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
+}
+
+at::ScalarType irregular_winner_type(const char* op, IntArrayRef kernel_size) {
+  int64_t taps = 1;
+  for (const int64_t size : kernel_size) taps = checked_product(op, "kernel_size", taps, size);
+  TORCH_CHECK(taps <= std::numeric_limits<int32_t>::max(), op, ": kernel_size has too many elements: ", taps);
+  return winner_type(taps);
+}
+
+std::tuple<Tensor, Tensor> irregular_max_pool(const Tensor& input, const Tensor& windows, IntArrayRef output_size,
+                                              IntArrayRef kernel_size) {
+  constexpr const char* op = "irregular_max_pool";
+  if (computes_in_float(input)) {
+    auto [output, winner] = irregular_max_pool(input.to(at::kFloat), windows, output_size, kernel_size);
+    return {output.to(input.scalar_type()), winner};
+  }
+  check_batched(op, "input", input);
+  Irregular irregular = irregular_problem(op, input, windows, input.sizes().slice(2), output_size, kernel_size);
+  const at::MemoryFormat format = irregular_format(input, windows);
+  const Tensor dense = input.contiguous(format);
+  set_planes(irregular.problem, dense, format);
+  const auto shape = pooled_shape(input, spatial(output_size, 1).data());
+  Tensor output = at::empty(shape, input.options().memory_format(format));
+  Tensor winner = at::empty(shape, input.options().dtype(irregular_winner_type(op, kernel_size)).memory_format(format));
+  if (output.numel() == 0) return {output, winner};
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = output.data_ptr<scalar_t>();
+    void* places = winner.data_ptr();
+    const int bytes = winner_bytes(winner);
+    run_tasks<scalar_t>(kernel.irregular_tasks(irregular.problem), 0, input.options(), [&](int64_t task, scalar_t*) {
+      kernel.irregular_max_pool(irregular.problem, from, to, places, bytes, task);
+    });
+  });
+  return {output, winner};
+}
+
+void check_irregular_winner(const char* op, const char* name, const Tensor& tensor, const Tensor& winner,
+                            IntArrayRef kernel_size) {
+  check_batched(op, name, tensor);
+  TORCH_CHECK(winner.dim() == tensor.dim() && winner.size(0) == tensor.size(0) && winner.size(1) == tensor.size(1), op,
+              ": winner must have the batch and channels of ", name, ", but got shapes ", winner.sizes(), " and ",
+              tensor.sizes());
+  TORCH_CHECK(winner.device().is_cpu() && winner.scalar_type() == irregular_winner_type(op, kernel_size), op,
+              ": winner must have dtype ", irregular_winner_type(op, kernel_size), " on the CPU, but got ",
+              winner.scalar_type(), " on ", winner.device());
+}
+
+Tensor irregular_max_pool_scatter(const Tensor& grad_output, const Tensor& winner, const Tensor& windows,
+                                  IntArrayRef input_size, IntArrayRef kernel_size) {
+  constexpr const char* op = "irregular_max_pool_scatter";
+  check_irregular_winner(op, "grad_output", grad_output, winner, kernel_size);
+  TORCH_CHECK(grad_output.sizes() == winner.sizes(), op, ": grad_output must have the shape of winner, ",
+              winner.sizes(), ", but got ", grad_output.sizes());
+  if (computes_in_float(grad_output))
+    return irregular_max_pool_scatter(grad_output.to(at::kFloat), winner, windows, input_size, kernel_size)
+        .to(grad_output.scalar_type());
+  Irregular irregular = irregular_problem(op, grad_output, windows, input_size, winner.sizes().slice(2), kernel_size);
+  const at::MemoryFormat format = irregular_format(winner, windows);
+  const Tensor dense = grad_output.contiguous(format), places = winner.contiguous(format);
+  set_planes(irregular.problem, dense, format);
+  Tensor grad_input =
+      at::empty(pooled_shape(grad_output, spatial(input_size, 1).data()), grad_output.options().memory_format(format));
+  if (grad_input.numel() == 0) return grad_input;
+  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = grad_input.data_ptr<scalar_t>();
+    const int bytes = winner_bytes(winner);
+    run_tasks<scalar_t>(kernel.irregular_tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
+      kernel.irregular_scatter(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
+    });
+  });
+  return grad_input;
+}
+
+Tensor irregular_max_pool_gather(const Tensor& input, const Tensor& winner, const Tensor& windows,
+                                 IntArrayRef kernel_size) {
+  constexpr const char* op = "irregular_max_pool_gather";
+  check_irregular_winner(op, "input", input, winner, kernel_size);
+  if (computes_in_float(input))
+    return irregular_max_pool_gather(input.to(at::kFloat), winner, windows, kernel_size).to(input.scalar_type());
+  Irregular irregular =
+      irregular_problem(op, input, windows, input.sizes().slice(2), winner.sizes().slice(2), kernel_size);
+  const at::MemoryFormat format = irregular_format(winner, windows);
+  const Tensor dense = input.contiguous(format), places = winner.contiguous(format);
+  set_planes(irregular.problem, dense, format);
+  Tensor output = at::empty(winner.sizes(), input.options().memory_format(format));
+  if (output.numel() == 0) return output;
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
+    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = output.data_ptr<scalar_t>();
+    const int bytes = winner_bytes(winner);
+    run_tasks<scalar_t>(kernel.irregular_tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
+      kernel.irregular_gather(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
+    });
+  });
+  return output;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Unpooling
+
+void check_indices(const char* op, const char* name, const Tensor& tensor, const Tensor& indices) {
+  check_batched(op, name, tensor);
+  TORCH_CHECK(indices.device().is_cpu() && indices.scalar_type() == at::kLong, op,
+              ": indices must be an int64 CPU tensor, but got ", indices.scalar_type(), " on ", indices.device());
+}
+
+int64_t plane_elements(const char* op, IntArrayRef size) {
+  int64_t elements = 1;
+  for (const int64_t extent : size) elements = checked_product(op, "output_size", elements, extent);
+  return elements;
+}
+
+// Runs task(plane), which returns an index outside the plane if it meets one, for every plane.
+template <typename Task>
+void run_planes(const char* op, int64_t planes, IntArrayRef size, const Task& task) {
+  std::vector<int64_t> outside(static_cast<size_t>(planes), kNoIndex);
+  at::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) { task(begin, end, outside.data()); });
+  for (const int64_t index : outside)
+    TORCH_CHECK(index == kNoIndex, op, ": indices must be places in planes of size ", size, ", but got ", index);
+}
+
+Tensor max_unpool(const Tensor& input, const Tensor& indices, IntArrayRef output_size) {
+  constexpr const char* op = "max_unpool";
+  check_indices(op, "input", input, indices);
+  TORCH_CHECK(input.sizes() == indices.sizes(), op, ": indices must have the shape of input, ", input.sizes(),
+              ", but got ", indices.sizes());
+  check_list(op, "output_size", output_size, input.dim() - 2, 0);
+  if (computes_in_float(input)) return max_unpool(input.to(at::kFloat), indices, output_size).to(input.scalar_type());
+  const int64_t from = plane_elements(op, input.sizes().slice(2)), to = plane_elements(op, output_size);
+  Tensor output =
+      at::empty(pooled_shape(input, spatial(output_size, 1).data()), input.options().memory_format(std::nullopt));
+  const Tensor dense = input.contiguous(), places = indices.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
+    const scalar_t* values = dense.const_data_ptr<scalar_t>();
+    scalar_t* target = output.data_ptr<scalar_t>();
+    const int64_t* index = places.const_data_ptr<int64_t>();
+    run_planes(op, input.size(0) * input.size(1), output_size, [&](int64_t begin, int64_t end, int64_t* outside) {
+      for (int64_t plane = begin; plane < end; ++plane)
+        outside[plane] = pool_kernels<scalar_t>().unpool(from, to, values, index, target, plane);
+    });
+  });
+  return output;
+}
+
+Tensor max_unpool_adjoint(const Tensor& grad_output, const Tensor& indices) {
+  constexpr const char* op = "max_unpool_adjoint";
+  check_indices(op, "grad_output", grad_output, indices);
+  TORCH_CHECK(indices.dim() == grad_output.dim() && indices.size(0) == grad_output.size(0) &&
+                  indices.size(1) == grad_output.size(1),
+              op, ": indices must have the batch and channels of grad_output, but got shapes ", indices.sizes(),
+              " and ", grad_output.sizes());
+  if (computes_in_float(grad_output))
+    return max_unpool_adjoint(grad_output.to(at::kFloat), indices).to(grad_output.scalar_type());
+  const IntArrayRef size = grad_output.sizes().slice(2);
+  const int64_t from = plane_elements(op, indices.sizes().slice(2)), to = plane_elements(op, size);
+  Tensor grad_input = at::empty(indices.sizes(), grad_output.options().memory_format(std::nullopt));
+  const Tensor dense = grad_output.contiguous(), places = indices.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
+    const scalar_t* values = dense.const_data_ptr<scalar_t>();
+    scalar_t* target = grad_input.data_ptr<scalar_t>();
+    const int64_t* index = places.const_data_ptr<int64_t>();
+    run_planes(op, indices.size(0) * indices.size(1), size, [&](int64_t begin, int64_t end, int64_t* outside) {
+      const Tensor taken = at::empty({to}, grad_output.options().dtype(at::kByte).memory_format(std::nullopt));
+      for (int64_t plane = begin; plane < end; ++plane)
+        outside[plane] =
+            pool_kernels<scalar_t>().unpool_adjoint(from, to, values, index, target, taken.data_ptr<uint8_t>(), plane);
+    });
+  });
+  return grad_input;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Average pooling
+
 // The windows of an average, per dimension: output o covers [start, end) and divides by length.
 struct Windows {
   std::array<std::vector<int64_t>, kSpatial> start, end, length;
@@ -332,6 +567,11 @@ TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
   m.impl("max_pool", max_pool);
   m.impl("max_pool_scatter", max_pool_scatter);
   m.impl("max_pool_gather", max_pool_gather);
+  m.impl("irregular_max_pool", irregular_max_pool);
+  m.impl("irregular_max_pool_scatter", irregular_max_pool_scatter);
+  m.impl("irregular_max_pool_gather", irregular_max_pool_gather);
+  m.impl("max_unpool", max_unpool);
+  m.impl("max_unpool_adjoint", max_unpool_adjoint);
   m.impl("average_pool", average_pool);
   m.impl("average_pool_adjoint", average_pool_adjoint);
   m.impl("adaptive_average_pool", adaptive_average_pool);

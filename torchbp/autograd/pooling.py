@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchbp import ops
@@ -96,6 +98,142 @@ def max_pool(
 
 
 @dataclass(frozen=True)
+class Regions:
+    """Windows of a max pool that follow no stride: sizes, one value per spatial dimension.
+
+    Adaptive windows follow from the sizes; with random samples, (N, C, d), the windows are fractional ones.
+    """
+
+    input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]  # the largest window
+
+    def windows(self, device: torch.device, samples: Tensor | None) -> Tensor:
+        """Return the table of windows that the operators take."""
+        if samples is None:
+            return ops.pooling.adaptive_windows(self.input_size, self.output_size, device)
+        return ops.pooling.fractional_windows(samples, self.input_size, self.output_size, self.kernel_size)
+
+
+@dataclass(frozen=True)
+class RegionGather(LinearMap):
+    """y[o] = x[winner of o]; the adjoint adds g[o] to the input that won o."""
+
+    folds_batch = True
+    regions: Regions
+
+    def forward(self, x: Tensor, winner: Tensor, samples: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Gather the winners."""
+        windows = self.regions.windows(x.device, samples)
+        return ops.pooling.irregular_max_pool_gather(x, winner, windows, self.regions.kernel_size)
+
+    def adjoint(self, g: Tensor, winner: Tensor, samples: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Scatter to the winners."""
+        r = self.regions
+        windows = r.windows(g.device, samples)
+        return ops.pooling.irregular_max_pool_scatter(g, winner, windows, r.input_size, r.kernel_size)
+
+
+class RegionMaxPool(ExplicitFunction):
+    """y[o] = max of x over the window of o, and the winner's place in it, for windows that follow no stride.
+
+    As for MaxPool, y is a linear map of x once the winners are known. Saved: the winners, and the random
+    samples that place fractional windows; never x.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, regions: Regions, samples: Tensor | None) -> tuple[Tensor, Tensor]:
+        windows = regions.windows(x.device, samples)
+        return ops.pooling.irregular_max_pool(x, windows, regions.output_size, regions.kernel_size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, regions, samples = inputs
+        ctx.map = RegionGather(regions)
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        fixed = (output[1],) if samples is None else (output[1], samples)
+        save(ctx, fixed, fixed)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor | None, _gwinner: Any) -> tuple[Any, ...]:
+        return None if gy is None else linear_map(ctx.map.transposed, gy, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tx: Tensor, _regions: Any, _samples: Any) -> tuple[Tensor, None]:
+        return linear_map(ctx.map, tx, *ctx.saved_tensors), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, regions: Regions, samples: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        size = info.batch_size
+        folded = None if samples is None else fold_batch(samples, in_dims[2], size)
+        y, winner = RegionMaxPool.call(fold_batch(x, in_dims[0], size), regions, folded)
+        return (unfold_batch(y, size), unfold_batch(winner, size)), (0, 0)
+
+
+def adaptive_max_pool(x: Tensor, output_size: Sequence[int], return_indices: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the maxima of x (N, C, *spatial) over ``output_size`` windows, and on request their places, int64.
+
+    Window o of n covers [floor(o i / n), ceil((o + 1) i / n)).
+    """
+    sizes = tuple(x.shape[2:])
+    if all(n > 0 and i % n == 0 for i, n in zip(sizes, output_size, strict=True)):  # windows side by side
+        kernel = tuple(i // n for i, n in zip(sizes, output_size, strict=True))
+        zeros, ones = (0,) * len(kernel), (1,) * len(kernel)
+        y, winner = max_pool(x, kernel, kernel, zeros, ones, False)
+        return y, ops.pooling.winner_indices(winner, sizes, kernel, kernel, zeros, ones) if return_indices else None
+    # A window meets at most two inputs more than the rounded-down quotient, and never more than all of them.
+    kernel = tuple(min(i, i // max(n, 1) + 2) for i, n in zip(sizes, output_size, strict=True))
+    return _region_max_pool(x, Regions(sizes, tuple(output_size), kernel), None, return_indices)
+
+
+def fractional_max_pool(
+    x: Tensor, kernel_size: Sequence[int], output_size: Sequence[int], samples: Tensor, return_indices: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the maxima of x (N, C, *spatial) over randomly placed windows, and on request their places, int64.
+
+    ``samples`` (N, C, d) in [0, 1) place the windows; see ``ops.pooling.fractional_windows``.
+    """
+    regions = Regions(tuple(x.shape[2:]), tuple(output_size), tuple(kernel_size))
+    return _region_max_pool(x, regions, samples, return_indices)
+
+
+def _region_max_pool(
+    x: Tensor, regions: Regions, samples: Tensor | None, return_indices: bool
+) -> tuple[Tensor, Tensor | None]:
+    y, winner = RegionMaxPool.call(x, regions, samples)
+    if not return_indices:
+        return y, None
+    return y, ops.pooling.irregular_indices(winner, regions.windows(x.device, samples), regions.input_size)
+
+
+@dataclass(frozen=True)
+class Unpool(LinearMap):
+    """y[index of i] = x[i], zero elsewhere; of several writers to one place the last stays.
+
+    The adjoint reads the places, for the values that stayed: an overwritten value has no influence.
+    """
+
+    folds_batch = True
+    output_size: tuple[int, ...]
+
+    def forward(self, x: Tensor, indices: Tensor) -> Tensor:  # type: ignore[override]
+        """Write."""
+        return ops.pooling.max_unpool(x, indices, self.output_size)
+
+    def adjoint(self, g: Tensor, indices: Tensor) -> Tensor:  # type: ignore[override]
+        """Read."""
+        return ops.pooling.max_unpool_adjoint(g, indices)
+
+
+def max_unpool(x: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Return zeros (N, C, *output_size) with x (N, C, *spatial) at its places in the plane. Saved: the indices."""
+    return linear_map(Unpool(tuple(output_size)), x, indices)
+
+
+@dataclass(frozen=True)
 class AverageWindows(LinearMap):
     """y[o] = sum of x over the window of o, over its divisor; the adjoint spreads g[o] evenly back."""
 
@@ -172,3 +310,57 @@ class AdaptiveWindows(LinearMap):
 def adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
     """Return x (N, C, *spatial) averaged into ``output_size`` windows. Saved: nothing but sizes."""
     return linear_map(AdaptiveWindows(tuple(x.shape[2:]), tuple(output_size)), x)
+
+
+class PowerPool(ExplicitFunction):
+    """y = (k A x^p)^(1/p), with A the average over windows of k elements: the p-norm of whole windows.
+
+    ty = y^(1-p) k A (x^(p-1) tx), so gx = x^(p-1) Aᵀ (k y^(1-p) gy); where y = 0 the derivative is 0, as the
+    built-in's. Saved: x and y.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, windows: AverageWindows, p: float) -> Tensor:
+        return windows.forward(x.pow(p)).mul_(math.prod(windows.kernel_size)).pow_(1 / p)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.windows, ctx.p = inputs
+        save(ctx, (x, output), (x, output))
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Any, ...]:
+        x, y = ctx.saved_tensors
+        if math.isinf(ctx.p):  # s^0 is 1 whatever s
+            return torch.zeros_like(x), None, None
+        gx = x.pow(ctx.p - 1) * linear_map(ctx.windows.transposed, gy * _power_slope(y, ctx.windows, ctx.p))
+        return gx, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tx: Tensor, _windows: Any, _p: Any) -> Tensor:
+        x, y = ctx.saved_tensors
+        if math.isinf(ctx.p):
+            return torch.zeros_like(y)
+        return _power_slope(y, ctx.windows, ctx.p) * linear_map(ctx.windows, x.pow(ctx.p - 1) * tx)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, windows: AverageWindows, p: float) -> tuple[Tensor, int]:
+        y = PowerPool.call(fold_batch(x, in_dims[0], info.batch_size), windows, p)
+        return unfold_batch(y, info.batch_size), 0
+
+
+def _power_slope(y: Tensor, windows: AverageWindows, p: float) -> Tensor:
+    """Return k y^(1-p), zero where y is."""
+    # The value under the mask is finite, or its derivative would be NaN times zero.
+    zero = y == 0
+    return (math.prod(windows.kernel_size) * y.masked_fill(zero, 1).pow(1 - p)).masked_fill(zero, 0)
+
+
+def power_pool(x: Tensor, p: float, kernel_size: Sequence[int], stride: Sequence[int], ceil_mode: bool) -> Tensor:
+    """Return (sum of x^p)^(1/p) over the windows of x (N, C, *spatial).
+
+    A window that ``ceil_mode`` lets reach beyond the input counts as whole: its sum is scaled up.
+    """
+    zeros = (0,) * len(kernel_size)
+    windows = AverageWindows(tuple(x.shape[2:]), tuple(kernel_size), tuple(stride), zeros, ceil_mode, True, None)
+    return PowerPool.call(x, windows, p)

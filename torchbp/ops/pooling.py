@@ -1,4 +1,4 @@
-"""Max and average pooling and their adjoints, as raw operators without gradient.
+"""Max and average pooling, unpooling, and their adjoints, as raw operators without gradient.
 
 Tensors are (N, C, *spatial) with 1 to 3 spatial dimensions; each list has one value per spatial
 dimension. Max pooling also returns the *winner* of every output: the row-major place of the maximum
@@ -8,6 +8,7 @@ first tap, a NaN wins over everything (the last of several), padding never wins.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -176,6 +177,247 @@ def max_pool_gather(
     """Read the winners' values; the adjoint of ``max_pool_scatter``."""
     call = _gather if input.dtype in KERNEL_DTYPES else _composite_gather
     return call(input, winner, kernel_size, stride, padding, dilation)
+
+
+# --------------------------------------------------------------------------------------------------
+# Max pooling over windows that follow no stride: adaptive and fractional. ``windows`` is an int64 table of
+# shape (N or 1, C or 1, 2, sum of the output sizes): start and end of every window, one axis after the other;
+# ``kernel_size`` bounds their lengths. A winner is a row-major place inside its own window.
+
+
+def adaptive_windows(input_size: Sizes, output_size: Sizes, device: torch.device) -> Tensor:
+    """Return the table of windows [floor(o i / n), ceil((o + 1) i / n)), shape (1, 1, 2, sum of n)."""
+    starts, ends = [], []
+    for i, n in zip(input_size, output_size, strict=True):
+        place = torch.arange(n, device=device)
+        starts.append(place * i // max(n, 1))
+        ends.append(((place + 1) * i + n - 1) // max(n, 1))
+    return torch.stack([torch.cat(starts), torch.cat(ends)])[None, None]
+
+
+def fractional_windows(samples: Tensor, input_size: Sizes, output_size: Sizes, kernel_size: Sizes) -> Tensor:
+    """Return the table of windows that random samples give, shape (N, C, 2, sum of the output sizes).
+
+    With alpha = (i - k) / (n - 1) and a sample u, window o < n - 1 starts at floor((o + u) alpha) - floor(u alpha)
+    and the last one at i - k (Graham, "Fractional Max-Pooling", 2014), in the arithmetic of the samples' dtype
+    as the built-in does it. Shapes: samples (N, C, d), the sample of an axis where the built-in looks for it:
+    from the last axis to the first in two dimensions, from the first to the last in three.
+    """
+    order = range(samples.shape[2]) if samples.shape[2] == 3 else reversed(range(samples.shape[2]))
+    starts = []
+    for axis, (i, n, k) in zip(order, zip(input_size, output_size, kernel_size, strict=True), strict=True):
+        u = samples[:, :, axis, None]
+        # The quotient rounds once in the samples' dtype; a quotient of Python numbers would round first in double.
+        alpha = samples.new_full((), i - k) / max(n - 1, 1)
+        place = torch.arange(n, device=samples.device)
+        start = ((place.to(u.dtype) + u) * alpha).long() - (u * alpha).long()
+        starts.append(torch.where(place == n - 1, i - k, start))
+    lengths = [start.new_full((), k).expand(start.shape) for start, k in zip(starts, kernel_size, strict=True)]
+    start = torch.cat(starts, 2)
+    return torch.stack([start, start + torch.cat(lengths, 2)], 2)
+
+
+def _axis_windows(windows: Tensor, output_size: Sizes) -> list[tuple[Tensor, Tensor]]:
+    """Return start and end of the windows, one pair per axis, shaped to broadcast against (N, C, *output)."""
+    dimensions, pairs = len(output_size), []
+    for axis, part in enumerate(windows.split(list(output_size), dim=3)):
+        shape = [*windows.shape[:2], *[1] * dimensions]
+        shape[2 + axis] = output_size[axis]
+        pairs.append((part[:, :, 0].reshape(shape), part[:, :, 1].reshape(shape)))
+    return pairs
+
+
+def _own_coordinates(winner: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Split places in windows of varying lengths into one input coordinate per axis."""
+    rest, coordinates = winner.long(), []
+    for start, end in reversed(pairs):
+        length = end - start
+        coordinates.append(start + rest % length)
+        rest = rest // length
+    return coordinates[::-1]
+
+
+def irregular_indices(winner: Tensor, windows: Tensor, input_size: Sizes) -> Tensor:
+    """Return int64 places in the flattened spatial plane of the input, as torch's ``return_indices``."""
+    flat = torch.zeros_like(winner, dtype=torch.int64)
+    coordinates = _own_coordinates(winner, _axis_windows(windows, winner.shape[2:]))
+    for size, coordinate in zip(input_size, coordinates, strict=True):
+        flat = flat * size + coordinate
+    return flat
+
+
+def _irregular_format(tensor: Tensor, windows: Tensor) -> torch.memory_format:
+    return memory_format_of(tensor) if windows.shape[1] == 1 else torch.contiguous_format
+
+
+def _check_irregular(input, windows, input_size, output_size, kernel_size) -> None:
+    n, c, total = input.shape[0], input.shape[1], sum(output_size)
+    torch._check(
+        windows.dim() == 4
+        and windows.dtype == torch.int64
+        and windows.shape[0] in (1, n)
+        and windows.shape[1] in (1, c)
+        and windows.shape[2] == 2
+        and windows.shape[3] == total,
+        lambda: f"pool: windows must have shape ({n} or 1, {c} or 1, 2, {total}), but got {tuple(windows.shape)}",
+    )
+    torch._check(
+        len(input_size) == len(output_size) == len(kernel_size) == input.dim() - 2,
+        lambda: f"pool: sizes must have {input.dim() - 2} values, got {list(output_size)} and {list(kernel_size)}",
+    )
+
+
+def _fake_irregular(input, windows, output_size, kernel_size):
+    _check_irregular(input, windows, input.shape[2:], output_size, kernel_size)
+    shape, format = (*input.shape[:2], *output_size), _irregular_format(input, windows)
+    output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
+    return output, torch.empty(shape, dtype=winner_dtype(kernel_size), device=input.device, memory_format=format)
+
+
+def _composite_irregular(input, windows, output_size, kernel_size):
+    shape, pairs = (*input.shape[:2], *output_size), _axis_windows(windows, output_size)
+    plane, winner = input.flatten(2), torch.zeros(shape, dtype=torch.int64, device=input.device)
+    best = input.new_empty(0)
+    for tap in itertools.product(*[range(k) for k in kernel_size]):
+        flat, place = torch.zeros_like(winner), torch.zeros_like(winner)
+        inside = torch.ones_like(winner, dtype=torch.bool)
+        for t, (start, end), size in zip(tap, pairs, input.shape[2:], strict=True):
+            inside = inside & (t < end - start)
+            flat = flat * size + (start + t).clamp(max=size - 1)
+            place = place * (end - start) + t
+        value = plane.gather(2, flat.flatten(2)).view(shape)
+        if not any(tap):  # every window has a first tap
+            best = value
+            continue
+        take = inside & ((value > best) | (value != value))
+        best, winner = torch.where(take, value, best), torch.where(take, place, winner)
+    format = _irregular_format(input, windows)
+    return laid_out(best, format), laid_out(winner.to(winner_dtype(kernel_size)), format)
+
+
+def _fake_irregular_scatter(grad_output, winner, windows, input_size, kernel_size):
+    _check_irregular(grad_output, windows, input_size, winner.shape[2:], kernel_size)
+    format = _irregular_format(winner, windows)
+    shape = (*grad_output.shape[:2], *input_size)
+    return torch.empty(shape, dtype=grad_output.dtype, device=grad_output.device, memory_format=format)
+
+
+def _composite_irregular_scatter(grad_output, winner, windows, input_size, kernel_size):
+    flat = irregular_indices(winner, windows, input_size).flatten(2)
+    plane = grad_output.new_zeros((*grad_output.shape[:2], math.prod(input_size)))
+    gx = plane.scatter_add_(2, flat, grad_output.flatten(2)).view(*grad_output.shape[:2], *input_size)
+    return laid_out(gx, _irregular_format(winner, windows))
+
+
+def _fake_irregular_gather(input, winner, windows, kernel_size):
+    _check_irregular(input, windows, input.shape[2:], winner.shape[2:], kernel_size)
+    format = _irregular_format(winner, windows)
+    return torch.empty(winner.shape, dtype=input.dtype, device=input.device, memory_format=format)
+
+
+def _composite_irregular_gather(input, winner, windows, kernel_size):
+    flat = irregular_indices(winner, windows, input.shape[2:]).flatten(2)
+    return laid_out(input.flatten(2).gather(2, flat).view(winner.shape), _irregular_format(winner, windows))
+
+
+_irregular = register("irregular_max_pool", fake=_fake_irregular, composite=_composite_irregular, flops=_flops_none)
+_irregular_scatter = register(
+    "irregular_max_pool_scatter",
+    fake=_fake_irregular_scatter,
+    composite=_composite_irregular_scatter,
+    flops=_flops_none,
+)
+_irregular_gather = register(
+    "irregular_max_pool_gather",
+    fake=_fake_irregular_gather,
+    composite=_composite_irregular_gather,
+    flops=_flops_none,
+)
+
+
+def irregular_max_pool(input: Tensor, windows: Tensor, output_size: Sizes, kernel_size: Sizes) -> tuple[Tensor, Tensor]:
+    """Return the maxima of the windows and their winners, both (N, C, *output_size)."""
+    call = _irregular if input.dtype in KERNEL_DTYPES else _composite_irregular
+    return call(input, windows, output_size, kernel_size)
+
+
+def irregular_max_pool_scatter(
+    grad_output: Tensor, winner: Tensor, windows: Tensor, input_size: Sizes, kernel_size: Sizes
+) -> Tensor:
+    """Add each output's value to the input that won it; the adjoint of ``irregular_max_pool_gather``."""
+    call = _irregular_scatter if grad_output.dtype in KERNEL_DTYPES else _composite_irregular_scatter
+    return call(grad_output, winner, windows, input_size, kernel_size)
+
+
+def irregular_max_pool_gather(input: Tensor, winner: Tensor, windows: Tensor, kernel_size: Sizes) -> Tensor:
+    """Read the winners' values; the adjoint of ``irregular_max_pool_scatter``."""
+    call = _irregular_gather if input.dtype in KERNEL_DTYPES else _composite_irregular_gather
+    return call(input, winner, windows, kernel_size)
+
+
+# --------------------------------------------------------------------------------------------------
+# Unpooling: values go to places of a plane. Of several writers to one place the last stays, so the adjoint
+# gives the place's value to that one and zero to the others.
+
+
+def _fake_unpool(input, indices, output_size):
+    torch._check(
+        input.shape == indices.shape,
+        lambda: f"max_unpool: indices must have shape {tuple(input.shape)}, but got {tuple(indices.shape)}",
+    )
+    return torch.empty((*input.shape[:2], *output_size), dtype=input.dtype, device=input.device)
+
+
+def _fake_unpool_adjoint(grad_output, indices):
+    return torch.empty(indices.shape, dtype=grad_output.dtype, device=grad_output.device)
+
+
+def _check_places(op: str, indices: Tensor, size: Sizes) -> None:
+    outside = (indices < 0) | (indices >= math.prod(size))
+    if bool(outside.any()):
+        raise RuntimeError(
+            f"{op}: indices must be places in planes of size {list(size)}, but got {int(indices[outside][0])}"
+        )
+
+
+def _stays(flat: Tensor, places: int) -> Tensor:
+    """Tell of every writer whether it is its place's last one."""
+    order = torch.arange(flat.shape[2], device=flat.device).expand(flat.shape)
+    last = order.new_full((*flat.shape[:2], places), -1).scatter_reduce(2, flat, order, "amax")
+    return last.gather(2, flat) == order
+
+
+def _composite_unpool(input, indices, output_size):
+    _check_places("max_unpool", indices, output_size)
+    flat, places = indices.flatten(2), math.prod(output_size)
+    plane = input.new_zeros((*input.shape[:2], places))
+    values = torch.where(_stays(flat, places), input.flatten(2), input.new_zeros(()))
+    return plane.scatter_add_(2, flat, values).view(*input.shape[:2], *output_size)
+
+
+def _composite_unpool_adjoint(grad_output, indices):
+    _check_places("max_unpool_adjoint", indices, grad_output.shape[2:])
+    flat, plane = indices.flatten(2), grad_output.flatten(2)
+    values = plane.gather(2, flat)
+    return torch.where(_stays(flat, plane.shape[2]), values, values.new_zeros(())).view(indices.shape)
+
+
+_unpool = register("max_unpool", fake=_fake_unpool, composite=_composite_unpool, flops=_flops_none)
+_unpool_adjoint = register(
+    "max_unpool_adjoint", fake=_fake_unpool_adjoint, composite=_composite_unpool_adjoint, flops=_flops_none
+)
+
+
+def max_unpool(input: Tensor, indices: Tensor, output_size: Sizes) -> Tensor:
+    """Return zeros of shape (N, C, *output_size) with each value at its place in the flattened plane."""
+    call = _unpool if input.dtype in KERNEL_DTYPES else _composite_unpool
+    return call(input, indices, output_size)
+
+
+def max_unpool_adjoint(grad_output: Tensor, indices: Tensor) -> Tensor:
+    """Read each value's place, for the values that stayed; the adjoint of ``max_unpool``."""
+    call = _unpool_adjoint if grad_output.dtype in KERNEL_DTYPES else _composite_unpool_adjoint
+    return call(grad_output, indices)
 
 
 # --------------------------------------------------------------------------------------------------

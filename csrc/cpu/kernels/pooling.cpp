@@ -228,21 +228,23 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& problem, const Winner* winn
     }
 }
 
-template <typename T, typename Winner>
-void scatter(const PoolProblem& problem, const T* grad_output, const Winner* winner, T* grad_input, int64_t task) {
-  const Slice slice = slice_of(problem, task);
-  T* plane = grad_input + slice.input;
-  clear(plane, volume(problem.input), problem.inner, slice.channels);
-  visit_winners(problem, winner, task, [&](int64_t out, int64_t in) { grad_input[in] += grad_output[out]; });
+// Calls body with the winners as bytes or as 32-bit integers.
+template <typename Body>
+TORCHBP_INLINE void with_winner(const void* winner, int winner_bytes, Body body) {
+  if (winner_bytes == 1)
+    body(static_cast<const uint8_t*>(winner));
+  else
+    body(static_cast<const int32_t*>(winner));
 }
 
 template <typename T>
 void max_scatter(const PoolProblem& problem, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
                  int64_t task) {
-  if (winner_bytes == 1)
-    scatter(problem, grad_output, static_cast<const uint8_t*>(winner), grad_input, task);
-  else
-    scatter(problem, grad_output, static_cast<const int32_t*>(winner), grad_input, task);
+  const Slice slice = slice_of(problem, task);
+  clear(grad_input + slice.input, volume(problem.input), problem.inner, slice.channels);
+  with_winner(winner, winner_bytes, [&](const auto* places) {
+    visit_winners(problem, places, task, [&](int64_t out, int64_t in) { grad_input[in] += grad_output[out]; });
+  });
 }
 
 template <typename T>
@@ -250,11 +252,149 @@ void max_gather(const PoolProblem& problem, const T* input, const void* winner, 
                 int64_t task) {
   const Slice slice = slice_of(problem, task);
   clear(output + slice.output, volume(problem.output), problem.inner, slice.channels);
-  const auto copy = [&](int64_t out, int64_t in) { output[out] = input[in]; };
+  with_winner(winner, winner_bytes, [&](const auto* places) {
+    visit_winners(problem, places, task, [&](int64_t out, int64_t in) { output[out] = input[in]; });
+  });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Max pooling over windows that follow no stride. Windows are visited one by one: their starts and lengths
+// change from one output to the next, so only the channels of a channels-last tensor run in parallel.
+
+// The window of one output: along each axis its first input and its length.
+struct Box {
+  int64_t start[kSpatial];
+  int64_t length[kSpatial];
+};
+
+// Calls visit(output offset, input offset of the slice, box) for every output of a task.
+template <typename Visit>
+TORCHBP_INLINE void visit_boxes(const IrregularProblem& problem, int64_t task, Visit visit) {
+  const Slice slice = slice_of(problem, task);
+  const int64_t outer = task / channel_blocks(problem);
+  const int64_t image = problem.inner == 1 ? outer / problem.channels : outer;
+  const int64_t channel = problem.inner == 1 ? outer % problem.channels : 0;
+  const int64_t* start = problem.windows + image * problem.batch_stride + channel * problem.channel_stride;
+  const int64_t* end = start + problem.total;
+  const int64_t* first = problem.first;
+  int64_t out = slice.output;
+  Box box;
+  const auto set = [&](int axis, int64_t o) {
+    box.start[axis] = start[first[axis] + o];
+    box.length[axis] = end[first[axis] + o] - box.start[axis];
+  };
+  for (int64_t od = 0; od < problem.output[0]; ++od) {
+    set(0, od);
+    for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
+      set(1, oh);
+      for (int64_t ow = 0; ow < problem.output[2]; ++ow, out += problem.inner) {
+        set(2, ow);
+        visit(out, slice.input, box);
+      }
+    }
+  }
+}
+
+template <typename T, typename Winner>
+void irregular_pool(const IrregularProblem& problem, const T* input, T* output, Winner* winner, int64_t task) {
+  const int64_t channels = slice_of(problem, task).channels, inner = problem.inner;
+  T best[kChannels];
+  Integer<T> best_place[kChannels];
+  visit_boxes(problem, task, [&](int64_t out, int64_t in, const Box& box) {
+    start_contest(best, best_place, channels);
+    Integer<T> place = 0;
+    for (int64_t d = 0; d < box.length[0]; ++d)
+      for (int64_t h = 0; h < box.length[1]; ++h) {
+        const int64_t row = (box.start[0] + d) * problem.input[1] + box.start[1] + h;
+        const T* from = input + in + (row * problem.input[2] + box.start[2]) * inner;
+        for (int64_t w = 0; w < box.length[2]; ++w, from += inner, ++place)
+          challenge(best, best_place, from, 1, place, channels);
+      }
+    for (int64_t c = 0; c < channels; ++c) {
+      output[out + c] = best[c];
+      winner[out + c] = static_cast<Winner>(best_place[c]);
+    }
+  });
+}
+
+// Calls visit(output offset, input offset) for every output and the input that won it; a place outside its
+// window is passed over.
+template <typename Winner, typename Visit>
+TORCHBP_INLINE void visit_irregular_winners(const IrregularProblem& problem, const Winner* winner, int64_t task,
+                                            Visit visit) {
+  const int64_t channels = slice_of(problem, task).channels;
+  visit_boxes(problem, task, [&](int64_t out, int64_t in, const Box& box) {
+    const int64_t plane = box.length[1] * box.length[2], places = box.length[0] * plane;
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t place = static_cast<int64_t>(winner[out + c]);
+      if (place < 0 || place >= places) continue;
+      const int64_t d = box.start[0] + place / plane, h = box.start[1] + place % plane / box.length[2];
+      const int64_t w = box.start[2] + place % box.length[2];
+      visit(out + c, in + ((d * problem.input[1] + h) * problem.input[2] + w) * problem.inner + c);
+    }
+  });
+}
+
+template <typename T>
+void irregular_max_pool(const IrregularProblem& problem, const T* input, T* output, void* winner, int winner_bytes,
+                        int64_t task) {
   if (winner_bytes == 1)
-    visit_winners(problem, static_cast<const uint8_t*>(winner), task, copy);
+    irregular_pool(problem, input, output, static_cast<uint8_t*>(winner), task);
   else
-    visit_winners(problem, static_cast<const int32_t*>(winner), task, copy);
+    irregular_pool(problem, input, output, static_cast<int32_t*>(winner), task);
+}
+
+template <typename T>
+void irregular_scatter(const IrregularProblem& problem, const T* grad_output, const void* winner, int winner_bytes,
+                       T* grad_input, int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  clear(grad_input + slice.input, volume(problem.input), problem.inner, slice.channels);
+  with_winner(winner, winner_bytes, [&](const auto* places) {
+    visit_irregular_winners(problem, places, task,
+                            [&](int64_t out, int64_t in) { grad_input[in] += grad_output[out]; });
+  });
+}
+
+template <typename T>
+void irregular_gather(const IrregularProblem& problem, const T* input, const void* winner, int winner_bytes, T* output,
+                      int64_t task) {
+  const Slice slice = slice_of(problem, task);
+  clear(output + slice.output, volume(problem.output), problem.inner, slice.channels);
+  with_winner(winner, winner_bytes, [&](const auto* places) {
+    visit_irregular_winners(problem, places, task, [&](int64_t out, int64_t in) { output[out] = input[in]; });
+  });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Unpooling
+
+template <typename T>
+int64_t unpool(int64_t from, int64_t to, const T* input, const int64_t* index, T* output, int64_t plane) {
+  input += plane * from;
+  index += plane * from;
+  output += plane * to;
+  clear(output, to, 1, 1);
+  for (int64_t i = 0; i < from; ++i) {
+    if (index[i] < 0 || index[i] >= to) return index[i];
+    output[index[i]] = input[i];
+  }
+  return kNoIndex;
+}
+
+// From the last writer to the first: whoever comes later to a place that is taken was overwritten.
+template <typename T>
+int64_t unpool_adjoint(int64_t from, int64_t to, const T* grad_output, const int64_t* index, T* grad_input,
+                       uint8_t* taken, int64_t plane) {
+  grad_output += plane * to;
+  index += plane * from;
+  grad_input += plane * from;
+  clear(taken, to, 1, 1);
+  for (int64_t i = from - 1; i >= 0; --i) {
+    if (index[i] < 0 || index[i] >= to) return index[i];
+    grad_input[i] = taken[index[i]] ? T(0) : grad_output[index[i]];
+    taken[index[i]] = 1;
+  }
+  return kNoIndex;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -348,8 +488,21 @@ void average_spread(const AverageProblem<T>& problem, const T* grad_output, T* g
 template <typename T>
 PoolKernels<T> kernels_of() {
   return {
-      pool_tasks<PoolProblem>,       max_workspace,        max_pool<T>,     max_scatter<T>,    max_gather<T>,
-      pool_tasks<AverageProblem<T>>, average_workspace<T>, average_pool<T>, average_spread<T>,
+      pool_tasks<PoolProblem>,
+      max_workspace,
+      max_pool<T>,
+      max_scatter<T>,
+      max_gather<T>,
+      pool_tasks<IrregularProblem>,
+      irregular_max_pool<T>,
+      irregular_scatter<T>,
+      irregular_gather<T>,
+      unpool<T>,
+      unpool_adjoint<T>,
+      pool_tasks<AverageProblem<T>>,
+      average_workspace<T>,
+      average_pool<T>,
+      average_spread<T>,
   };
 }
 

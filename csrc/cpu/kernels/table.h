@@ -100,6 +100,22 @@ struct PoolProblem {
   int64_t dilation[kSpatial];
 };
 
+// A pool whose windows follow no stride. The window of output o along axis a covers the inputs
+// [start, end) with start = windows[first[a] + o] and end = windows[total + first[a] + o]; the table of an
+// image and channel begins at n * batch_stride + c * channel_stride.
+struct IrregularProblem {
+  int64_t outer;  // as in PoolProblem
+  int64_t inner;
+  int64_t input[kSpatial];
+  int64_t output[kSpatial];
+  const int64_t* windows;
+  int64_t first[kSpatial];
+  int64_t total;
+  int64_t channels;  // of an image, if inner is 1
+  int64_t batch_stride;
+  int64_t channel_stride;
+};
+
 // Windows of an average along each axis: output o averages the inputs [start[o], end[o]) and weighs
 // them with the product over the axes of scale[o], times `factor`.
 template <typename T>
@@ -114,6 +130,9 @@ struct AverageProblem {
   T factor;
 };
 
+// What unpooling returns if every index is a place of its plane; itself it never is.
+constexpr int64_t kNoIndex = INT64_MIN;
+
 // One task is one element of `outer` and a block of `inner`; tasks write disjoint outputs.
 template <typename T>
 struct PoolKernels {
@@ -125,6 +144,21 @@ struct PoolKernels {
   void (*max_scatter)(const PoolProblem&, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
                       int64_t task);
   void (*max_gather)(const PoolProblem&, const T* input, const void* winner, int winner_bytes, T* output, int64_t task);
+
+  // The same three for windows that follow no stride; the winner is a place in its own window.
+  int64_t (*irregular_tasks)(const IrregularProblem&);
+  void (*irregular_max_pool)(const IrregularProblem&, const T* input, T* output, void* winner, int winner_bytes,
+                             int64_t task);
+  void (*irregular_scatter)(const IrregularProblem&, const T* grad_output, const void* winner, int winner_bytes,
+                            T* grad_input, int64_t task);
+  void (*irregular_gather)(const IrregularProblem&, const T* input, const void* winner, int winner_bytes, T* output,
+                           int64_t task);
+
+  // Planes of `from` elements are written to places of planes of `to` elements; of several writers to one
+  // place the last stays. The adjoint reads for it only. Both return an index outside the plane, or kNoIndex.
+  int64_t (*unpool)(int64_t from, int64_t to, const T* input, const int64_t* index, T* output, int64_t plane);
+  int64_t (*unpool_adjoint)(int64_t from, int64_t to, const T* grad_output, const int64_t* index, T* grad_input,
+                            uint8_t* taken, int64_t plane);
 
   int64_t (*average_tasks)(const AverageProblem<T>&);
   int64_t (*average_workspace)(const AverageProblem<T>&);  // elements, per thread
