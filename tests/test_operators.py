@@ -53,6 +53,20 @@ def samples() -> dict[str, list[tuple]]:
             calls["max_pool"].append((x, *window, True))
             calls["max_pool_scatter"].append((draw(*pooled.shape, seed=9), winner, size, *window))
             calls["max_pool_gather"].append((x, winner, *window))
+            windows = ops.pooling.adaptive_windows(size, [3] * n, x.device)
+            pooled, winner = O.irregular_max_pool(x, windows, [3] * n, [4] * n)
+            calls["irregular_max_pool"].append((x, windows, [3] * n, [4] * n))
+            calls["irregular_max_pool_scatter"].append((draw(*pooled.shape, seed=9), winner, windows, size, [4] * n))
+            calls["irregular_max_pool_gather"].append((x, winner, windows, [4] * n))
+            samples = torch.rand(2, 4, n, dtype=x.dtype, generator=torch.Generator().manual_seed(n))
+            windows = ops.pooling.fractional_windows(samples, size, [2] * n, [3] * n)
+            pooled, winner = O.irregular_max_pool(x, windows, [2] * n, [3] * n)
+            calls["irregular_max_pool"].append((x, windows, [2] * n, [3] * n))
+            calls["irregular_max_pool_scatter"].append((draw(*pooled.shape, seed=9), winner, windows, size, [3] * n))
+            calls["irregular_max_pool_gather"].append((x, winner, windows, [3] * n))
+            places = torch.randint(0, 3 * 2**n, x.shape, generator=torch.Generator().manual_seed(n))
+            calls["max_unpool"].append((x, places, [3 * 2**n, *[1] * (n - 1)]))
+            calls["max_unpool_adjoint"].append((draw(2, 4, 3 * 2**n, *[1] * (n - 1)), places))
             average = (twos, twos, ones, False, False, None)
             pooled = O.average_pool(x, *average)
             calls["average_pool"].append((x, *average))
@@ -112,6 +126,11 @@ COMPOSITES = {
     "max_pool": "_composite_max",
     "max_pool_scatter": "_composite_scatter",
     "max_pool_gather": "_composite_gather",
+    "irregular_max_pool": "_composite_irregular",
+    "irregular_max_pool_scatter": "_composite_irregular_scatter",
+    "irregular_max_pool_gather": "_composite_irregular_gather",
+    "max_unpool": "_composite_unpool",
+    "max_unpool_adjoint": "_composite_unpool_adjoint",
     "average_pool": "_composite_average",
     "average_pool_adjoint": "_composite_average_adjoint",
     "adaptive_average_pool": "_composite_adaptive",

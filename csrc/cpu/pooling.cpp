@@ -363,13 +363,29 @@ int64_t plane_elements(const char* op, IntArrayRef size) {
   return elements;
 }
 
-// Runs task(plane), which returns an index outside the plane if it meets one, for every plane.
+// Calls task(problem, offset of the plane in `from`, offset in `to`), which returns an index outside the plane
+// if it meets one, for every plane of tensors (N, C, *) of one format.
 template <typename Task>
-void run_planes(const char* op, int64_t planes, IntArrayRef size, const Task& task) {
+void run_planes(const char* op, const Tensor& indices, int64_t from, IntArrayRef size, at::MemoryFormat format,
+                const Task& task) {
+  const int64_t channels = indices.size(1), planes = indices.size(0) * channels;
+  const bool contiguous = format == at::MemoryFormat::Contiguous;
+  const UnpoolProblem problem{from, plane_elements(op, size), contiguous ? 1 : channels};
   std::vector<int64_t> outside(static_cast<size_t>(planes), kNoIndex);
-  at::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) { task(begin, end, outside.data()); });
+  at::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) {
+    const Tensor taken = at::empty({problem.to}, at::kByte);
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const int64_t first = contiguous ? plane : plane / channels * channels, rest = plane - first;
+      outside[plane] = task(problem, first * from + rest, first * problem.to + rest, taken.data_ptr<uint8_t>());
+    }
+  });
   for (const int64_t index : outside)
     TORCH_CHECK(index == kNoIndex, op, ": indices must be places in planes of size ", size, ", but got ", index);
+}
+
+// As the built-in: channels-last is kept in two dimensions only.
+at::MemoryFormat planar_format(const Tensor& tensor) {
+  return tensor.dim() == 4 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
 
 Tensor max_unpool(const Tensor& input, const Tensor& indices, IntArrayRef output_size) {
@@ -379,18 +395,18 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, IntArrayRef output
               ", but got ", indices.sizes());
   check_list(op, "output_size", output_size, input.dim() - 2, 0);
   if (computes_in_float(input)) return max_unpool(input.to(at::kFloat), indices, output_size).to(input.scalar_type());
-  const int64_t from = plane_elements(op, input.sizes().slice(2)), to = plane_elements(op, output_size);
-  Tensor output =
-      at::empty(pooled_shape(input, spatial(output_size, 1).data()), input.options().memory_format(std::nullopt));
-  const Tensor dense = input.contiguous(), places = indices.contiguous();
+  const int64_t from = plane_elements(op, input.sizes().slice(2));
+  const at::MemoryFormat format = planar_format(input);
+  Tensor output = at::empty(pooled_shape(input, spatial(output_size, 1).data()), input.options().memory_format(format));
+  const Tensor dense = input.contiguous(format), places = indices.contiguous(format);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const scalar_t* values = dense.const_data_ptr<scalar_t>();
     scalar_t* target = output.data_ptr<scalar_t>();
     const int64_t* index = places.const_data_ptr<int64_t>();
-    run_planes(op, input.size(0) * input.size(1), output_size, [&](int64_t begin, int64_t end, int64_t* outside) {
-      for (int64_t plane = begin; plane < end; ++plane)
-        outside[plane] = pool_kernels<scalar_t>().unpool(from, to, values, index, target, plane);
-    });
+    run_planes(op, indices, from, output_size, format,
+               [&](const UnpoolProblem& problem, int64_t source, int64_t place, uint8_t*) {
+                 return pool_kernels<scalar_t>().unpool(problem, values + source, index + source, target + place);
+               });
   });
   return output;
 }
@@ -404,20 +420,19 @@ Tensor max_unpool_adjoint(const Tensor& grad_output, const Tensor& indices) {
               " and ", grad_output.sizes());
   if (computes_in_float(grad_output))
     return max_unpool_adjoint(grad_output.to(at::kFloat), indices).to(grad_output.scalar_type());
-  const IntArrayRef size = grad_output.sizes().slice(2);
-  const int64_t from = plane_elements(op, indices.sizes().slice(2)), to = plane_elements(op, size);
-  Tensor grad_input = at::empty(indices.sizes(), grad_output.options().memory_format(std::nullopt));
-  const Tensor dense = grad_output.contiguous(), places = indices.contiguous();
+  const int64_t from = plane_elements(op, indices.sizes().slice(2));
+  const at::MemoryFormat format = planar_format(grad_output);
+  Tensor grad_input = at::empty(indices.sizes(), grad_output.options().memory_format(format));
+  const Tensor dense = grad_output.contiguous(format), places = indices.contiguous(format);
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
     const scalar_t* values = dense.const_data_ptr<scalar_t>();
     scalar_t* target = grad_input.data_ptr<scalar_t>();
     const int64_t* index = places.const_data_ptr<int64_t>();
-    run_planes(op, indices.size(0) * indices.size(1), size, [&](int64_t begin, int64_t end, int64_t* outside) {
-      const Tensor taken = at::empty({to}, grad_output.options().dtype(at::kByte).memory_format(std::nullopt));
-      for (int64_t plane = begin; plane < end; ++plane)
-        outside[plane] =
-            pool_kernels<scalar_t>().unpool_adjoint(from, to, values, index, target, taken.data_ptr<uint8_t>(), plane);
-    });
+    run_planes(op, indices, from, grad_output.sizes().slice(2), format,
+               [&](const UnpoolProblem& problem, int64_t source, int64_t place, uint8_t* taken) {
+                 return pool_kernels<scalar_t>().unpool_adjoint(problem, values + place, index + source,
+                                                                target + source, taken);
+               });
   });
   return grad_input;
 }
@@ -487,8 +502,7 @@ Windows adaptive_windows(const char* op, IntArrayRef input_size, IntArrayRef out
 // Averages `from` (spread = false) or spreads it back over the windows (spread = true).
 Tensor run_average(const char* op, const Windows& windows, const Tensor& from, bool spread) {
   if (computes_in_float(from)) return run_average(op, windows, from.to(at::kFloat), spread).to(from.scalar_type());
-  // As the built-in: channels-last is kept in two dimensions only.
-  const at::MemoryFormat format = from.dim() == 4 ? from.suggest_memory_format() : at::MemoryFormat::Contiguous;
+  const at::MemoryFormat format = planar_format(from);
   const Tensor dense = from.contiguous(format);
   Tensor to = at::empty(pooled_shape(from, (spread ? windows.input : windows.output).data()),
                         from.options().memory_format(format));

@@ -34,6 +34,16 @@ def output_size(
     return sizes
 
 
+def _planar_format(tensor: Tensor) -> torch.memory_format:
+    """Return the format that averages and unpooling keep, as the built-in: channels-last in two dimensions only."""
+    return memory_format_of(tensor) if tensor.dim() == 4 else torch.contiguous_format
+
+
+def _like(tensor: Tensor, sizes: Sizes) -> Tensor:
+    shape = (*tensor.shape[:2], *sizes)
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=_planar_format(tensor))
+
+
 def _check(input_size, kernel_size, stride, padding, dilation, ceil_mode) -> list[int]:
     dimensions = len(input_size)
     lists = {"kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
@@ -365,11 +375,11 @@ def _fake_unpool(input, indices, output_size):
         input.shape == indices.shape,
         lambda: f"max_unpool: indices must have shape {tuple(input.shape)}, but got {tuple(indices.shape)}",
     )
-    return torch.empty((*input.shape[:2], *output_size), dtype=input.dtype, device=input.device)
+    return _like(input, output_size)
 
 
 def _fake_unpool_adjoint(grad_output, indices):
-    return torch.empty(indices.shape, dtype=grad_output.dtype, device=grad_output.device)
+    return _like(grad_output, indices.shape[2:])
 
 
 def _check_places(op: str, indices: Tensor, size: Sizes) -> None:
@@ -392,14 +402,16 @@ def _composite_unpool(input, indices, output_size):
     flat, places = indices.flatten(2), math.prod(output_size)
     plane = input.new_zeros((*input.shape[:2], places))
     values = torch.where(_stays(flat, places), input.flatten(2), input.new_zeros(()))
-    return plane.scatter_add_(2, flat, values).view(*input.shape[:2], *output_size)
+    y = plane.scatter_add_(2, flat, values).view(*input.shape[:2], *output_size)
+    return laid_out(y, _planar_format(input))
 
 
 def _composite_unpool_adjoint(grad_output, indices):
     _check_places("max_unpool_adjoint", indices, grad_output.shape[2:])
     flat, plane = indices.flatten(2), grad_output.flatten(2)
     values = plane.gather(2, flat)
-    return torch.where(_stays(flat, plane.shape[2]), values, values.new_zeros(())).view(indices.shape)
+    gx = torch.where(_stays(flat, plane.shape[2]), values, values.new_zeros(())).view(indices.shape)
+    return laid_out(gx, _planar_format(grad_output))
 
 
 _unpool = register("max_unpool", fake=_fake_unpool, composite=_composite_unpool, flops=_flops_none)
@@ -423,15 +435,6 @@ def max_unpool_adjoint(grad_output: Tensor, indices: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------------
 # Average pooling. The composite formula uses that the average is separable: one banded matrix per
 # dimension, y = M_1 ... M_d x, and the adjoint uses the transposed matrices.
-
-
-def _average_format(tensor: Tensor) -> torch.memory_format:
-    return memory_format_of(tensor) if tensor.dim() == 4 else torch.contiguous_format
-
-
-def _like(tensor: Tensor, sizes: Sizes) -> Tensor:
-    shape = (*tensor.shape[:2], *sizes)
-    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=_average_format(tensor))
 
 
 def _window_matrix(size: int, start: Tensor, end: Tensor, length: Tensor, dtype: torch.dtype) -> Tensor:
@@ -468,7 +471,7 @@ def _adaptive_matrices(input_size, sizes, like):
 
 def _multiply(matrices: list[Tensor], x: Tensor, transpose: bool) -> Tensor:
     """Apply one matrix along each spatial dimension."""
-    format, wide = _average_format(x), x.to(torch.float32) if x.dtype in (torch.bfloat16, torch.float16) else x
+    format, wide = _planar_format(x), x.to(torch.float32) if x.dtype in (torch.bfloat16, torch.float16) else x
     for axis, matrix in enumerate(matrices):
         matrix = (matrix.mT if transpose else matrix).to(wide.dtype)
         wide = torch.tensordot(wide, matrix, dims=([2 + axis], [1])).movedim(-1, 2 + axis)

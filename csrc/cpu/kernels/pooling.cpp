@@ -369,30 +369,28 @@ void irregular_gather(const IrregularProblem& problem, const T* input, const voi
 // Unpooling
 
 template <typename T>
-int64_t unpool(int64_t from, int64_t to, const T* input, const int64_t* index, T* output, int64_t plane) {
-  input += plane * from;
-  index += plane * from;
-  output += plane * to;
-  clear(output, to, 1, 1);
-  for (int64_t i = 0; i < from; ++i) {
-    if (index[i] < 0 || index[i] >= to) return index[i];
-    output[index[i]] = input[i];
+int64_t unpool(const UnpoolProblem& problem, const T* input, const int64_t* index, T* output) {
+  const int64_t step = problem.step;
+  for (int64_t i = 0; i < problem.to; ++i) output[i * step] = T(0);
+  for (int64_t i = 0; i < problem.from; ++i) {
+    const int64_t place = index[i * step];
+    if (place < 0 || place >= problem.to) return place;
+    output[place * step] = input[i * step];
   }
   return kNoIndex;
 }
 
 // From the last writer to the first: whoever comes later to a place that is taken was overwritten.
 template <typename T>
-int64_t unpool_adjoint(int64_t from, int64_t to, const T* grad_output, const int64_t* index, T* grad_input,
-                       uint8_t* taken, int64_t plane) {
-  grad_output += plane * to;
-  index += plane * from;
-  grad_input += plane * from;
-  clear(taken, to, 1, 1);
-  for (int64_t i = from - 1; i >= 0; --i) {
-    if (index[i] < 0 || index[i] >= to) return index[i];
-    grad_input[i] = taken[index[i]] ? T(0) : grad_output[index[i]];
-    taken[index[i]] = 1;
+int64_t unpool_adjoint(const UnpoolProblem& problem, const T* grad_output, const int64_t* index, T* grad_input,
+                       uint8_t* taken) {
+  const int64_t step = problem.step;
+  clear(taken, problem.to, 1, 1);
+  for (int64_t i = problem.from - 1; i >= 0; --i) {
+    const int64_t place = index[i * step];
+    if (place < 0 || place >= problem.to) return place;
+    grad_input[i * step] = taken[place] ? T(0) : grad_output[place * step];
+    taken[place] = 1;
   }
   return kNoIndex;
 }

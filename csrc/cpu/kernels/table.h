@@ -116,6 +116,14 @@ struct IrregularProblem {
   int64_t channel_stride;
 };
 
+// One plane of `from` elements, `step` apart, each of which has a place in a plane of `to` elements, as far
+// apart. Of several writers to one place the last stays; the adjoint reads for it only.
+struct UnpoolProblem {
+  int64_t from;
+  int64_t to;
+  int64_t step;
+};
+
 // Windows of an average along each axis: output o averages the inputs [start[o], end[o]) and weighs
 // them with the product over the axes of scale[o], times `factor`.
 template <typename T>
@@ -154,11 +162,10 @@ struct PoolKernels {
   void (*irregular_gather)(const IrregularProblem&, const T* input, const void* winner, int winner_bytes, T* output,
                            int64_t task);
 
-  // Planes of `from` elements are written to places of planes of `to` elements; of several writers to one
-  // place the last stays. The adjoint reads for it only. Both return an index outside the plane, or kNoIndex.
-  int64_t (*unpool)(int64_t from, int64_t to, const T* input, const int64_t* index, T* output, int64_t plane);
-  int64_t (*unpool_adjoint)(int64_t from, int64_t to, const T* grad_output, const int64_t* index, T* grad_input,
-                            uint8_t* taken, int64_t plane);
+  // Both return an index outside the plane if they meet one, or kNoIndex.
+  int64_t (*unpool)(const UnpoolProblem&, const T* input, const int64_t* index, T* output);
+  int64_t (*unpool_adjoint)(const UnpoolProblem&, const T* grad_output, const int64_t* index, T* grad_input,
+                            uint8_t* taken);  // a byte per element of `to`
 
   int64_t (*average_tasks)(const AverageProblem<T>&);
   int64_t (*average_workspace)(const AverageProblem<T>&);  // elements, per thread
