@@ -43,6 +43,7 @@ from torchbp.nn.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
+from torchbp.nn.functional.shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from torchbp.nn.functional.softmax import log_softmax, softmax
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "avg_pool3d",
     "batch_norm",
     "bilinear",
+    "channel_shuffle",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -82,6 +84,8 @@ __all__ = [
     "max_unpool3d",
     "mse_loss",
     "nll_loss",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "relu",
     "scaled_tanh",
     "sigmoid",

@@ -52,6 +52,7 @@ from torchbp.nn.modules.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from torchbp.nn.modules.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -66,6 +67,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Bilinear",
+    "ChannelShuffle",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -97,6 +99,8 @@ __all__ = [
     "MaxUnpool2d",
     "MaxUnpool3d",
     "NLLLoss",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ReLU",
     "ScaledTanh",
     "SiLU",
