@@ -100,7 +100,8 @@ def fractional_max_pool(
         RuntimeError: a shape does not fit, a size is out of range, or a sample does not lie between 0 and 1.
         TypeError: the input is complex.
 
-    Equals `torch.nn.functional.fractional_max_pool2d` and `fractional_max_pool3d` with `_random_samples`.
+    Equals `torch.nn.functional.fractional_max_pool2d` and `fractional_max_pool3d` with `_random_samples`. In three
+    dimensions PyTorch refuses the largest possible output size.
     """
     require_real("input", input)
     dtype = result_dtype(input)
