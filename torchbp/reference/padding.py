@@ -95,7 +95,8 @@ def pad(input: Array, padding: tuple[int, ...], mode: str = "constant", value: f
             reflected part is not smaller than the dimension, or the repeated part is longer than what is kept.
         ValueError: the mode does not exist.
 
-    Equals `torch.nn.functional.pad`.
+    Equals `torch.nn.functional.pad`. Where "circular" would repeat what is cut off entirely, and so is refused here,
+    PyTorch returns memory that it has not written.
     """
     dtype = result_dtype(input)
     input = widen(input)

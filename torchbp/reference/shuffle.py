@@ -62,7 +62,7 @@ def pixel_unshuffle(input: Array, downscale_factor: int) -> Array:
 
     Its gradient is `pixel_shuffle`.
 
-    Equals `torch.nn.functional.pixel_unshuffle`.
+    Equals `torch.nn.functional.pixel_unshuffle`, which however leaves an empty input in its shape.
     """
     dtype = result_dtype(input)
     input = widen(input)
