@@ -43,13 +43,15 @@ def _reflect(position: float, size: int, align_corners: bool) -> tuple[float, in
 def _inside(position: float, size: int, padding_mode: str, align_corners: bool) -> tuple[float, int]:
     """Move a position into the image as the padding asks; return it and its slope."""
     slope = 1
-    if padding_mode == "reflection" and math.isfinite(position):
+    if padding_mode == "zeros" or math.isnan(position):
+        return position, slope
+    if padding_mode == "reflection":
+        if math.isinf(position):
+            return math.nan, slope
         position, slope = _reflect(position, size, align_corners)
-    if padding_mode != "zeros" and not math.isnan(position):
-        if not 0 < position < size - 1:
-            slope = 0
-        position = min(max(position, 0.0), float(size - 1))
-    return position, slope
+    if not 0 < position < size - 1:
+        slope = 0
+    return min(max(position, 0.0), float(size - 1)), slope
 
 
 def _axis_taps(
@@ -132,8 +134,8 @@ def grid_sample(
         bicubic     cubic convolution with a = -3/4 at the four neighbours
 
     Outside the input there are zeros; or the position is first moved to the border, or mirrored there until it is
-    inside ("bicubic" does so with each neighbour, not with the position). A position that is not a number or,
-    except at the border, infinite reads nothing and gives zero.
+    inside ("bicubic" does so with each neighbour, not with the position). A position that is not finite reads
+    nothing and gives zero, unless it was infinite and moved to the border.
 
     Args:
         input: shape (N, C, *input_size), real, with 2 or 3 spatial dimensions, each of size at least 1.
