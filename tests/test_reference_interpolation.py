@@ -154,6 +154,19 @@ def test_antialias_by_a_factor(values, factor, mode):
         )
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_antialias_to_one_column(values, mode):
+    # PyTorch's forward pass reads the first row only; its gradient is right, and so is the transposed image.
+    x, arguments = values(1, 2, 5, 4), {"mode": mode, "antialias": True}
+    y = reference.interpolate(x, (3, 1), **arguments)
+    turned = F.interpolate(tensor(x.swapaxes(2, 3)), size=(1, 3), **arguments)
+    check(y, turned.transpose(2, 3))
+    gy = values(*y.shape)
+    (gx,) = gradients(lambda leaf: F.interpolate(leaf, size=(3, 1), **arguments), (x,), gy)
+    check(reference.interpolate_adjoint(gy, (5, 4), (3, 1), **arguments), gx)
+    check_adjoint(y, gy, x, gx.numpy())
+
+
 def test_antialias_keeps_corners_aligned(values):
     # A ramp shrinks to a ramp between the same ends where no row is cut short by them.
     x = frozen(np.arange(13.0).reshape(1, 1, 1, 13))

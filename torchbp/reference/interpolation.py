@@ -224,11 +224,12 @@ def interpolate(
     Equals `torch.nn.functional.interpolate`, of which these are the peculiarities:
 
     - The pixel of the nearest modes is found in single precision, so an exact boundary may fall to the pixel
-      before it. (For float64 in 1-d and 3-d, PyTorch's forward pass differs from this and from its own gradient.)
+      before it. (In 1-d and 3-d, PyTorch's forward pass may round otherwise than its own gradient; this does not.)
     - The linear modes, "nearest" and antialiasing ignore `scale_factor` in a dimension whose size remains what it
       was, and "nearest" where the size doubles. (In "nearest", 1-d and 3-d, PyTorch's forward pass does not.)
     - With `antialias` and `align_corners`, PyTorch places the centre at scale · (j + 1/2) - 1/2 with the scale of
       aligned corners, so that no corners align. Here they do.
+    - With `antialias` and an output of width 1 and greater height, PyTorch's forward pass repeats the first row.
     """
     dims = np.ndim(input) - 2
     if dims < 1:

@@ -459,7 +459,7 @@ def lp_pool(
     for position in np.ndindex(*sizes):
         sources = [source for _, source in taps_inside(position, input_size, kernel_size, stride, none, one)]
         for plane in np.ndindex(*leading):
-            # Python's numbers raise where IEEE has an answer: 1 / 0 and roots of negative numbers.
+            # Infinity and NaN are answers here, not errors to warn of.
             with np.errstate(all="ignore"):
                 output[plane + position] = _power_sum(plane, sources, input, norm_type) ** (1 / norm_type)
     return output.astype(dtype)
