@@ -14,60 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_helpers import INF, NAN, check, frozen, gradients, ones, optional, tensor
 
 from torchbp import reference
 
-INF, NAN = math.inf, math.nan
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-@pytest.fixture
-def values():
-    """Draw normally distributed, read-only arrays, each call new ones."""
-    rng = np.random.default_rng(20240607)
-
-    def draw(*shape, dtype=np.float64):
-        array = rng.standard_normal(shape)
-        if np.issubdtype(dtype, np.complexfloating):
-            array = array + 1j * rng.standard_normal(shape)
-        return frozen(np.asarray(array).astype(dtype))
-
-    return draw
-
-
-def frozen(array):
-    array = np.array(array)
-    array.setflags(write=False)
-    return array
-
-
-def tensor(array, requires_grad=False):
-    return torch.tensor(np.array(array), requires_grad=requires_grad)
-
-
-def optional(array):
-    return None if array is None else tensor(array)
-
-
-def check(actual, expected, rtol=1e-12, atol=1e-13):
-    """Compare shape, dtype and values; NaN equals NaN."""
-    expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else np.asarray(expected)
-    assert isinstance(actual, np.ndarray)
-    assert actual.shape == expected.shape
-    assert actual.dtype == expected.dtype
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
-
-
-def gradients(function, arrays, grad_output):
-    """Return the gradients of PyTorch's function at the arrays."""
-    leaves = [tensor(array, requires_grad=True) for array in arrays]
-    return torch.autograd.grad(function(*leaves), leaves, tensor(grad_output))
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 # Linear and bilinear maps
@@ -736,6 +687,17 @@ KEPT = {
     "convolution_input": lambda v: reference.convolution_input(v(2, 3, 5), v(3, 2, 2), (5,), *KEPT_WINDOW[1:], 1),
     "convolution_weight": lambda v: reference.convolution_weight(v(2, 2, 5), v(2, 3, 5), *KEPT_WINDOW, 1),
     "convolution_bias": lambda v: reference.convolution_bias(v(2, 3, 5)),
+    "transposed_convolution": lambda v: reference.transposed_convolution(
+        v(2, 2, 5), v(2, 3, 2), v(3), (1,), (1,), (1,), (2,), 1
+    ),
+    "transposed_convolution_input": lambda v: reference.transposed_convolution_input(
+        v(2, 3, 6), v(2, 3, 2), (5,), (1,), (1,), (1,), (2,), 1
+    ),
+    "transposed_convolution_weight": lambda v: reference.transposed_convolution_weight(
+        v(2, 2, 5), v(2, 3, 6), (2,), (1,), (1,), (1,), (2,), 1
+    ),
+    "fold": lambda v: reference.fold(v(2, 4, 5), (5,), *KEPT_WINDOW),
+    "unfold": lambda v: reference.unfold(v(2, 2, 5), *KEPT_WINDOW),
     "max_pool": lambda v: reference.max_pool(v(2, 5), *KEPT_WINDOW, False)[:1],
     "max_pool_scatter": lambda v: reference.max_pool_scatter(
         v(1, 4), np.zeros((1, 4), np.uint8), (5,), (2,), (1,), (0,), (1,)
@@ -747,6 +709,37 @@ KEPT = {
     ),
     "adaptive_average_pool": lambda v: reference.adaptive_average_pool(v(2, 5), (3,)),
     "adaptive_average_pool_adjoint": lambda v: reference.adaptive_average_pool_adjoint(v(2, 3), (5,)),
+    "adaptive_max_pool": lambda v: reference.adaptive_max_pool(v(2, 5), (3,))[:1],
+    "adaptive_max_pool_scatter": lambda v: reference.adaptive_max_pool_scatter(
+        v(1, 3), np.array([[1, 2, 0]], np.uint8), (5,)
+    ),
+    "adaptive_max_pool_gather": lambda v: reference.adaptive_max_pool_gather(
+        v(1, 5), np.array([[1, 2, 0]], np.uint8), 1
+    ),
+    "lp_pool": lambda v: reference.lp_pool(v(2, 5), 2.0, (3,), (2,), False),
+    "lp_pool_gradient": lambda v: reference.lp_pool_gradient(v(2, 5), v(2, 2), 2.0, (3,), (2,), False),
+    "fractional_max_pool": lambda v: reference.fractional_max_pool(v(2, 5), (2,), (3,), np.full((2, 1), 0.5))[:1],
+    "fractional_max_pool_scatter": lambda v: reference.fractional_max_pool_scatter(
+        v(1, 3), np.array([[1, 0, 1]], np.uint8), (5,), (2,), np.full((1, 1), 0.5)
+    ),
+    "fractional_max_pool_gather": lambda v: reference.fractional_max_pool_gather(
+        v(1, 5), np.array([[1, 0, 1]], np.uint8), (2,), np.full((1, 1), 0.5)
+    ),
+    "max_unpool": lambda v: reference.max_unpool(v(1, 3), np.array([[4, 0, 4]]), (5,)),
+    "max_unpool_adjoint": lambda v: reference.max_unpool_adjoint(v(1, 5), np.array([[4, 0, 4]]), (5,)),
+    "pad": lambda v: reference.pad(v(2, 3), (1, 2), value=0.25),
+    "pad_adjoint": lambda v: reference.pad_adjoint(v(2, 7), (2, 2), "replicate"),
+    "pixel_shuffle": lambda v: reference.pixel_shuffle(v(4, 2, 3), 2),
+    "pixel_unshuffle": lambda v: reference.pixel_unshuffle(v(1, 4, 6), 2),
+    "channel_shuffle": lambda v: reference.channel_shuffle(v(1, 6, 2), 3),
+    "interpolate": lambda v: reference.interpolate(v(1, 2, 3, 4), (5, 3), mode="bicubic"),
+    "interpolate_adjoint": lambda v: reference.interpolate_adjoint(v(1, 2, 5, 3), (3, 4), (5, 3), mode="bicubic"),
+    "grid_sample": lambda v: reference.grid_sample(v(1, 2, 3, 4), v(1, 3, 2, 2), padding_mode="reflection"),
+    "grid_sample_gradients": lambda v: reference.grid_sample_gradients(
+        v(1, 2, 3, 4), v(1, 3, 2, 2), v(1, 2, 3, 2), padding_mode="reflection"
+    ),
+    "affine_grid": lambda v: reference.affine_grid(v(2, 2, 3), (2, 1, 3, 4)),
+    "affine_grid_adjoint": lambda v: reference.affine_grid_adjoint(v(2, 3, 4, 2)),
     "softmax": lambda v: reference.softmax(v(2, 3), 1),
     "log_softmax": lambda v: reference.log_softmax(v(2, 3), 1),
     "softmax_gradient": lambda v: reference.softmax_gradient(v(2, 3), v(2, 3), 1),
@@ -790,7 +783,7 @@ def test_dtype_is_kept_and_rounded_once(values, name, dtype):
 
 
 def test_functions_of_every_module_are_exported():
-    """And each of them meets the dtype test, except the three that return sizes and indices."""
+    """And each of them meets the dtype test, except those that return sizes and indices."""
     folder = Path(inspect.getfile(reference)).parent
     public = set()
     for path in folder.glob("[!_]*.py"):
@@ -799,7 +792,9 @@ def test_functions_of_every_module_are_exported():
     public = {name for name in public if not name.startswith("_")}
     assert set(reference.__all__) == public
     assert len(reference.__all__) == len(public)
-    assert set(KEPT) == public - {"output_size", "pooled_size", "max_pool_indices"}
+    sizes_and_indices = {name for name in public if name.endswith(("_size", "_indices"))}
+    assert len(sizes_and_indices) == 6
+    assert set(KEPT) == public - sizes_and_indices
 
 
 def test_reference_imports_numpy_alone():
@@ -814,10 +809,6 @@ def test_reference_imports_numpy_alone():
 
 
 # What the reference refuses, as PyTorch does
-
-
-def ones(*shape, dtype=np.float64):
-    return np.ones(shape, dtype)
 
 
 def conv1d(**changed):

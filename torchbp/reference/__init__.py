@@ -9,14 +9,22 @@ sends the gradient back along the same products: grad_input[x] += grad_output[y]
 the forward loop with its assignment turned around. Layers that are not linear first take their derivative at
 the input, and then do the same.
 
-    linear         linear and bilinear maps: the plainest sums
-    convolution    the same sum through a sliding window
-    pooling        maximum and mean of a sliding window
-    activation     functions of one number
-    softmax        a layer whose outputs share one Jacobian
-    normalization  a layer whose statistics depend on the input
-    loss           where the gradient starts
-    dropout        a layer with a random factor
+    linear              linear and bilinear maps: the plainest sums
+    convolution         the same sum through a sliding window, and its transpose
+    folding             the windows themselves, as columns
+    pooling             maximum, mean and p-norm of a sliding window
+    adaptive_pooling    maximum and mean of a given number of windows
+    fractional_pooling  maximum of windows at random distances
+    max_unpooling       a maximum put back where it came from
+    padding             values around the input
+    shuffle             values moved elsewhere
+    interpolation       resizing: a matrix for each dimension
+    sampling            an image read at positions that are inputs too
+    activation          functions of one number
+    softmax             a layer whose outputs share one Jacobian
+    normalization       a layer whose statistics depend on the input
+    loss                where the gradient starts
+    dropout             a layer with a random factor
 
 Functions take and return NumPy arrays and change none of their arguments. Sums run in float64 (complex128)
 and are rounded once to the dtype of the arguments; integers give float64. Shapes are written with N for the
@@ -42,34 +50,63 @@ from .activation import (
     tanh,
     tanh_derivative,
 )
-from .convolution import convolution, convolution_bias, convolution_input, convolution_weight, output_size
-from .dropout import dropout, dropout_gradient
-from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
-from .loss import (
-    cross_entropy,
-    cross_entropy_gradient,
-    mse_loss,
-    mse_loss_gradient,
-    nll_loss,
-    nll_loss_gradient,
-)
-from .normalization import batch_norm, batch_norm_gradients, batch_norm_inference, update_running
-from .pooling import (
+from .adaptive_pooling import (
     adaptive_average_pool,
     adaptive_average_pool_adjoint,
+    adaptive_max_pool,
+    adaptive_max_pool_gather,
+    adaptive_max_pool_indices,
+    adaptive_max_pool_scatter,
+)
+from .convolution import (
+    convolution,
+    convolution_bias,
+    convolution_input,
+    convolution_weight,
+    output_size,
+    transposed_convolution,
+    transposed_convolution_input,
+    transposed_convolution_weight,
+    transposed_output_size,
+)
+from .dropout import dropout, dropout_gradient
+from .folding import fold, unfold
+from .fractional_pooling import (
+    fractional_max_pool,
+    fractional_max_pool_gather,
+    fractional_max_pool_indices,
+    fractional_max_pool_scatter,
+)
+from .interpolation import interpolate, interpolate_adjoint
+from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
+from .loss import cross_entropy, cross_entropy_gradient, mse_loss, mse_loss_gradient, nll_loss, nll_loss_gradient
+from .max_unpooling import max_unpool, max_unpool_adjoint
+from .normalization import batch_norm, batch_norm_gradients, batch_norm_inference, update_running
+from .padding import pad, pad_adjoint
+from .pooling import (
     average_pool,
     average_pool_adjoint,
+    lp_pool,
+    lp_pool_gradient,
     max_pool,
     max_pool_gather,
     max_pool_indices,
     max_pool_scatter,
     pooled_size,
 )
+from .sampling import affine_grid, affine_grid_adjoint, grid_sample, grid_sample_gradients
+from .shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from .softmax import log_softmax, log_softmax_gradient, softmax, softmax_gradient
 
 __all__ = [
     "adaptive_average_pool",
     "adaptive_average_pool_adjoint",
+    "adaptive_max_pool",
+    "adaptive_max_pool_gather",
+    "adaptive_max_pool_indices",
+    "adaptive_max_pool_scatter",
+    "affine_grid",
+    "affine_grid_adjoint",
     "average_pool",
     "average_pool_adjoint",
     "batch_norm",
@@ -77,6 +114,7 @@ __all__ = [
     "batch_norm_inference",
     "bilinear",
     "bilinear_gradients",
+    "channel_shuffle",
     "convolution",
     "convolution_bias",
     "convolution_input",
@@ -85,8 +123,17 @@ __all__ = [
     "cross_entropy_gradient",
     "dropout",
     "dropout_gradient",
+    "fold",
+    "fractional_max_pool",
+    "fractional_max_pool_gather",
+    "fractional_max_pool_indices",
+    "fractional_max_pool_scatter",
     "gelu",
     "gelu_derivative",
+    "grid_sample",
+    "grid_sample_gradients",
+    "interpolate",
+    "interpolate_adjoint",
     "leaky_relu",
     "leaky_relu_derivative",
     "linear",
@@ -95,15 +142,23 @@ __all__ = [
     "linear_weight",
     "log_softmax",
     "log_softmax_gradient",
+    "lp_pool",
+    "lp_pool_gradient",
     "max_pool",
     "max_pool_gather",
     "max_pool_indices",
     "max_pool_scatter",
+    "max_unpool",
+    "max_unpool_adjoint",
     "mse_loss",
     "mse_loss_gradient",
     "nll_loss",
     "nll_loss_gradient",
     "output_size",
+    "pad",
+    "pad_adjoint",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "pooled_size",
     "relu",
     "relu_derivative",
@@ -119,5 +174,10 @@ __all__ = [
     "softplus_derivative",
     "tanh",
     "tanh_derivative",
+    "transposed_convolution",
+    "transposed_convolution_input",
+    "transposed_convolution_weight",
+    "transposed_output_size",
+    "unfold",
     "update_running",
 ]

@@ -37,3 +37,11 @@ def require_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """Raise RuntimeError if the array has another shape."""
     if np.shape(array) != tuple(shape):
         raise RuntimeError(f"{name} must have shape {tuple(shape)}, got {np.shape(array)}")
+
+
+def split_shape(name: str, array: Array, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the leading and the spatial sizes; the last `dims` dimensions are spatial, at least one."""
+    shape = np.shape(array)
+    if dims < 1 or len(shape) < dims:
+        raise RuntimeError(f"{name} must have at least {max(dims, 1)} dimensions, got shape {shape}")
+    return shape[: len(shape) - dims], shape[len(shape) - dims :]

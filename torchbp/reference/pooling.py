@@ -11,13 +11,13 @@ the second.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, require_real, require_shape, result_dtype, widen, zeros
+from ._arrays import Array, require_real, require_shape, result_dtype, split_shape, widen, zeros
 from ._windows import check_window, is_inside, source_of, taps_inside
 
 
@@ -74,14 +74,6 @@ def pooled_size(
     return tuple(sizes)
 
 
-def _split_shape(name: str, array: Array, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the leading and the spatial sizes."""
-    shape = np.shape(array)
-    if dims < 1 or len(shape) < dims:
-        raise RuntimeError(f"{name} must have at least {max(dims, 1)} dimensions, got shape {shape}")
-    return shape[: len(shape) - dims], shape[len(shape) - dims :]
-
-
 def max_pool(
     input: Array,
     kernel_size: tuple[int, ...],
@@ -118,7 +110,7 @@ def max_pool(
     require_real("input", input)
     dtype = result_dtype(input)
     input = widen(input)
-    leading, input_size = _split_shape("input", input, len(kernel_size))
+    leading, input_size = split_shape("input", input, len(kernel_size))
     sizes = pooled_size(input_size, kernel_size, stride, padding, dilation, ceil_mode)
     output = zeros((*leading, *sizes), dtype)
     winner = np.zeros(output.shape, np.int64)
@@ -144,7 +136,7 @@ def _selections(
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
     """Yield `(y, plane, source)`: an index of a winner, its leading part, and the input position that won."""
     check_window(len(input_size), kernel_size, stride, padding, dilation)
-    leading, sizes = _split_shape("winner", winner, len(kernel_size))
+    leading, sizes = split_shape("winner", winner, len(kernel_size))
     for position in np.ndindex(*sizes):
         for plane in np.ndindex(*leading):
             y = plane + position
@@ -234,7 +226,7 @@ def max_pool_scatter(
     dtype = result_dtype(grad_output)
     grad_output = widen(grad_output)
     require_shape("winner", winner, grad_output.shape)
-    leading, _ = _split_shape("grad_output", grad_output, len(kernel_size))
+    leading, _ = split_shape("grad_output", grad_output, len(kernel_size))
     grad_input = zeros((*leading, *input_size), dtype)
     for y, plane, source in _selections(winner, tuple(input_size), kernel_size, stride, padding, dilation):
         grad_input[plane + source] += grad_output[y]
@@ -275,8 +267,8 @@ def max_pool_gather(
     """
     dtype = result_dtype(input)
     input = widen(input)
-    leading, input_size = _split_shape("input", input, len(kernel_size))
-    _, sizes = _split_shape("winner", winner, len(kernel_size))
+    leading, input_size = split_shape("input", input, len(kernel_size))
+    _, sizes = split_shape("winner", winner, len(kernel_size))
     require_shape("winner", winner, (*leading, *sizes))
     output = zeros((*leading, *sizes), dtype)
     for y, plane, source in _selections(winner, input_size, kernel_size, stride, padding, dilation):
@@ -348,7 +340,7 @@ def average_pool(
     """
     dtype = result_dtype(input)
     input = widen(input)
-    leading, input_size = _split_shape("input", input, len(kernel_size))
+    leading, input_size = split_shape("input", input, len(kernel_size))
     dilation = (1,) * len(kernel_size)
     sizes = pooled_size(input_size, kernel_size, stride, padding, dilation, ceil_mode)
     _check_divisor(divisor_override)
@@ -401,7 +393,7 @@ def average_pool_adjoint(
     """
     dtype = result_dtype(grad_output)
     grad_output = widen(grad_output)
-    leading, _ = _split_shape("grad_output", grad_output, len(kernel_size))
+    leading, _ = split_shape("grad_output", grad_output, len(kernel_size))
     dilation = (1,) * len(kernel_size)
     sizes = pooled_size(input_size, kernel_size, stride, padding, dilation, ceil_mode)
     require_shape("grad_output", grad_output, (*leading, *sizes))
@@ -415,87 +407,117 @@ def average_pool_adjoint(
     return grad_input.astype(dtype)
 
 
-def _adaptive_window(
-    position: tuple[int, ...], input_size: tuple[int, ...], output_size: tuple[int, ...]
-) -> list[tuple[int, ...]]:
-    """Return the input positions that one adaptive window covers."""
-    ranges = (
-        range(i * size // out, -(-(i + 1) * size // out))
-        for i, size, out in zip(position, input_size, output_size, strict=True)
-    )
-    return list(itertools.product(*ranges))
+def _check_norm_type(norm_type: float) -> None:
+    if norm_type == 0 or not math.isfinite(norm_type):
+        raise ValueError(f"norm_type must be finite and not 0, got {norm_type}")
 
 
-def _check_adaptive(input_size: tuple[int, ...], output_size: tuple[int, ...]) -> None:
-    if any(size < 1 for size in input_size):
-        raise RuntimeError(f"input_size must have entries of at least 1, got {tuple(input_size)}")
-    if any(out < 0 for out in output_size):
-        raise RuntimeError(f"output_size must have entries of at least 0, got {tuple(output_size)}")
+def _power_sum(
+    plane: tuple[int, ...], sources: list[tuple[int, ...]], input: Array, norm_type: float
+) -> np.floating[Any]:
+    """Return the sum of the powers of one window."""
+    return np.sum(np.asarray([input[plane + source] for source in sources]) ** norm_type)
 
 
-def adaptive_average_pool(input: Array, output_size: tuple[int, ...]) -> Array:
-    """Divide the input into a given number of windows and take the mean of each.
+def lp_pool(
+    input: Array, norm_type: float, kernel_size: tuple[int, ...], stride: tuple[int, ...], ceil_mode: bool
+) -> Array:
+    """Take the p-norm of every window, p being `norm_type`, but without absolute values.
 
-        y[i] = mean of x[m]    over all m with start(i) <= m < end(i)
+        y[i] = (Σ_t x[i · stride + t]^p)^(1 / p)    over the taps t that fall inside the input
 
-        start(i) = floor(i · input_size / output_size)
-        end(i) = ceil((i + 1) · input_size / output_size)
-
-    in every dimension. Where the border between two windows is not a whole number, they share the value it
-    cuts.
+    p = 1 gives the sum of the window; a large p comes near its maximum. A negative x has no real power if p
+    is not whole, a negative sum no real root unless p is 1: both give NaN.
 
     Args:
-        input: shape (*, *input_size), each spatial size at least 1.
-        output_size: one entry, at least 0, for each spatial dimension.
+        input: shape (*, *input_size), real.
+        norm_type: the power p, finite and not 0.
+        kernel_size: one entry for each spatial dimension, here and below.
+        stride: at least 1.
+        ceil_mode: whether a partial window at the end counts, see `pooled_size`.
 
     Returns:
-        Shape (*, *output_size).
+        Shape (*, *pooled_size).
 
     Raises:
-        RuntimeError: a size is out of range.
+        RuntimeError: a size is out of range, or no window fits.
+        ValueError: `norm_type` is 0 or not finite.
+        TypeError: the input is complex.
 
-    Equals `torch.nn.functional.adaptive_avg_pool1d`, `adaptive_avg_pool2d` and `adaptive_avg_pool3d`.
+    Equals `torch.nn.functional.lp_pool1d`, `lp_pool2d` and `lp_pool3d`, except in the partial windows of
+    `ceil_mode`: PyTorch multiplies their sum by prod(kernel_size) / number of taps inside, so that a window
+    that holds only the value 1 has the norm 2^(1 / p) instead of 1 if two taps would fit.
     """
+    require_real("input", input)
+    _check_norm_type(norm_type)
     dtype = result_dtype(input)
     input = widen(input)
-    leading, input_size = _split_shape("input", input, len(output_size))
-    _check_adaptive(input_size, output_size)
-    output = zeros((*leading, *output_size), dtype)
-    for position in np.ndindex(*output_size):
-        window = _adaptive_window(position, input_size, output_size)
-        for source in window:
-            for plane in np.ndindex(*leading):
-                output[plane + position] += input[plane + source] / len(window)
+    leading, input_size = split_shape("input", input, len(kernel_size))
+    none, one = (0,) * len(kernel_size), (1,) * len(kernel_size)
+    sizes = pooled_size(input_size, kernel_size, stride, none, one, ceil_mode)
+    output = zeros((*leading, *sizes), dtype)
+    for position in np.ndindex(*sizes):
+        sources = [source for _, source in taps_inside(position, input_size, kernel_size, stride, none, one)]
+        for plane in np.ndindex(*leading):
+            # Infinity and NaN are answers here, not errors to warn of.
+            with np.errstate(all="ignore"):
+                output[plane + position] = _power_sum(plane, sources, input, norm_type) ** (1 / norm_type)
     return output.astype(dtype)
 
 
-def adaptive_average_pool_adjoint(grad_output: Array, input_size: tuple[int, ...]) -> Array:
-    """Carry a gradient from the output of `adaptive_average_pool` to its input.
+def lp_pool_gradient(
+    input: Array,
+    grad_output: Array,
+    norm_type: float,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    ceil_mode: bool,
+) -> Array:
+    """Carry a gradient from the output of `lp_pool` to its input.
 
-    Every value of a window enters the mean with the factor 1 / size of the window, so
+    With the sum S of the window, dy / dx = 1 / p · S^(1 / p - 1) · p · x^(p - 1), so
 
-        gx[m] = Σ gy[i] / size of window i    over all output positions i whose window covers m
+        gx[m] = Σ gy[i] · S[i]^(1 / p - 1) · x[m]^(p - 1)    over all output positions i whose window covers m
+
+    A window whose sum is 0 passes nothing on: its root has no finite slope there.
 
     Args:
+        input: shape (*, *input_size), real.
         grad_output: shape (*, *output_size).
-        input_size: the spatial sizes of the input, each at least 1.
+        norm_type: as in `lp_pool`.
+        kernel_size: as in `lp_pool`.
+        stride: as in `lp_pool`.
+        ceil_mode: as in `lp_pool`.
 
     Returns:
         Shape (*, *input_size).
 
     Raises:
-        RuntimeError: a size is out of range.
+        RuntimeError: the shapes do not fit, a size is out of range, or no window fits.
+        ValueError: `norm_type` is 0 or not finite.
+        TypeError: an array is complex.
 
-    Equals the gradient of `torch.nn.functional.adaptive_avg_pool1d` and its siblings.
+    Equals the gradient of `torch.nn.functional.lp_pool1d` and its siblings, except in partial windows (see
+    `lp_pool`) and where p < 1 and a window holds nothing but zeros: PyTorch's gradient is NaN there.
     """
-    dtype = result_dtype(grad_output)
-    grad_output = widen(grad_output)
-    leading, output_size = _split_shape("grad_output", grad_output, len(input_size))
-    _check_adaptive(input_size, output_size)
-    grad_input = zeros((*leading, *input_size), dtype)
-    for position in np.ndindex(*output_size):
-        window = _adaptive_window(position, input_size, output_size)
-        for source in window:
-            for plane in np.ndindex(*leading):
-                grad_input[plane + source] += grad_output[plane + position] / len(window)
+    require_real("input", input)
+    require_real("grad_output", grad_output)
+    _check_norm_type(norm_type)
+    dtype = result_dtype(input, grad_output)
+    input, grad_output = widen(input), widen(grad_output)
+    leading, input_size = split_shape("input", input, len(kernel_size))
+    none, one = (0,) * len(kernel_size), (1,) * len(kernel_size)
+    sizes = pooled_size(input_size, kernel_size, stride, none, one, ceil_mode)
+    require_shape("grad_output", grad_output, (*leading, *sizes))
+    grad_input = zeros(input.shape, dtype)
+    for position in np.ndindex(*sizes):
+        sources = [source for _, source in taps_inside(position, input_size, kernel_size, stride, none, one)]
+        for plane in np.ndindex(*leading):
+            with np.errstate(all="ignore"):
+                power_sum = _power_sum(plane, sources, input, norm_type)
+                if power_sum == 0:
+                    continue
+                for source in sources:
+                    slope = power_sum ** (1 / norm_type - 1) * input[plane + source] ** (norm_type - 1)
+                    grad_input[plane + source] += grad_output[plane + position] * slope
     return grad_input.astype(dtype)
