@@ -9,12 +9,25 @@ import torchbp.nn.functional as F
 from torchbp.testing.cases._case import LayerCase, draw
 from torchbp.testing.properties import Subject
 
+# Of an empty tensor the built-in unshuffle returns it as it is, and the built-in shuffle's gradient with it.
+
+
+def _pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    *lead, c, h, w = x.shape
+    return builtin.pixel_shuffle(x, factor) if x.numel() else x.reshape(*lead, c // factor**2, h * factor, w * factor)
+
 
 def _pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
-    """Return the built-in's result, with the right shape where there are no elements: it returns x itself."""
     *lead, c, h, w = x.shape
     shape = (*lead, c * factor**2, h // factor, w // factor)
     return builtin.pixel_unshuffle(x, factor) if x.numel() else x.reshape(shape)
+
+
+_REFERENCES = {
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
+    "channel_shuffle": builtin.channel_shuffle,
+}
 
 
 def cases() -> list[LayerCase]:
@@ -28,8 +41,7 @@ def cases() -> list[LayerCase]:
         ("channel_shuffle", "2 groups", (2, 6, 2, 1), 2),
         ("channel_shuffle", "3 groups, (N, C, L)", (2, 6, 3), 3),
     ):
-        mine = getattr(F, layer)
-        theirs = _pixel_unshuffle if layer == "pixel_unshuffle" else getattr(builtin, layer)
+        mine, theirs = getattr(F, layer), _REFERENCES[layer]
         subject = Subject(
             lambda x, mine=mine, factor=factor: mine(x, factor),
             (draw(*shape),),
