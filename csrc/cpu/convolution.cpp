@@ -271,7 +271,9 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   const T* grads = grad_output.const_data_ptr<T>();
   const int64_t rows = grad_output.size(1), channels = problem.source_channels;
   const auto options = input.options().memory_format(std::nullopt);
-  if (is_depthwise(1, 1, g.groups) && channels == 1) {
+  // One channel against one, channels innermost: vectors of channels. All else is dots of rows.
+  if (g.groups > 1 && channels == 1 && problem.gradient_channels == 1 && problem.source_channel_stride == 1 &&
+      problem.gradient_channel_stride == 1) {
     const Tensor flat = at::empty({rows, problem.taps}, options);
     T* to = flat.data_ptr<T>();
     run_tasks<T>(
@@ -395,8 +397,10 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
   const auto options = input.options().memory_format(result_format(input, grad_output));
   if (input.numel() == 0 || grad_output.numel() == 0) return at::zeros(shape, options);
   Tensor grad_weight = at::empty(shape, options);
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
-                             [&] { weight_gradient<scalar_t>(g, input, grad_output, grad_weight); });
+  // A single source channel against several is dots of rows, which want rows that are contiguous.
+  const bool rows = groups > 1 && input.size(1) == groups && grad_output.size(1) > groups;
+  const Tensor x = rows ? input.contiguous() : input, dy = rows ? grad_output.contiguous() : grad_output;
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { weight_gradient<scalar_t>(g, x, dy, grad_weight); });
   return grad_weight;
 }
 

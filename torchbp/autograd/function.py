@@ -61,7 +61,40 @@ class ExplicitFunction:
 
 def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:
     namespace = {name: cls.__dict__[name] for name in methods}
+    if "jvp" in methods:
+        namespace["jvp"] = staticmethod(_nestable(namespace["jvp"].__func__))
     return type(cls.__name__, (Function,), {"__doc__": cls.__doc__, "__module__": cls.__module__, **namespace})
+
+
+def _nestable(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``jvp`` such that torch.func transforms around it differentiate what it computes.
+
+    PyTorch calls it with forward mode switched off, so that the tangent of a nested ``torch.func.jvp`` would be
+    zero without a word (pytorch issue 197867). On again, the operands must shed the tangents of jvp's own level.
+    """
+
+    def nested(ctx: Any, *tangents: Any) -> Any:
+        if not torch._C._are_functorch_transforms_active():
+            return jvp(ctx, *tangents)
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(_Primals(ctx), *tangents)
+
+    return nested
+
+
+class _Primals:
+    """A context whose saved tensors have no tangents of the innermost level."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor | None, ...]:
+        saved = self._ctx.saved_tensors
+        return tuple(None if t is None else forward_ad.unpack_dual(t, level=0).primal for t in saved)
 
 
 def _inside_transform() -> bool:

@@ -238,6 +238,27 @@ def functional_transforms(subject: Subject) -> None:
     _assert_close("vmap(grad)", actual, torch.stack(rows), 1e-10)
 
 
+def nested_forward(subject: Subject) -> None:
+    """``torch.func.jvp`` of ``torch.func.jvp`` equals double backward: a tangent's tangent does not vanish."""
+    inputs = [t.detach() for t in subject.fresh()]
+    for place in subject.differentiable():
+
+        def function(x: Tensor, place: int = place) -> Tensor:
+            return subject.function(*inputs[:place], x, *inputs[place + 1 :])
+
+        x = inputs[place].clone().requires_grad_()
+        output = function(x)
+        u, v, w = _cotangent(x).detach(), _cotangent(x.flip(-1) if x.dim() else x).detach() + 0.5, _cotangent(output)
+        tangent = lambda x, f=function, u=u: torch.func.jvp(f, (x,), (u,))[1]  # noqa: E731
+        actual = torch.func.jvp(tangent, (inputs[place],), (v,))[1]
+        (gradient,) = torch.autograd.grad(output, x, w, create_graph=True)
+        expected = torch.zeros((), dtype=x.dtype)
+        if gradient.requires_grad:
+            (second,) = torch.autograd.grad(gradient, x, u, allow_unused=True, materialize_grads=True)
+            expected = (second * v).sum()
+        _assert_close(f"second derivative by input {place}, forward over forward", (actual * w).sum(), expected, 1e-10)
+
+
 def compiled(subject: Subject) -> None:
     """``torch.compile(fullgraph=True)`` gives the same; around ``torch.func.grad`` it is right or raises."""
     torch._dynamo.reset()
@@ -439,6 +460,7 @@ PROPERTIES: dict[str, Callable[[Subject], Any]] = {
         adjoint_identity,
         vmap,
         functional_transforms,
+        nested_forward,
         compiled,
         layouts,
         float32,

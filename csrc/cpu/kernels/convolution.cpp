@@ -995,47 +995,31 @@ void depthwise(const GatherProblem& problem, const T* source, const T* weight, c
 }
 
 int64_t depthwise_correlation_block(const CorrelationProblem& problem) {
-  const int64_t channels = problem.groups * problem.gradient_channels;
-  const bool channels_last = problem.source_channel_stride == 1 && problem.gradient_channel_stride == 1;
-  return larger(1, smaller(channels_last ? 32 : 16, channels_last ? channels : channels / kEnoughTasks));
+  return larger(1, smaller(32, problem.groups));
 }
 
 int64_t depthwise_correlation_tasks(const CorrelationProblem& problem) {
   const int64_t block = depthwise_correlation_block(problem);
-  return (problem.groups * problem.gradient_channels + block - 1) / block;
+  return (problem.groups + block - 1) / block;
 }
 
 int64_t depthwise_correlation_workspace(const CorrelationProblem& problem) {
   return problem.taps * depthwise_correlation_block(problem);
 }
 
-// Sum of a[i] * b[stride * i] in a fixed order: lane sums first, then across the lanes.
-template <typename T>
-TORCHBP_INLINE T dot(const T* a, const T* b, int64_t stride, int64_t count) {
-  constexpr int64_t lanes = Lanes<T>::count;
-  Vector<T> sums = {};
-  int64_t i = 0;
-  if (stride == 1)
-    for (; i + lanes <= count; i += lanes) sums += load(a + i) * load(b + i);
-  T sum = T(0);
-  for (; i < count; ++i) sum += a[i] * b[stride * i];
-  for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
-  return sum;
-}
-
+// One channel against one, the channels of both contiguous: sums run in vectors of channels.
 template <typename T>
 void depthwise_correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* weight_gradient,
                          T* workspace, int64_t task) {
-  const int64_t channels = problem.groups * problem.gradient_channels;
   const int64_t block = depthwise_correlation_block(problem);
-  const int64_t c_begin = task * block, c_end = smaller(channels, c_begin + block), count = c_end - c_begin;
+  const int64_t c_begin = task * block, count = smaller(problem.groups, c_begin + block) - c_begin;
   const int64_t width_axis = kAxes - 1, width = problem.grid[width_axis], step = problem.step[width_axis];
+  const int64_t source_step = step * problem.source_stride[width_axis];
+  const int64_t gradient_step = problem.gradient_stride[width_axis];
+  source += c_begin;
+  gradient += c_begin;
   T* sum = workspace;
   Position p;
-
-  const bool along_channels =
-      problem.source_channel_stride == 1 && problem.gradient_channel_stride == 1 && problem.gradient_channels == 1;
-  const bool along_width = problem.gradient_stride[width_axis] == 1;
   for (int64_t i = 0; i < problem.taps * count; ++i) sum[i] = T(0);
   for (p.q[0] = 0; p.q[0] < problem.grid[0]; ++p.q[0])
     for (p.q[1] = 0; p.q[1] < problem.grid[1]; ++p.q[1])
@@ -1046,26 +1030,10 @@ void depthwise_correlate(const CorrelationProblem& problem, const T* source, con
           const int64_t shift = problem.tap_offset[tap * kSpatial + kSpatial - 1];
           const Range valid = valid_range(width, step, shift, problem.source_size[width_axis]);
           const T* from = source + base + (step * valid.first + shift) * problem.source_stride[width_axis];
-          const int64_t source_step = step * problem.source_stride[width_axis];
-          const int64_t gradient_step = problem.gradient_stride[width_axis];
           const T* to = row + valid.first * gradient_step;
-          const int64_t length = valid.last - valid.first;
-          if (along_channels) {
-            for (int64_t i = 0; i < length; ++i)
-              for (int64_t c = 0; c < count; ++c)
-                sum[tap * count + c] += to[i * gradient_step + c_begin + c] * from[i * source_step + c_begin + c];
-            return;
-          }
-          for (int64_t c = 0; c < count; ++c) {
-            const T* g = to + (c_begin + c) * problem.gradient_channel_stride;
-            const T* x = from + (c_begin + c) / problem.gradient_channels * problem.source_channel_stride;
-            T total = T(0);
-            if (along_width)
-              total = dot(g, x, source_step, length);
-            else
-              for (int64_t i = 0; i < length; ++i) total += g[i * gradient_step] * x[i * source_step];
-            sum[tap * count + c] += total;
-          }
+          for (int64_t i = 0; i < valid.last - valid.first; ++i)
+            for (int64_t c = 0; c < count; ++c)
+              sum[tap * count + c] += to[i * gradient_step + c] * from[i * source_step + c];
         });
       }
   for (int64_t c = 0; c < count; ++c)
