@@ -17,6 +17,7 @@ from torchbp.autograd import (
     loss,
     normalization,
     pooling,
+    sampling,
     softmax,
 )
 from torchbp.autograd.adjoint import LinearMap, adjoint_pair, linear_map
@@ -39,6 +40,7 @@ __all__ = [
     "loss",
     "normalization",
     "pooling",
+    "sampling",
     "softmax",
     "trilinear",
 ]

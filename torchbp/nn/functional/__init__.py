@@ -15,10 +15,12 @@ from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
 from torchbp.nn.functional.normalization import batch_norm
 from torchbp.nn.functional.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from torchbp.nn.functional.sampling import affine_grid, grid_sample
 from torchbp.nn.functional.softmax import log_softmax, softmax
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "affine_grid",
     "avg_pool2d",
     "batch_norm",
     "bilinear",
@@ -26,6 +28,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "gelu",
+    "grid_sample",
     "leaky_relu",
     "linear",
     "log_softmax",
