@@ -41,11 +41,16 @@ OPERATORS: list[tuple[str, OpInfo]] = [
 MODULES: list[tuple[str, ModuleInfo]] = [
     (name, info) for name in nn.explicit_layers() for info in module_db if info.name == f"nn.{name}"
 ]
-# What PyTorch keeps no cases for; test_modules.py has them.
+# What PyTorch keeps no cases for; test_modules.py and test_sampling.py have them.
 WITHOUT_CASES = {
     "scaled_tanh": "PyTorch has no such function",
+    "affine_grid": "PyTorch's op_db has none",
     "ScaledTanh": "PyTorch has no such module",
-    "Dropout": "PyTorch's module_db has none; its function is in op_db",
+    **dict.fromkeys(
+        ("Dropout", "ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"),
+        "PyTorch's module_db has none; its function is in op_db",
+    ),
+    **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),
 }
 # Samples that we refuse, with the reason; test_refused_samples proves that they exist and raise.
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -411,6 +411,47 @@ bad("mse_loss", Q, Q, weight=t(3), says=("weight", "(3,)"))
 bad("mse_loss", Q.long(), Q.long(), says=("input", "int64"))
 bad("mse_loss", Q.bool(), Q.bool(), says=("input", "bool"))
 
+# Sampling
+PICTURE, GRID, THETA = t(2, 3, 4, 5), t(2, 6, 7, 2), t(2, 2, 3)
+VOLUME, POINTS = t(2, 3, 4, 5, 6), t(2, 6, 7, 8, 3)
+CORNERS = {"align_corners": False}
+bad("grid_sample", PICTURE, GRID, "cubic", says=("mode", "cubic"))
+bad("grid_sample", PICTURE, GRID, 0, says=("mode", "0"))
+bad("grid_sample", PICTURE, GRID, padding_mode="wrap", says=("padding_mode", "wrap"))
+bad("grid_sample", PICTURE, GRID, padding_mode=None, says=("padding_mode", "None"))
+for value in (1, 0.0, "x", t(1)):
+    bad("grid_sample", PICTURE, GRID, align_corners=value, says=("align_corners", repr(value)))
+    bad("affine_grid", THETA, (2, 1, 3, 4), align_corners=value, says=("align_corners", repr(value)))
+for value in (None, 1.0, [1.0]):
+    bad("grid_sample", value, GRID, **CORNERS, says=("input", type(value).__name__))
+    bad("grid_sample", PICTURE, value, **CORNERS, says=("grid", type(value).__name__))
+for shape in ((), (3,), (2, 3), (2, 3, 4), (3, 3, 4, 5), (2, 3, 0, 5), (2, 3, 4, 5, 6), (2, 3, 4, 5, 6, 7)):
+    bad("grid_sample", t(*shape), GRID, **CORNERS, says=("input", str(shape)))
+for shape in ((), (2,), (2, 6, 2), (2, 6, 7, 3), (3, 6, 7, 2), (2, 6, 7, 8, 2)):
+    bad("grid_sample", PICTURE, t(*shape), **CORNERS, says=("grid", str(shape)))
+bad("grid_sample", VOLUME, POINTS, "bicubic", **CORNERS, says=("mode", "bicubic"))
+for image, points in ((PICTURE, GRID), (VOLUME, POINTS)):
+    for dtype in (torch.int64, torch.bool):
+        bad("grid_sample", image.to(dtype), points, **CORNERS, says=("input", str(dtype)))
+    for dtype in (torch.float32, torch.int64, torch.complex128):
+        bad("grid_sample", image, points.to(dtype), **CORNERS, says=("grid", str(dtype)))
+    bad("grid_sample", image.float(), points, **CORNERS, says=("grid", "float64"))
+bad("grid_sample", PICTURE.to("meta"), GRID, **CORNERS, says=("grid", "cpu", "meta"))
+bad("grid_sample", PICTURE.to_sparse(), GRID, **CORNERS, says=("input", "sparse"))
+for size in ((2, 1, 3), (2, 1, 3, 4, 5, 6), ()):
+    bad("affine_grid", THETA, size, **CORNERS, says=("size", str(size)))
+for size in ((2, 1, 0, 4), (2, 0, 3, 4), (0, 1, 3, 4), (2, 1, -3, 4), (2, 1, 3, 4, 5)):
+    bad("affine_grid", THETA, size, **CORNERS, says=("size", str(size)))
+for size in ((2, 1, 1, 0), (2, 1, 1, -1)):
+    bad("affine_grid", THETA, size, align_corners=True, says=("size", str(size)))
+for size in (4, None, (2, 1, 3.0, 4), ("a", 1, 3, 4), (2.5, 1, 3, 4), torch.tensor([2, 1, 3, 4]), (2, 1, HUGER, 4)):
+    bad("affine_grid", THETA, size, **CORNERS, says=("size", str(size)))
+for shape in ((), (3,), (2, 3), (2, 3, 4), (2, 3, 3)):
+    bad("affine_grid", t(*shape), (2, 1, 3, 4), **CORNERS, says=("theta", str(shape)))
+bad("affine_grid", THETA, (3, 1, 3, 4), **CORNERS, says=("theta", "(2, 2, 3)", "3"))
+for dtype in (torch.int64, torch.complex64):
+    bad("affine_grid", THETA.to(dtype), (2, 1, 3, 4), **CORNERS, says=("theta", str(dtype)))
+
 
 @pytest.mark.parametrize("row", ROWS, ids=[str(row) for row in ROWS])
 def test_function_refuses_as_the_built_in(row: Bad) -> None:
@@ -549,6 +590,7 @@ DIFFERENCES = [
         for value in (None, [1.0])
     ),
     differs("adaptive_avg_pool2d", None, 2, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    differs("affine_grid", None, (2, 1, 3, 4), ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs("mse_loss", Q, None, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs("mse_loss", Q, Q, weight=[1.0], ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs("avg_pool2d", X.to(torch.complex128), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
@@ -556,6 +598,9 @@ DIFFERENCES = [
         "adaptive_avg_pool2d", X.to(torch.complex128), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES
     ),
     differs("mse_loss", Q.to(torch.complex128), Q, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    differs(
+        "grid_sample", PICTURE.to(torch.complex128), GRID, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES
+    ),
     differs("dropout", X.to(torch.complex128), ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
     differs("max_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
     differs("avg_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
@@ -612,6 +657,9 @@ def test_zero_channels_have_the_shape_of_the_formula() -> None:
         ("nll_loss", (Q, T), {"size_average": False}, "reduction"),
         ("cross_entropy", (Q, T), {"reduce": False}, "reduction"),
         ("mse_loss", (Q, Q), {"size_average": False}, "reduction"),
+        ("grid_sample", (PICTURE, GRID), {}, "align_corners"),
+        ("affine_grid", (THETA, (2, 1, 3, 4)), {}, "align_corners"),
+        ("affine_grid", (THETA, (2, 1, 1, 4)), {"align_corners": True}, "size"),
     ],
 )
 def test_warns_where_the_built_in_does(name: str, arguments: tuple, keywords: dict, message: str) -> None:

@@ -17,6 +17,7 @@ from torchbp.autograd import (
     loss,
     normalization,
     pooling,
+    sampling,
     shuffle,
     softmax,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "normalization",
     "pooling",
     "shuffle",
+    "sampling",
     "softmax",
     "trilinear",
 ]

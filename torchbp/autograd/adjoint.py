@@ -159,15 +159,17 @@ def adjoint_pair(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor])
     return lambda x, *fixed: linear_map(map, x, *fixed)
 
 
-def fold_batch(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
-    """Return (batch_size * N, ...) from (N, ...) with a mapped dimension, expanded where it is absent."""
+def fold_batch(tensor: Tensor, dim: int | None, batch_size: int, axis: int = 0) -> Tensor:
+    """Multiply ``axis`` by a mapped dimension: (batch_size * N, ...) from (N, ...), expanded where it is absent."""
     if dim is None:
-        tensor = tensor.unsqueeze(0).expand(batch_size, *tensor.shape)
+        shape = tensor.shape
+        tensor = tensor.unsqueeze(axis).expand(*shape[:axis], batch_size, *shape[axis:])
     else:
-        tensor = tensor.movedim(dim, 0)
-    return tensor.flatten(0, 1)
+        tensor = tensor.movedim(dim, axis)
+    return tensor.flatten(axis, axis + 1)
 
 
-def unfold_batch(tensor: Tensor, batch_size: int) -> Tensor:
-    """Return (batch_size, N, ...) from (batch_size * N, ...)."""
-    return tensor.unflatten(0, (batch_size, tensor.shape[0] // batch_size if batch_size else 0))
+def unfold_batch(tensor: Tensor, batch_size: int, axis: int = 0) -> Tensor:
+    """Return (batch_size, N, ...) from (batch_size * N, ...): the mapped dimension first, whatever the axis."""
+    tensor = tensor.unflatten(axis, (batch_size, tensor.shape[axis] // batch_size if batch_size else 0))
+    return tensor.movedim(axis, 0) if axis else tensor

@@ -43,6 +43,7 @@ from torchbp.nn.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
+from torchbp.nn.functional.sampling import affine_grid, grid_sample
 from torchbp.nn.functional.shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from torchbp.nn.functional.softmax import log_softmax, softmax
 
@@ -54,6 +55,7 @@ __all__ = [
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
     "avg_pool1d",
+    "affine_grid",
     "avg_pool2d",
     "avg_pool3d",
     "batch_norm",
@@ -70,6 +72,7 @@ __all__ = [
     "fractional_max_pool2d",
     "fractional_max_pool3d",
     "gelu",
+    "grid_sample",
     "leaky_relu",
     "linear",
     "log_softmax",
