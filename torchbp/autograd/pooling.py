@@ -184,7 +184,7 @@ def adaptive_max_pool(x: Tensor, output_size: Sequence[int], return_indices: boo
         zeros, ones = (0,) * len(kernel), (1,) * len(kernel)
         y, winner = max_pool(x, kernel, kernel, zeros, ones, False)
         return y, ops.pooling.winner_indices(winner, sizes, kernel, kernel, zeros, ones) if return_indices else None
-    # A window meets at most two inputs more than the rounded-down quotient, and never more than all of them.
+    # A window that starts or ends between two inputs meets up to two more than the rounded-down quotient.
     kernel = tuple(min(i, i // max(n, 1) + 2) for i, n in zip(sizes, output_size, strict=True))
     return _region_max_pool(x, Regions(sizes, tuple(output_size), kernel), None, return_indices)
 

@@ -102,6 +102,41 @@ TORCHBP_INLINE void start_contest(T* best, Integer<T>* winner, int64_t count) {
   for (int64_t i = 0; i < count; ++i) winner[i] = -1;
 }
 
+// One window of a contiguous tensor, row by row: elements meet lane by lane, and the lanes at the end.
+template <typename T>
+struct WideContest {
+  static constexpr int64_t kLanes = Lanes<T>::count;
+  T best[kLanes + 1];  // the last one is of the elements that fill no vector
+  Integer<T> place[kLanes + 1];
+
+  TORCHBP_INLINE WideContest() { start_contest(best, place, kLanes + 1); }
+
+  // `count` elements of which the first has place `first`.
+  TORCHBP_INLINE void row(const T* from, int64_t count, Integer<T> first) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+      challenge(best, place, from + i, 1, static_cast<Integer<T>>(first + i), kLanes);
+    for (; i < count; ++i) challenge(best + kLanes, place + kLanes, from + i, 1, static_cast<Integer<T>>(first + i), 1);
+  }
+
+  // Leaves the winner in best[0] and place[0]: the first of equals, and the last NaN.
+  TORCHBP_INLINE void finish() {
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      if (place[lane] >= 0) place[lane] += static_cast<Integer<T>>(lane);
+    for (int64_t lane = 1; lane <= kLanes; ++lane) {
+      if (place[lane] < 0) continue;
+      const bool nan = best[lane] != best[lane], champion_nan = best[0] != best[0];
+      const bool earlier = place[lane] < place[0];
+      const bool take =
+          place[0] < 0 || (nan ? !champion_nan || !earlier
+                               : !champion_nan && (best[lane] > best[0] || (best[lane] == best[0] && earlier)));
+      if (!take) continue;
+      best[0] = best[lane];
+      place[0] = place[lane];
+    }
+  }
+};
+
 template <typename T>
 TORCHBP_INLINE void write_winners(const Integer<T>* winner, void* out, int bytes, int64_t at, int64_t count) {
   if (bytes == 1) {
@@ -140,10 +175,26 @@ void max_pool(const PoolProblem& problem, const T* input, T* output, void* winne
   const int64_t length = problem.inner == 1 ? problem.output[2] : slice.channels;
   T* best = workspace;
   Integer<T>* best_tap = reinterpret_cast<Integer<T>*>(workspace + length);
+  // Rows of few outputs over wide windows leave nothing to do side by side but the elements of a window.
+  const bool few_wide = problem.inner == 1 && problem.dilation[2] == 1 && problem.kernel[2] >= Lanes<T>::count &&
+                        problem.output[2] < Lanes<T>::count;
   for (int64_t od = 0; od < problem.output[0]; ++od)
     for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
       const int64_t out = slice.output + (od * problem.output[1] + oh) * problem.output[2] * problem.inner;
-      if (problem.inner == 1) {
+      if (few_wide) {
+        for (int64_t ow = 0; ow < length; ++ow) {
+          const int64_t start = ow * problem.stride[2] - problem.padding[2];
+          const int64_t from = larger(start, 0), to = smaller(start + problem.kernel[2], problem.input[2]);
+          WideContest<T> contest;
+          visit_window_rows(problem, od, oh, [&](int64_t tap, int64_t id, int64_t ih) {
+            const T* row = input + (id * problem.input[1] + ih) * problem.input[2];
+            contest.row(row + from, to - from, static_cast<Integer<T>>(tap + from - start));
+          });
+          contest.finish();
+          output[out + ow] = contest.best[0];
+          write_winners<T>(contest.place, winner, winner_bytes, out + ow, 1);
+        }
+      } else if (problem.inner == 1) {
         start_contest(best, best_tap, length);
         visit_window_rows(problem, od, oh, [&](int64_t tap, int64_t id, int64_t ih) {
           const T* row = input + (id * problem.input[1] + ih) * problem.input[2];
@@ -298,6 +349,37 @@ TORCHBP_INLINE void visit_boxes(const IrregularProblem& problem, int64_t task, V
 template <typename T, typename Winner>
 void irregular_pool(const IrregularProblem& problem, const T* input, T* output, Winner* winner, int64_t task) {
   const int64_t channels = slice_of(problem, task).channels, inner = problem.inner;
+  if (inner == 1) {
+    visit_boxes(problem, task, [&](int64_t out, int64_t in, const Box& box) {
+      const T* from = input + in + (box.start[0] * problem.input[1] + box.start[1]) * problem.input[2] + box.start[2];
+      const int64_t plane = problem.input[1] * problem.input[2], width = box.length[2];
+      if (width >= Lanes<T>::count) {
+        WideContest<T> contest;
+        for (int64_t d = 0; d < box.length[0]; ++d)
+          for (int64_t h = 0; h < box.length[1]; ++h)
+            contest.row(from + d * plane + h * problem.input[2], width,
+                        static_cast<Integer<T>>((d * box.length[1] + h) * width));
+        contest.finish();
+        output[out] = contest.best[0];
+        winner[out] = static_cast<Winner>(contest.place[0]);
+        return;
+      }
+      T best = *from;
+      int64_t best_place = 0, place = 0;
+      for (int64_t d = 0; d < box.length[0]; ++d)
+        for (int64_t h = 0; h < box.length[1]; ++h) {
+          const T* row = from + d * plane + h * problem.input[2];
+          for (int64_t w = 0; w < width; ++w, ++place)
+            if (row[w] > best || row[w] != row[w]) {
+              best = row[w];
+              best_place = place;
+            }
+        }
+      output[out] = best;
+      winner[out] = static_cast<Winner>(best_place);
+    });
+    return;
+  }
   T best[kChannels];
   Integer<T> best_place[kChannels];
   visit_boxes(problem, task, [&](int64_t out, int64_t in, const Box& box) {
@@ -404,6 +486,21 @@ int64_t average_workspace(const AverageProblem<T>& problem) {
   return problem.inner == 1 ? problem.input[2] : channel_block(problem);
 }
 
+// The sum of consecutive elements in a fixed order: lane by lane where there are many.
+template <typename T>
+TORCHBP_INLINE T total(const T* from, int64_t count) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  T sum = T(0);
+  int64_t i = 0;
+  if (count >= 2 * lanes) {
+    Vector<T> sums = {};
+    for (; i + lanes <= count; i += lanes) sums += load(from + i);
+    for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
+  }
+  for (; i < count; ++i) sum += from[i];
+  return sum;
+}
+
 template <typename T>
 void average_pool(const AverageProblem<T>& problem, const T* input, T* output, T* workspace, int64_t task) {
   const Slice slice = slice_of(problem, task);
@@ -417,16 +514,19 @@ void average_pool(const AverageProblem<T>& problem, const T* input, T* output, T
       const T scale = problem.scale[0][od] * problem.scale[1][oh] * problem.factor;
       T* to = output + slice.output + (od * problem.output[1] + oh) * problem.output[2] * inner;
       if (inner == 1) {
-        for (int64_t i = 0; i < width; ++i) sum[i] = T(0);
-        for (int64_t d = d0; d < d1; ++d)
-          for (int64_t h = h0; h < h1; ++h) {
-            const T* row = plane + (d * problem.input[1] + h) * width;
-            for (int64_t i = 0; i < width; ++i) sum[i] += row[i];
-          }
+        const T* sums = plane + (d0 * problem.input[1] + h0) * width;  // a single row stays where it is
+        if (d1 - d0 != 1 || h1 - h0 != 1) {
+          sums = sum;
+          for (int64_t i = 0; i < width; ++i) sum[i] = T(0);
+          for (int64_t d = d0; d < d1; ++d)
+            for (int64_t h = h0; h < h1; ++h) {
+              const T* row = plane + (d * problem.input[1] + h) * width;
+              for (int64_t i = 0; i < width; ++i) sum[i] += row[i];
+            }
+        }
         for (int64_t ow = 0; ow < problem.output[2]; ++ow) {
-          T total = T(0);
-          for (int64_t i = problem.start[2][ow]; i < problem.end[2][ow]; ++i) total += sum[i];
-          to[ow] = total * (scale * problem.scale[2][ow]);
+          const int64_t first = problem.start[2][ow];
+          to[ow] = total(sums + first, problem.end[2][ow] - first) * (scale * problem.scale[2][ow]);
         }
       } else {
         for (int64_t ow = 0; ow < problem.output[2]; ++ow, to += inner) {
