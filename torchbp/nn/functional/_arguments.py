@@ -16,14 +16,16 @@ R = TypeVar("R")
 Sizes = int | Sequence[int]
 
 
-def autocast_to(to: Literal["lower precision", "float32"]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Cast floating tensors as the built-in operator does inside ``torch.autocast``."""
+def autocast_to(
+    to: Literal["lower precision", "float32"], on: str | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Cast floating tensors as the built-in operator does inside ``torch.autocast``, on one device type or all."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def cast(*args: P.args, **kwargs: P.kwargs) -> R:
             device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-            if device is None or device == "meta" or not torch.is_autocast_enabled(device):
+            if device is None or device == "meta" or on not in (None, device) or not torch.is_autocast_enabled(device):
                 return function(*args, **kwargs)
             dtype = torch.float32 if to == "float32" else torch.get_autocast_dtype(device)
 

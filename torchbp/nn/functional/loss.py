@@ -122,6 +122,7 @@ def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tup
     return (input.unsqueeze(0), target.unsqueeze(0), True) if unbatched else (input, target, False)
 
 
+@autocast_to("float32")
 def nll_loss(
     input: Tensor,
     target: Tensor,

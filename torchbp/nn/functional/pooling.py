@@ -15,6 +15,7 @@ from torchbp.nn.functional._arguments import (
     as_int,
     as_number,
     as_tuple,
+    autocast_to,
     check_flag,
     check_not_empty,
     check_tensors,
@@ -307,6 +308,7 @@ def max_pool1d(
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@autocast_to("float32", on="cpu")
 def max_pool3d(
     input: Tensor,
     kernel_size: Sizes,
@@ -376,6 +378,7 @@ def avg_pool1d(
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
+@autocast_to("float32", on="cpu")
 def avg_pool3d(
     input: Tensor,
     kernel_size: Sizes,
@@ -424,6 +427,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: int | Sequence[int]) -> Tens
     return _adaptive_avg_pool(1, input, output_size)
 
 
+@autocast_to("float32", on="cpu")
 def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """Return averages over ``output_size`` windows that share the input evenly; see :func:`adaptive_avg_pool2d`.
 
@@ -469,6 +473,7 @@ def adaptive_max_pool1d(
     return _adaptive_max_pool(1, input, output_size, return_indices)
 
 
+@autocast_to("float32", on="cpu")
 def adaptive_max_pool3d(
     input: Tensor, output_size: int | Sequence[int | None], return_indices: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -530,6 +535,7 @@ def lp_pool1d(
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@autocast_to("float32", on="cpu")
 def lp_pool3d(
     input: Tensor,
     norm_type: float,
@@ -548,6 +554,7 @@ def lp_pool3d(
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@autocast_to("float32", on="cpu")
 def max_unpool2d(
     input: Tensor,
     indices: Tensor,
@@ -580,6 +587,7 @@ def max_unpool2d(
     return _max_unpool(2, input, indices, kernel_size, stride, padding, output_size)
 
 
+@autocast_to("float32", on="cpu")
 def max_unpool1d(
     input: Tensor,
     indices: Tensor,
@@ -600,6 +608,7 @@ def max_unpool1d(
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
+@autocast_to("float32", on="cpu")
 def max_unpool3d(
     input: Tensor,
     indices: Tensor,
@@ -620,6 +629,7 @@ def max_unpool3d(
     return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)
 
 
+@autocast_to("float32", on="cpu")
 def fractional_max_pool2d(
     input: Tensor,
     kernel_size: Sizes,
@@ -651,6 +661,7 @@ def fractional_max_pool2d(
     return _fractional_max_pool(2, input, kernel_size, output_size, output_ratio, return_indices, _random_samples)
 
 
+@autocast_to("float32", on="cpu")
 def fractional_max_pool3d(
     input: Tensor,
     kernel_size: Sizes,

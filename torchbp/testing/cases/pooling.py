@@ -168,5 +168,6 @@ def _unpools() -> list[LayerCase]:
             batched=(0, 1) if len(shape) == dimensions + 2 else (),
             layout=not several,
         )
-        found.append(LayerCase(layer, f"{layer}[{name}]", subject))
+        skip = {"autocast": "the reference is a formula of ours, which autocast does not know"} if several else {}
+        found.append(LayerCase(layer, f"{layer}[{name}]", subject, skip))
     return found
