@@ -27,15 +27,20 @@ def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual.double() - expected.double()).abs().max()) / max(scale, 1e-30) if scale else 0.0
 
 
+def laid(x: torch.Tensor, layout: str) -> torch.Tensor:
+    """Return the same values contiguous, in channels-last, or as half of the channels of a channels-last tensor."""
+    if layout == "part":
+        return laid(torch.cat([x, x], 1), "channels-last")[:, : x.shape[1]]
+    return x if layout == "contiguous" else x.contiguous(memory_format=FORMATS[x.dim() - 2])
+
+
 def samples() -> dict[str, list[tuple]]:
     """Return arguments for every operator: 1, 2 and 3 dimensions, both formats, groups, dilation."""
     calls: dict[str, list[tuple]] = {name: [] for name in read_schemas()}
     for n in (1, 2, 3):
-        for last in (False, True) if n > 1 else (False,):
+        for layout in ("contiguous", "channels-last", "part") if n > 1 else ("contiguous",):
             size, ones, twos = [6, 5, 4][:n], [1] * n, [2] * n
-            x, w = draw(2, 4, *size), draw(6, 2, *twos)
-            if last:
-                x = x.contiguous(memory_format=FORMATS[n])
+            x, w = laid(draw(2, 4, *size), layout), draw(6, 2, *twos)
             geometry = (twos, ones, ones, 2)
             y = O.convolution(x, w, draw(6), *geometry)
             calls["convolution"].append((x, w, draw(6), *geometry))
@@ -47,7 +52,7 @@ def samples() -> dict[str, list[tuple]]:
             calls["convolution"].append((x, w, draw(6), *sided))
             calls["convolution_input"].append((draw(*y.shape, seed=9), w, draw(4), [5] * n, *sided))
             calls["convolution_weight"].append((x, draw(*y.shape, seed=9), twos, *sided))
-            x = draw(2, 4, *size) if not last else draw(2, 4, *size).contiguous(memory_format=FORMATS[n])
+            x = laid(draw(2, 4, *size), layout)
             window = (twos, twos, ones, ones)
             pooled, winner = O.max_pool(x, *window, True)
             calls["max_pool"].append((x, *window, True))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, fold_batch, linear_map, unfold_batch
 from torchbp.autograd.function import ExplicitFunction, save
+from torchbp.ops.registry import laid_out, memory_format_of
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,8 @@ class PowerPool(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, windows: AverageWindows, p: float) -> Tensor:
-        return windows.forward(x.pow(p)).mul_(math.prod(windows.kernel_size)).pow_(1 / p)
+        powers = laid_out(x.pow(p), memory_format_of(x))
+        return windows.forward(powers).mul_(math.prod(windows.kernel_size)).pow_(1 / p)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 from torch.utils.flop_counter import register_flop_formula
 
 from torchbp._extension import kernels_loaded
@@ -61,14 +62,15 @@ def register(
 
 
 def memory_format_of(*tensors: torch.Tensor) -> torch.memory_format:
-    """Return the first format among the tensors' that is not contiguous, else contiguous."""
+    """Return the first format that the strides of a tensor suggest and is not contiguous, else contiguous.
+
+    As the kernels and the built-in operators read strides: a part of a channels-last tensor counts as one, and
+    where a size of one leaves a choice the strides that mean nothing decide.
+    """
     for tensor in tensors:
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            if not tensor.is_contiguous():
-                return torch.channels_last
-        elif tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
-            if not tensor.is_contiguous():
-                return torch.channels_last_3d
+        format = suggest_memory_format(tensor)
+        if format != torch.contiguous_format:
+            return format
     return torch.contiguous_format
 
 

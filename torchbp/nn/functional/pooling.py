@@ -21,6 +21,7 @@ from torchbp.nn.functional._arguments import (
     check_tensors,
     with_batch,
 )
+from torchbp.ops.registry import memory_format_of
 
 
 def _window(op: str, dimensions: int, **lists: Any) -> dict[str, tuple[int, ...]]:
@@ -152,6 +153,8 @@ def _adaptive_max_pool(
     x, unbatched = with_batch(op, input, dimensions)
     check_not_empty(op, x)
     sizes = _checked_adaptive_size(op, dimensions, x, wanted)
+    if memory_format_of(x) == torch.channels_last_3d:  # of volumes the built-in's results are contiguous
+        x = x.contiguous()
     y, indices = autograd.pooling.adaptive_max_pool(x, sizes, return_indices)
     return _with_indices(y, indices, unbatched)
 

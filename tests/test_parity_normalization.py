@@ -1,0 +1,65 @@
+"""Batch normalisation against the built-in, for arguments drawn by Hypothesis; see parity.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as builtin
+from hypothesis import given
+from hypothesis import strategies as st
+from parity import arranged, channel_counts, layouts, near, normal, parity, seeds, sizes, slack, times, wide
+from torch import Tensor
+
+from torchbp.nn import functional as F
+
+
+@st.composite
+def batch_norm_arguments(draw: st.DrawFn) -> dict[str, Any]:
+    training, affine, tracked = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
+    channels = draw(channel_counts)
+    spatial = draw(st.lists(sizes, max_size=3) | st.lists(slack.map(lambda n: n + 1), max_size=2))
+    batch = draw(st.integers(2, 4))
+    seed, dtype = draw(seeds), draw(st.sampled_from((torch.float64, torch.float32)))
+    x = arranged(normal([batch, channels, *spatial], seed, dtype) * 2 + 1, draw(layouts))
+    w, b = (normal([channels], seed + i, dtype) if affine else None for i in (3, 4))
+    statistics = None
+    if tracked or not training:
+        statistics = (normal([channels], seed + 5, dtype), normal([channels], seed + 6, dtype).abs() + 0.5)
+    options = {
+        "training": training,
+        "momentum": draw(st.sampled_from((0.1, 0.0, 1.0, 0.37))),
+        "eps": draw(st.sampled_from((1e-5, 1e-2))),
+    }
+    return {"tensors": (x, w, b), "statistics": statistics, "options": options, "seed": seed}
+
+
+@given(batch_norm_arguments())
+@times(3)
+def test_batch_norm(arguments: dict[str, Any]) -> None:
+    """Also what the call leaves in the running statistics."""
+    statistics, options = arguments["statistics"], arguments["options"]
+    left: dict[str, list[Tensor]] = {}
+
+    def of(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+            mean, variance = (t.to(x.dtype).clone() for t in statistics) if statistics else (None, None)
+            y = function(x, mean, variance, w, b, **options)
+            if statistics:
+                left[name] = [mean, variance]
+            return y
+
+        return call
+
+    x, w, b = arguments["tensors"]
+    parity(
+        of("mine", F.batch_norm), of("theirs", builtin.batch_norm), x, w, b, terms=8 * x.numel(), seed=arguments["seed"]
+    )
+    if statistics:
+        of("theirs", builtin.batch_norm)(*wide((x, w, b)))
+        of("mine", F.batch_norm)(x, w, b)
+        for actual, truth in zip(left["mine"], left["theirs"], strict=True):
+            near(
+                "running statistics", actual, truth, 8 * x.numel() * torch.finfo(x.dtype).eps * float(truth.abs().max())
+            )
