@@ -107,6 +107,22 @@ def spelled_out(value: Any, dimensions: int) -> tuple[int, ...]:
     return values * dimensions if len(values) == 1 else values
 
 
+def windows(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+    """Return how many windows fit, by the definition; a last one must not start in the right padding."""
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    return count - 1 if ceil and (count - 1) * stride >= size + padding else count
+
+
+def holds_input(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> bool:
+    """Tell whether every window has a tap inside the input.
+
+    Where one has none, the built-in max pool returns a place outside the plane and its backward writes there.
+    """
+    starts = (o * stride - padding for o in range(windows(size, kernel, stride, padding, dilation, ceil)))
+    return all(any(0 <= start + dilation * k < size for k in range(kernel)) for start in starts)
+
+
 # --------------------------------------------------------------------------------------------------
 # The comparison
 
@@ -179,6 +195,7 @@ def parity(
     seed: int = 0,
     narrow: Callable[..., Any] | None = None,
     keep_layout: bool = False,
+    roundings: float = 3,
 ) -> None:
     """Compare value, gradients, dtype and strides; see the top of this file.
 
@@ -191,13 +208,14 @@ def parity(
         seed: of the cotangent.
         narrow: the built-in for dtype and strides, if it is not ``theirs``.
         keep_layout: whether the built-in must see the operands' layout (it decides the order of random draws).
+        roundings: how often a result is rounded to a half-width type on its way.
     """
     plain = list(tensors) if keep_layout else dense(tensors)
     doubled = wide(plain)
     lowest = next(t.dtype for t in tensors if t is not None and t.is_floating_point())
     unit = torch.finfo(lowest).eps
     # Half-width types are summed in float32 and rounded at the end: once per result and once per bias.
-    growth = (terms + 3) * unit if unit < 1e-6 else (terms + 3) * torch.finfo(torch.float32).eps + 3 * unit
+    growth = (terms + 3) * unit if unit < 1e-6 else (terms + 3) * torch.finfo(torch.float32).eps + roundings * unit
     # Without oneDNN, whose 1x1 strided channels-last convolutions read out of bounds (bfloat16, padding 2).
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False, allow_tf32=None, fp32_precision=None):
         native = (narrow or theirs)(*tensors)

@@ -13,7 +13,6 @@ from torch import Tensor
 from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, fold_batch, linear_map, unfold_batch
 from torchbp.autograd.function import ExplicitFunction, save
-from torchbp.ops.registry import laid_out, memory_format_of
 
 
 @dataclass(frozen=True)
@@ -322,8 +321,7 @@ class PowerPool(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, windows: AverageWindows, p: float) -> Tensor:
-        powers = laid_out(x.pow(p), memory_format_of(x))
-        return windows.forward(powers).mul_(math.prod(windows.kernel_size)).pow_(1 / p)
+        return windows.forward(x.pow(p)).mul_(math.prod(windows.kernel_size)).pow_(1 / p)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -333,16 +331,12 @@ class PowerPool(ExplicitFunction):
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Any, ...]:
         x, y = ctx.saved_tensors
-        if math.isinf(ctx.p):  # s^0 is 1 whatever s
-            return torch.zeros_like(x), None, None
         gx = x.pow(ctx.p - 1) * linear_map(ctx.windows.transposed, gy * _power_slope(y, ctx.windows, ctx.p))
         return gx, None, None
 
     @staticmethod
     def jvp(ctx: Any, tx: Tensor, _windows: Any, _p: Any) -> Tensor:
         x, y = ctx.saved_tensors
-        if math.isinf(ctx.p):
-            return torch.zeros_like(y)
         return _power_slope(y, ctx.windows, ctx.p) * linear_map(ctx.windows, x.pow(ctx.p - 1) * tx)
 
     @staticmethod
@@ -361,8 +355,13 @@ def _power_slope(y: Tensor, windows: AverageWindows, p: float) -> Tensor:
 def power_pool(x: Tensor, p: float, kernel_size: Sequence[int], stride: Sequence[int], ceil_mode: bool) -> Tensor:
     """Return (sum of x^p)^(1/p) over the windows of x (N, C, *spatial).
 
-    A window that ``ceil_mode`` lets reach beyond the input counts as whole: its sum is scaled up.
+    A window that ``ceil_mode`` lets reach beyond the input counts as whole: its sum is scaled up. The limits for
+    p = infinity and -infinity are the largest and the smallest absolute value.
     """
     zeros = (0,) * len(kernel_size)
+    if math.isinf(p):
+        sign = math.copysign(1, p)
+        y, _ = max_pool(sign * x.abs(), kernel_size, stride, zeros, (1,) * len(kernel_size), ceil_mode)
+        return sign * y
     windows = AverageWindows(tuple(x.shape[2:]), tuple(kernel_size), tuple(stride), zeros, ceil_mode, True, None)
     return PowerPool.call(x, windows, p)

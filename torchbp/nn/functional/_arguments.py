@@ -63,19 +63,35 @@ def as_int(op: str, name: str, value: Any, wanted: str = "an int") -> int:
     return value
 
 
+def as_tuples(op: str, dimensions: int, /, **given: Any) -> tuple[tuple[int, ...], ...]:
+    """Return one int per spatial dimension for each of the given, an int or a sequence of one or ``dimensions`` ints.
+
+    All types are checked before any length, as the built-in operators do.
+    """
+    types = [_as_ints(op, name, value, dimensions) for name, value in given.items()]
+    return tuple([_spelled_out(op, name, given[name], v, dimensions) for name, v in zip(given, types, strict=True)])
+
+
 def as_tuple(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
     """Return one int per spatial dimension from an int or a sequence of one or ``dimensions`` ints."""
+    return _spelled_out(op, name, value, _as_ints(op, name, value, dimensions), dimensions)
+
+
+def _as_ints(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
     wanted = f"an int or {dimensions} ints"
     if not isinstance(value, list | tuple):
         return (as_int(op, name, value, wanted),) * dimensions
     try:
-        values = tuple([as_int(op, name, v) for v in value])
+        return tuple([as_int(op, name, v) for v in value])
     except (TypeError, ValueError):
         raise TypeError(f"{op}(): {name} must be {wanted} of 64 bits, got {value!r}") from None
+
+
+def _spelled_out(op: str, name: str, value: Any, values: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
     if len(values) == 1:
         return values * dimensions
     if len(values) != dimensions:
-        raise RuntimeError(f"{op}(): {name} must be {wanted}, got {value!r}")
+        raise RuntimeError(f"{op}(): {name} must be an int or {dimensions} ints, got {value!r}")
     return values
 
 

@@ -10,7 +10,7 @@ from torchbp import autograd
 from torchbp.nn.functional._arguments import (
     Sizes,
     as_int,
-    as_tuple,
+    as_tuples,
     autocast_to,
     check_same_type,
     check_tensors,
@@ -27,21 +27,16 @@ def _same_padding(op: str, weight: Tensor, stride: Sequence[int], dilation: Sequ
     return before if before == after else before + after
 
 
-def _geometry(
-    op: str, weight: Tensor, dimensions: int, stride: Sizes, dilation: Sizes, groups: int
-) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Return the checked stride, dilation and groups."""
+def _check_geometry(
+    op: str, weight: Tensor, dimensions: int, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> None:
     if weight.dim() != dimensions + 2:
         raise RuntimeError(f"{op}(): weight must have {dimensions + 2} dimensions, got shape {tuple(weight.shape)}")
-    steps = as_tuple(op, "stride", stride, dimensions)
-    spread = as_tuple(op, "dilation", dilation, dimensions)
-    for name, values in (("stride", steps), ("dilation", spread)):
+    for name, values in (("stride", stride), ("dilation", dilation)):
         if any(v <= 0 for v in values):
             raise RuntimeError(f"{op}(): {name} must be positive, got {values}")
-    groups = as_int(op, "groups", groups)
     if groups <= 0:
         raise RuntimeError(f"{op}(): groups must be positive, got {groups}")
-    return steps, spread, groups
 
 
 def _not_negative(op: str, name: str, values: tuple[int, ...]) -> tuple[int, ...]:
@@ -67,16 +62,14 @@ def _convolution(
 ) -> Tensor:
     op = f"conv{dimensions}d"
     check_tensors(op, "bias", input=input, weight=weight, bias=bias)
-    steps, spread, groups = _geometry(op, weight, dimensions, stride, dilation, groups)
+    groups = as_int(op, "groups", groups)
+    ints = 0 if isinstance(padding, str) else padding
+    steps, pads, spread = as_tuples(op, dimensions, stride=stride, padding=ints, dilation=dilation)
+    _check_geometry(op, weight, dimensions, steps, spread, groups)
     x, unbatched = with_batch(op, input, dimensions)
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise RuntimeError(f"{op}(): padding must be 'same', 'valid' or ints, got {padding!r}")
-        pads: tuple[int, ...] = (0,) * dimensions
-        if padding == "same":
-            pads = _same_padding(op, weight, steps, spread)
-    else:
-        pads = _not_negative(op, "padding", as_tuple(op, "padding", padding, dimensions))
+    if isinstance(padding, str) and padding not in ("same", "valid"):
+        raise RuntimeError(f"{op}(): padding must be 'same', 'valid' or ints, got {padding!r}")
+    pads = _same_padding(op, weight, steps, spread) if padding == "same" else _not_negative(op, "padding", pads)
     if (
         weight.shape[0] < groups
         or weight.shape[0] % groups
@@ -106,10 +99,14 @@ def _transposed(
 ) -> Tensor:
     op = f"conv_transpose{dimensions}d"
     check_tensors(op, "bias", input=input, weight=weight, bias=bias)
-    steps, spread, groups = _geometry(op, weight, dimensions, stride, dilation, groups)
+    groups = as_int(op, "groups", groups)
+    steps, pads, extra, spread = as_tuples(
+        op, dimensions, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
+    _check_geometry(op, weight, dimensions, steps, spread, groups)
     x, unbatched = with_batch(op, input, dimensions)
-    pads = _not_negative(op, "padding", as_tuple(op, "padding", padding, dimensions))
-    extra = _not_negative(op, "output_padding", as_tuple(op, "output_padding", output_padding, dimensions))
+    _not_negative(op, "padding", pads)
+    _not_negative(op, "output_padding", extra)
     if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread, strict=True)):
         raise RuntimeError(
             f"{op}(): output_padding must be smaller than stride or dilation, got output_padding {extra}, stride "

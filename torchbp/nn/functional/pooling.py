@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchbp.nn.functional._arguments import (
     as_int,
     as_number,
     as_tuple,
+    as_tuples,
     autocast_to,
     check_flag,
     check_not_empty,
@@ -28,7 +30,7 @@ def _window(op: str, dimensions: int, **lists: Any) -> dict[str, tuple[int, ...]
     """Return each list with one int per dimension; a stride that is None or empty is the kernel's size."""
     if lists["stride"] is None or (isinstance(lists["stride"], list | tuple) and not lists["stride"]):
         lists["stride"] = lists["kernel_size"]
-    window = {name: as_tuple(op, name, value, dimensions) for name, value in lists.items()}
+    window = dict(zip(lists, as_tuples(op, dimensions, **lists), strict=True))
     for name, values in window.items():
         minimum = 0 if name == "padding" else 1
         if any(v < minimum for v in values):
@@ -52,10 +54,13 @@ def _max_pool(
     return_indices: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     op = f"max_pool{dimensions}d"
+    check_tensors(op, input=input)
+    check_flag(op, "ceil_mode", ceil_mode)
+    window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
     x, unbatched = with_batch(op, input, dimensions)
     check_not_empty(op, x)
-    window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
-    check_flag(op, "ceil_mode", ceil_mode)
+    if x.dtype == torch.bool or x.is_complex():
+        raise NotImplementedError(f"{op}(): input must be of real numbers, got {x.dtype}")
     y, winner = autograd.pooling.max_pool(x, **window, ceil_mode=ceil_mode)
     return _with_indices(
         y, ops.pooling.winner_indices(winner, x.shape[2:], **window) if return_indices else None, unbatched
@@ -69,6 +74,15 @@ def _with_indices(y: Tensor, indices: Tensor | None, unbatched: bool) -> Tensor 
     return (y.squeeze(0), indices.squeeze(0)) if unbatched else (y, indices)
 
 
+def _check_volume(op: str, x: Tensor, kernel_size: tuple[int, ...]) -> None:
+    """Raise where a kernel does not fit into a volume without its padding, which the built-in averages want."""
+    if len(kernel_size) == 3 and any(i < k for i, k in zip(x.shape[2:], kernel_size, strict=True)):
+        raise RuntimeError(
+            f"{op}(): kernel_size must not be larger than the input, got kernel_size {kernel_size} for an "
+            f"input of shape {tuple(x.shape)}"
+        )
+
+
 def _avg_pool(
     dimensions: int,
     input: Tensor,
@@ -80,20 +94,17 @@ def _avg_pool(
     divisor_override: int | None,
 ) -> Tensor:
     op = f"avg_pool{dimensions}d"
-    x, unbatched = with_batch(op, input, dimensions, too_few=IndexError if dimensions == 2 else RuntimeError)
-    check_not_empty(op, x)
-    window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=padding)
+    check_tensors(op, input=input)
     check_flag(op, "ceil_mode", ceil_mode)
     check_flag(op, "count_include_pad", count_include_pad)
     if divisor_override is not None:
         divisor_override = as_int(op, "divisor_override", divisor_override)
+    window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=padding)
+    x, unbatched = with_batch(op, input, dimensions, too_few=IndexError if dimensions == 2 else RuntimeError)
+    check_not_empty(op, x)
     if divisor_override == 0:
         raise RuntimeError(f"{op}(): divisor_override must not be zero, got {divisor_override}")
-    if dimensions == 3 and any(i < k for i, k in zip(x.shape[2:], window["kernel_size"], strict=True)):
-        raise RuntimeError(
-            f"{op}(): kernel_size must not be larger than the input, got kernel_size {window['kernel_size']} for an "
-            f"input of shape {tuple(input.shape)}"
-        )
+    _check_volume(op, x, window["kernel_size"])
     if not (x.is_floating_point() or x.is_complex()):  # integers have no gradient, and divide in their own way
         divisor = {} if dimensions == 1 else {"divisor_override": divisor_override}
         arguments = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad, **divisor}
@@ -163,15 +174,20 @@ def _lp_pool(
     dimensions: int, input: Tensor, norm_type: float, kernel_size: Sizes, stride: Sizes | None, ceil_mode: bool
 ) -> Tensor:
     op = f"lp_pool{dimensions}d"
+    check_tensors(op, input=input)
     p = as_number(op, "norm_type", norm_type)
+    check_flag(op, "ceil_mode", ceil_mode)
+    window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=0)
     x, unbatched = with_batch(op, input, dimensions)
     check_not_empty(op, x)
-    window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=0)
-    check_flag(op, "ceil_mode", ceil_mode)
-    if p == 0:
-        raise ZeroDivisionError(f"{op}(): norm_type must not be zero, got {norm_type}")
+    if not math.isinf(p):
+        _check_volume(op, x, window["kernel_size"])
     if not x.is_floating_point():
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {x.dtype}")
+    if p == 0:
+        raise ZeroDivisionError(f"{op}(): norm_type must not be zero, got {norm_type}")
+    if unbatched:  # the powers of one image keep its strides, which could be those of channels-last
+        x = x.contiguous()
     y = autograd.pooling.power_pool(x, p, window["kernel_size"], window["stride"], ceil_mode)
     return y.squeeze(0) if unbatched else y
 
@@ -197,13 +213,12 @@ def _fractional_max_pool(
         output_size = [
             int(size * as_number(op, "output_ratio", r)) for size, r in zip(x.shape[2:], ratios, strict=True)
         ]
-    kernel = as_tuple(op, "kernel_size", kernel_size, dimensions)
-    sizes = as_tuple(op, "output_size", output_size, dimensions)
-    if samples is None:
-        samples = torch.rand(*x.shape[:2], dimensions, dtype=x.dtype, device=x.device)
+    kernel, sizes = as_tuples(op, dimensions, kernel_size=kernel_size, output_size=output_size)
     check_not_empty(op, x)
     if not x.is_floating_point():
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {x.dtype}")
+    if samples is None:
+        samples = torch.rand(*x.shape[:2], dimensions, dtype=x.dtype, device=x.device)
     if any(k < 1 or n < 1 or n + k - 1 > i for k, n, i in zip(kernel, sizes, x.shape[2:], strict=True)):
         raise RuntimeError(
             f"{op}(): kernel_size and output_size must be positive and output_size + kernel_size - 1 at most the "
@@ -232,29 +247,32 @@ def _max_unpool(
 ) -> Tensor:
     op = f"max_unpool{dimensions}d"
     check_tensors(op, input=input, indices=indices)
-    kernel = as_tuple(op, "kernel_size", kernel_size, dimensions)
-    steps = kernel if stride is None else as_tuple(op, "stride", stride, dimensions)
-    pads = as_tuple(op, "padding", padding, dimensions)
+    kernel, steps, pads = as_tuples(
+        op,
+        dimensions,
+        kernel_size=kernel_size,
+        stride=kernel_size if stride is None else stride,
+        padding=padding,
+    )
     x, unbatched = with_batch(op, input, dimensions)
     usual = tuple((i - 1) * s + k - 2 * p for i, s, k, p in zip(x.shape[2:], steps, kernel, pads, strict=True))
     sizes = usual
     if output_size is not None:
-        given = tuple(output_size)
-        given = given[2:] if len(given) == dimensions + 2 else given
+        if not isinstance(output_size, list | tuple):
+            raise TypeError(f"{op}(): output_size must be {dimensions} or {dimensions + 2} ints, got {output_size!r}")
+        given = output_size[2:] if len(output_size) == dimensions + 2 else output_size
         if len(given) != dimensions:
             raise ValueError(f"{op}(): output_size must have {dimensions} or {dimensions + 2} ints, got {output_size}")
-        if any(not u - s < g < u + s for u, s, g in zip(usual, steps, given, strict=True)):
-            raise ValueError(
-                f"{op}(): output_size must be less than a stride {steps} away from {usual}, got {tuple(output_size)}"
-            )
-        sizes = given
+        sizes = as_tuple(op, "output_size", list(given), dimensions)
+        if any(not u - s < size < u + s for u, s, size in zip(usual, steps, sizes, strict=True)):
+            raise ValueError(f"{op}(): output_size must be less than a stride {steps} from {usual}, got {output_size}")
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"{op}(): output_size must not be negative, got {sizes}")
     if indices.dtype != torch.int64:
         raise RuntimeError(f"{op}(): indices must be int64, got {indices.dtype}")
     if indices.shape != input.shape:
         raise RuntimeError(f"{op}(): indices must have input's shape {tuple(input.shape)}, got {tuple(indices.shape)}")
     check_not_empty(op, x)
-    if any(size < 0 for size in sizes):
-        raise RuntimeError(f"{op}(): output_size must not be negative, got {sizes}")
     y = autograd.pooling.max_unpool(x, indices.unsqueeze(0) if unbatched else indices, sizes)
     return y.squeeze(0) if unbatched else y
 
@@ -506,7 +524,7 @@ def lp_pool2d(
 
     Args:
         input: the images.
-        norm_type: p, not zero.
+        norm_type: p, not zero; for infinity and -infinity the largest and the smallest absolute value.
         kernel_size: of the window.
         stride: of the windows; the kernel size by default.
         ceil_mode: whether a last window that is cut by the border counts; its sum is scaled to a whole window's.
