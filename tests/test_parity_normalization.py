@@ -59,7 +59,7 @@ def test_batch_norm(arguments: dict[str, Any]) -> None:
     if statistics:
         of("theirs", builtin.batch_norm)(*wide((x, w, b)))
         of("mine", F.batch_norm)(x, w, b)
+        # They mix the old statistics with the batch's, which may cancel: the parts bound the rounding.
+        parts = max(float(t.abs().max()) for t in (*statistics, x, x.double().square()))
         for actual, truth in zip(left["mine"], left["theirs"], strict=True):
-            near(
-                "running statistics", actual, truth, 8 * x.numel() * torch.finfo(x.dtype).eps * float(truth.abs().max())
-            )
+            near("running statistics", actual, truth, 8 * x.numel() * torch.finfo(x.dtype).eps * parts)
