@@ -55,6 +55,13 @@ def samples() -> dict[str, list[tuple]]:
             y, mean, variance = O.batch_norm(x, draw(4), draw(4), 1e-5)
             calls["batch_norm"].append((x, draw(4), draw(4), 1e-5))
             calls["batch_norm_gradients"].append((draw(*y.shape, seed=9), x, None, mean, variance, 1e-5))
+            for mode in ("reflect", "replicate", "circular"):
+                padded = O.pad(x, [1, 2, -1, 3, 0, 1][: 2 * n], mode)
+                g = draw(*padded.shape, seed=9)
+                if last:
+                    g = g.contiguous(memory_format=FORMATS[n])
+                calls["pad"].append((x, [1, 2, -1, 3, 0, 1][: 2 * n], mode))
+                calls["pad_adjoint"].append((g, size, [1, 2, -1, 3, 0, 1][: 2 * n], mode))
     return calls
 
 
@@ -90,14 +97,18 @@ def test_composite_formula_equals_the_kernel(name: str, i: int, call: tuple) -> 
     if not torchbp.kernels_loaded():
         pytest.skip("without the extension the operator is the composite formula")
     kernel = getattr(O, name).default
-    family = {"convolution": ops.convolution, "batch": ops.normalization}.get(name.split("_")[0], ops.pooling)
-    formula = getattr(family, COMPOSITES[name])
+    formula = getattr(FAMILIES.get(name.split("_")[0], ops.pooling), COMPOSITES[name])
     with torch.no_grad():
         for a, b in zip(_tuple(kernel(*call)), _tuple(formula(*call)), strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
             assert relative(a, b) < 1e-12
 
 
+FAMILIES = {
+    "convolution": ops.convolution,
+    "batch": ops.normalization,
+    "pad": ops.padding,
+}
 COMPOSITES = {
     "convolution": "_composite_output",
     "convolution_input": "_composite_input",
@@ -109,6 +120,8 @@ COMPOSITES = {
     "average_pool_adjoint": "_composite_average_adjoint",
     "adaptive_average_pool": "_composite_adaptive",
     "adaptive_average_pool_adjoint": "_composite_adaptive_adjoint",
+    "pad": "_composite_pad",
+    "pad_adjoint": "_composite_pad_adjoint",
     "batch_norm": "_composite",
     "batch_norm_gradients": "_composite_gradients",
 }

@@ -16,6 +16,7 @@ from torchbp.autograd import (
     linear,
     loss,
     normalization,
+    padding,
     pooling,
     softmax,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "linear_map",
     "loss",
     "normalization",
+    "padding",
     "pooling",
     "softmax",
     "trilinear",

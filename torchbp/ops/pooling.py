@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
+from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
 
 Sizes = Sequence[int]
 
@@ -138,14 +138,9 @@ def _composite_gather(input, winner, kernel_size, stride, padding, dilation):
     return laid_out(y, memory_format_of(winner))
 
 
-def _flops_none(*args, **kwargs) -> int:
-    """Pooling moves data and compares: as the built-in operators, it counts no floating-point products."""
-    return 0
-
-
-_max = register("max_pool", fake=_fake_max, composite=_composite_max, flops=_flops_none)
-_scatter = register("max_pool_scatter", fake=_fake_scatter, composite=_composite_scatter, flops=_flops_none)
-_gather = register("max_pool_gather", fake=_fake_gather, composite=_composite_gather, flops=_flops_none)
+_max = register("max_pool", fake=_fake_max, composite=_composite_max, flops=flops_none)
+_scatter = register("max_pool_scatter", fake=_fake_scatter, composite=_composite_scatter, flops=flops_none)
+_gather = register("max_pool_gather", fake=_fake_gather, composite=_composite_gather, flops=flops_none)
 
 
 def max_pool(
@@ -265,16 +260,16 @@ def _fake_average_adjoint(grad_output, input_size, *geometry):
     return _like(grad_output, input_size)
 
 
-_average = register("average_pool", fake=_fake_average, composite=_composite_average, flops=_flops_none)
+_average = register("average_pool", fake=_fake_average, composite=_composite_average, flops=flops_none)
 _average_adjoint = register(
-    "average_pool_adjoint", fake=_fake_average_adjoint, composite=_composite_average_adjoint, flops=_flops_none
+    "average_pool_adjoint", fake=_fake_average_adjoint, composite=_composite_average_adjoint, flops=flops_none
 )
-_adaptive = register("adaptive_average_pool", fake=_like, composite=_composite_adaptive, flops=_flops_none)
+_adaptive = register("adaptive_average_pool", fake=_like, composite=_composite_adaptive, flops=flops_none)
 _adaptive_adjoint = register(
     "adaptive_average_pool_adjoint",
     fake=_fake_average_adjoint,
     composite=_composite_adaptive_adjoint,
-    flops=_flops_none,
+    flops=flops_none,
 )
 
 

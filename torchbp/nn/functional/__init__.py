@@ -14,6 +14,7 @@ from torchbp.nn.functional.dropout import dropout
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
 from torchbp.nn.functional.normalization import batch_norm
+from torchbp.nn.functional.padding import pad
 from torchbp.nn.functional.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from torchbp.nn.functional.softmax import log_softmax, softmax
 
@@ -32,6 +33,7 @@ __all__ = [
     "max_pool2d",
     "mse_loss",
     "nll_loss",
+    "pad",
     "relu",
     "scaled_tanh",
     "sigmoid",

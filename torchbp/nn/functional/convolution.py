@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as builtin
 from torch import Tensor
 
 from torchbp import autograd
@@ -17,6 +16,7 @@ from torchbp.nn.functional._arguments import (
     check_tensors,
     with_batch,
 )
+from torchbp.nn.functional.padding import pad
 
 
 def _same_padding(
@@ -56,7 +56,7 @@ def _convolution(
         if padding == "same":
             pads, extra = _same_padding(op, weight, steps, spread)
             if any(extra):
-                x = builtin.pad(x, [side for e in reversed(extra) for side in (0, e)])
+                x = pad(x, [side for e in reversed(extra) for side in (0, e)])
     else:
         pads = as_tuple(op, "padding", padding, dimensions)
     if any(p < 0 for p in pads):
