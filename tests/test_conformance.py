@@ -46,6 +46,10 @@ WITHOUT_CASES = {
     "scaled_tanh": "PyTorch has no such function",
     "ScaledTanh": "PyTorch has no such module",
     "Dropout": "PyTorch's module_db has none; its function is in op_db",
+    "upsample": "PyTorch tests interpolate, which it calls",
+    "Upsample": "the same",
+    "UpsamplingNearest2d": "the same",
+    "UpsamplingBilinear2d": "the same",
 }
 # Samples that we refuse, with the reason; test_refused_samples proves that they exist and raise.
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -47,6 +47,7 @@ def test_every_explicit_layer_has_a_case() -> None:
     # function takes as an argument, the mode of pad, some modules have in their name.
     def plain(name: str) -> str:
         name = re.sub("^(Zero|Constant|Reflection|Replication|Circular)Pad", "pad", name)
+        name = re.sub("^Upsampl.*", "interpolate", name)
         return re.sub("_|loss|[123]d", "", name.lower())
 
     covered = {plain(case.layer) for case in CASES} | {"conv"}

@@ -62,6 +62,21 @@ def samples() -> dict[str, list[tuple]]:
                     g = g.contiguous(memory_format=FORMATS[n])
                 calls["pad"].append((x, [1, 2, -1, 3, 0, 1][: 2 * n], mode))
                 calls["pad_adjoint"].append((g, size, [1, 2, -1, 3, 0, 1][: 2 * n], mode))
+            modes = [("nearest", False, False), ("nearest-exact", False, False), ("linear", False, False)]
+            modes += [("linear", True, False)]
+            if n == 2:
+                modes += [("cubic", False, False), ("cubic", True, False)]
+                modes += [(mode, False, True) for mode in ("linear", "cubic", "lanczos")]
+            for k, (mode, corners, antialias) in enumerate(modes):
+                # As many outputs as inputs, or twice as many, is where the built-in takes shortcuts.
+                scales = [1.5, 0.5, 1.25][:n] if k % 2 else []
+                options = (mode, corners, antialias, scales)
+                resized = [9, 3, 5][:n]
+                g = draw(2, 4, *resized, seed=9)
+                calls["interpolate"].append((x, resized, *options))
+                calls["interpolate_adjoint"].append(
+                    (g.contiguous(memory_format=FORMATS[n]) if last else g, size, *options)
+                )
     return calls
 
 
@@ -108,6 +123,7 @@ FAMILIES = {
     "convolution": ops.convolution,
     "batch": ops.normalization,
     "pad": ops.padding,
+    "interpolate": ops.interpolation,
 }
 COMPOSITES = {
     "convolution": "_composite_output",
@@ -122,6 +138,8 @@ COMPOSITES = {
     "adaptive_average_pool_adjoint": "_composite_adaptive_adjoint",
     "pad": "_composite_pad",
     "pad_adjoint": "_composite_pad_adjoint",
+    "interpolate": "_composite_interpolate",
+    "interpolate_adjoint": "_composite_interpolate_adjoint",
     "batch_norm": "_composite",
     "batch_norm_gradients": "_composite_gradients",
 }

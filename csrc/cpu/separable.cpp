@@ -106,6 +106,7 @@ struct Runs {
     SeparableRun run{};
     run.kind = kind;
     run.unit = true;
+    run.gradual = kind == SeparableRun::kIndexed;
     run.first = first;
     run.count = outputs;
     run.target = offset(target, first);
@@ -118,8 +119,11 @@ struct Runs {
     if (kind == SeparableRun::kIndexed || (kind == SeparableRun::kStepped && !run.unit))
       for (int64_t t = 0; t < run.taps; ++t)
         for (int64_t o = first; o < first + outputs; ++o) {
-          weight.push_back(static_cast<T>(taps.factor(taps.begin[o] + t)));
-          index.push_back(static_cast<int32_t>(taps.index[taps.begin[o] + t]));
+          const int64_t tap = taps.begin[o] + t;
+          weight.push_back(static_cast<T>(taps.factor(tap)));
+          index.push_back(static_cast<int32_t>(taps.index[tap]));
+          const int64_t moved = o == first ? 0 : taps.index[tap] - taps.index[tap - run.taps];
+          run.gradual = run.gradual && (moved == 0 || moved == 1);
         }
     runs.push_back(run);
   }

@@ -220,8 +220,53 @@ TORCHBP_INLINE void stepped(const SeparableRun& run, const int64_t* places, cons
   }
 }
 
+// Places that grow by 0 or 1 lie within one vector for as many outputs: it is loaded once and permuted, which
+// takes less than gathering. Only GCC has the permutation by a variable as a vector extension.
+#if defined(__AVX2__) && defined(__GNUC__) && !defined(__clang__)
+#define TORCHBP_PERMUTES
 template <typename T>
-TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row, T* to) {
+struct Permutation;
+template <>
+struct Permutation<float> {
+  typedef int32_t Lanes __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+};
+template <>
+struct Permutation<double> {
+  typedef int64_t Lanes __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+};
+
+template <typename T>
+TORCHBP_INLINE Vector<T> near(const T* row, int64_t length, const int32_t* places) {
+  typedef int32_t Places __attribute__((vector_size(4 * Lanes<T>::count)));
+  const int32_t base = static_cast<int32_t>(smaller(places[0], length - Lanes<T>::count));
+  Places lanes;
+  __builtin_memcpy(&lanes, places, sizeof(lanes));
+  return __builtin_shuffle(load(row + base), __builtin_convertvector(lanes - base, typename Permutation<T>::Lanes));
+}
+
+template <typename T>
+void permuted(const SeparableRun& run, const int32_t* places, const T* weights, const T* row, int64_t length, T* to) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  for (int64_t i = 0; i < run.count; i += lanes) {
+    const int64_t at = smaller(i, run.count - lanes);  // the last vector overlaps the one before
+    Vector<T> total = near(row, length, places + at);
+    if (!run.unit) total *= load(weights + at);
+    for (int64_t t = 1; t < run.taps; ++t) {
+      const Vector<T> value = near(row, length, places + t * run.count + at);
+      total += run.unit ? value : value * load(weights + t * run.count + at);
+    }
+    store(to + at, total);
+  }
+}
+#endif
+
+template <typename T>
+TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
+                            int64_t length, T* to) {
+#ifdef TORCHBP_PERMUTES
+  if (run.gradual && run.count >= Lanes<T>::count && length >= Lanes<T>::count)
+    return permuted(run, places, weights, row, length, to);
+#endif
   const int64_t count = run.count;
   if (run.unit) {
     sum_of(to, count, run.taps,
@@ -267,7 +312,7 @@ void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
           stepped<0>(run, places, weights, row, to);
         break;
       case SeparableRun::kIndexed:
-        indexed(run, p.lane_index + run.lanes, weights, row, to);
+        indexed(run, p.lane_index + run.lanes, weights, row, p.row, to);
         break;
       case SeparableRun::kListed:
         listed(axis, run, row, to);
@@ -294,6 +339,24 @@ void apply_pixels(const SeparableAxis<T>& axis, const Row<T>& row, T* to, int64_
   }
 }
 
+// Outputs that have N taps each.
+template <int N, typename T>
+void apply_equal_pixels(const Task<T>& task, const SeparableRun& run, const Row<T>& row, T* __restrict__ to) {
+  const SeparableAxis<T>& axis = task.problem->axis[2];
+  const int64_t channels = task.channels;
+  int64_t tap = axis.begin[run.first];
+  for (int64_t i = 0; i < run.count; ++i, tap += N, to += task.problem->target_step) {
+    const T* source[N];
+    T weight[N];
+    for (int k = 0; k < N; ++k) source[k] = row.at + axis.source[tap + k] * row.step;
+    for (int k = 0; k < N; ++k) weight[k] = weight_of(axis, tap + k);
+    if (N == 1 && run.unit)
+      copy(to, source[0], channels);
+    else
+      sum<N>(to, channels, false, [=](int k, int64_t c) { return weight[k] * source[k][c]; });
+  }
+}
+
 template <typename T>
 void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
   const SeparableProblem<T>& p = *task.problem;
@@ -302,9 +365,15 @@ void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
   for (int64_t r = 0; r < p.runs; ++r) {
     const SeparableRun& run = p.run[r];
     T* to = target + run.target;
-    const bool copied = run.kind == SeparableRun::kStepped && run.step == 1 && run.taps == 1 && run.unit;
-    if (joined && copied)
+    const bool equal = run.kind == SeparableRun::kStepped || run.kind == SeparableRun::kIndexed;
+    if (joined && run.kind == SeparableRun::kStepped && run.step == 1 && run.taps == 1 && run.unit)
       copy(to, row.at + axis.source[axis.begin[run.first]] * row.step, run.count * task.channels);
+    else if (equal && run.taps == 1)
+      apply_equal_pixels<1>(task, run, row, to);
+    else if (equal && run.taps == 2)
+      apply_equal_pixels<2>(task, run, row, to);
+    else if (equal && run.taps == 4)
+      apply_equal_pixels<4>(task, run, row, to);
     else
       for (int64_t i = 0; i < run.count; ++i)
         apply_pixels(axis, row, to + i * p.target_step, task.channels, run.first + i);

@@ -178,7 +178,8 @@ struct SeparableRun {
     kListed,   // any taps, as the axis lists them
   };
   Kind kind;
-  bool unit;  // every weight is one
+  bool unit;     // every weight is one
+  bool gradual;  // the place of each tap moves by 0 or 1 from one output to the next
   int64_t first;
   int64_t count;
   int64_t target;  // offset of the first

@@ -11,6 +11,7 @@ import torch.nn.functional as _builtin
 from torchbp.nn.functional.activation import gelu, leaky_relu, relu, scaled_tanh, sigmoid, silu, softplus, tanh
 from torchbp.nn.functional.convolution import conv2d
 from torchbp.nn.functional.dropout import dropout
+from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
 from torchbp.nn.functional.normalization import batch_norm
@@ -27,6 +28,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "gelu",
+    "interpolate",
     "leaky_relu",
     "linear",
     "log_softmax",
@@ -41,6 +43,9 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]
 
 

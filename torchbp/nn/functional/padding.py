@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_int, as_number, check_tensors
+from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_tensors
 from torchbp.ops.padding import MODES, output_size, room, sides
 
 
@@ -94,5 +94,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             raise NotImplementedError(f"{op}(): input must not be bool for mode {mode!r}, got {input.dtype}")
     _check_sizes(op, input, size, pads, mode)
     batched = input.dim() == dimensions + 2
-    y = autograd.padding.pad(input if batched else input.unsqueeze(0), pads, mode)
+    # As the built-in: these are on its list of what runs in float32.
+    in_float32 = mode == "replicate" or (mode == "reflect" and dimensions < 3)
+    repeat = autocast_to("float32")(autograd.padding.pad) if in_float32 else autograd.padding.pad
+    y = repeat(input if batched else input.unsqueeze(0), pads, mode)
     return y if batched else y.squeeze(0)

@@ -14,6 +14,7 @@ from torchbp.nn.modules.activation import (
 )
 from torchbp.nn.modules.convolution import Conv2d
 from torchbp.nn.modules.dropout import Dropout
+from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
 from torchbp.nn.modules.loss import CrossEntropyLoss, MSELoss, NLLLoss
 from torchbp.nn.modules.normalization import BatchNorm1d, BatchNorm2d
@@ -71,6 +72,9 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",

@@ -1,11 +1,21 @@
 """Every layer of torchbp as a subject: what ``torchbp check`` and the test suite prove. A file per family."""
 
-from torchbp.testing.cases import activation, convolution, dropout, linear, loss, normalization, padding, pooling
+from torchbp.testing.cases import (
+    activation,
+    convolution,
+    dropout,
+    interpolation,
+    linear,
+    loss,
+    normalization,
+    padding,
+    pooling,
+)
 from torchbp.testing.cases._case import LayerCase
 
 __all__ = ["LayerCase", "layer_cases"]
 
-_FAMILIES = (linear, convolution, pooling, padding, activation, normalization, dropout, loss)
+_FAMILIES = (linear, convolution, pooling, padding, interpolation, activation, normalization, dropout, loss)
 
 
 def layer_cases() -> list[LayerCase]:
