@@ -73,10 +73,14 @@ def samples() -> dict[str, list[tuple]]:
                 options = (mode, corners, antialias, scales)
                 resized = [9, 3, 5][:n]
                 g = draw(2, 4, *resized, seed=9)
+                if last:
+                    g = g.contiguous(memory_format=FORMATS[n])
                 calls["interpolate"].append((x, resized, *options))
-                calls["interpolate_adjoint"].append(
-                    (g.contiguous(memory_format=FORMATS[n]) if last else g, size, *options)
-                )
+                calls["interpolate_adjoint"].append((g, size, *options))
+            window = ([2, 3, 1][:n], [1, 2, 3][:n], [1, 2, 0][:n], [2, 1, 1][:n])
+            columns = O.unfold(x, *window)
+            calls["unfold"].append((x, *window))
+            calls["fold"].append((draw(*columns.shape, seed=9), size, *window))
     return calls
 
 
@@ -124,6 +128,8 @@ FAMILIES = {
     "batch": ops.normalization,
     "pad": ops.padding,
     "interpolate": ops.interpolation,
+    "unfold": ops.folding,
+    "fold": ops.folding,
 }
 COMPOSITES = {
     "convolution": "_composite_output",
@@ -140,6 +146,8 @@ COMPOSITES = {
     "pad_adjoint": "_composite_pad_adjoint",
     "interpolate": "_composite_interpolate",
     "interpolate_adjoint": "_composite_interpolate_adjoint",
+    "unfold": "_composite_unfold",
+    "fold": "_composite_fold",
     "batch_norm": "_composite",
     "batch_norm_gradients": "_composite_gradients",
 }

@@ -38,7 +38,13 @@ T coordinate(T step, int64_t o, bool align_corners) {
   return align_corners ? step * static_cast<T>(o) : std::fma(step, static_cast<T>(o) + T(0.5), T(-0.5));
 }
 
-int64_t floor_of(double x) { return static_cast<int64_t>(std::floor(static_cast<float>(x))); }
+// Never more than an integer holds; NaN counts as the least.
+int64_t integer(double x, int64_t least, int64_t most) {
+  if (!(x > static_cast<double>(least))) return least;
+  return x < static_cast<double>(most) ? static_cast<int64_t>(x) : most;
+}
+
+int64_t floor_of(double x) { return integer(std::floor(static_cast<float>(x)), -(1LL << 62), 1LL << 62); }
 
 // The nearest input. The built-in has two rules. For small images it takes the step in float for every
 // tensor, and takes equal and doubled sizes as what they are whatever the scale; else neither.
@@ -138,15 +144,13 @@ Taps antialiased_axis(int64_t input, int64_t output, double scale, const Method&
   const T step = step_of<T>(input, output, method.align_corners, scale);
   const T reach = step >= T(1) ? radius * step : radius;
   const T shrink = step >= T(1) ? static_cast<T>(1.0 / static_cast<double>(step)) : T(1);
-  const double most = 2 * std::ceil(static_cast<double>(reach)) + 1;
-  Taps taps(input, output, static_cast<int64_t>(std::min(most, static_cast<double>(input))));
+  const int64_t most = integer(2 * std::ceil(static_cast<double>(reach)) + 1, 1, input + 1);
+  Taps taps(input, output, most);
   for (int64_t o = 0; o < output; ++o) {
     const T centre = static_cast<T>(static_cast<double>(step) * (static_cast<double>(o) + 0.5));
-    const auto bound = [&](T edge) {
-      return static_cast<int64_t>(std::clamp(static_cast<double>(edge) + 0.5, 0.0, static_cast<double>(input)));
-    };
-    const int64_t first = bound(centre - reach);
-    const int64_t count = std::min<int64_t>(bound(centre + reach) - first, static_cast<int64_t>(most));
+    const int64_t first = integer(static_cast<double>(centre - reach) + 0.5, 0, input);
+    const int64_t end = integer(static_cast<double>(centre + reach) + 0.5, first, input);
+    const int64_t count = std::min(end - first, most);
     T total = T(0);
     for (int64_t k = 0; k < count; ++k) {
       const double x = static_cast<double>(static_cast<T>(k + first) - centre) + 0.5;

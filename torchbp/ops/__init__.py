@@ -1,5 +1,5 @@
 """Raw operators, without gradient: C++ on the CPU, composite formulas anywhere else."""
 
-from torchbp.ops import convolution, interpolation, linear, normalization, padding, pooling
+from torchbp.ops import convolution, folding, interpolation, linear, normalization, padding, pooling
 
-__all__ = ["convolution", "interpolation", "linear", "normalization", "padding", "pooling"]
+__all__ = ["convolution", "folding", "interpolation", "linear", "normalization", "padding", "pooling"]

@@ -11,6 +11,7 @@ import torch.nn.functional as _builtin
 from torchbp.nn.functional.activation import gelu, leaky_relu, relu, scaled_tanh, sigmoid, silu, softplus, tanh
 from torchbp.nn.functional.convolution import conv2d
 from torchbp.nn.functional.dropout import dropout
+from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
@@ -27,6 +28,7 @@ __all__ = [
     "conv2d",
     "cross_entropy",
     "dropout",
+    "fold",
     "gelu",
     "interpolate",
     "leaky_relu",
@@ -43,6 +45,7 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "unfold",
     "upsample",
     "upsample_bilinear",
     "upsample_nearest",

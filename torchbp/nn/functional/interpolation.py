@@ -42,12 +42,16 @@ def _as_float(op: str, value: Any, given: Any) -> Any:
     return value if isinstance(value, torch.SymFloat | torch.SymInt) else float(value)
 
 
-def _scaled(op: str, size: int, scale: float) -> int:
-    """Return the size after scaling; infinite and undefined scales raise as the built-in's."""
+def _scaled(op: str, size: int, scale: float, recomputed: bool) -> int:
+    """Return the size after scaling; where it is no int of 64 bits, raise what the built-in raises."""
     try:
-        return int(size * scale)
-    except (OverflowError, ValueError):
-        raise RuntimeError(f"{op}(): scale_factor must be finite, got {scale}") from None
+        scaled = int(size * scale)
+    except (OverflowError, ValueError) as error:
+        kind = type(error) if recomputed else RuntimeError
+        raise kind(f"{op}(): scale_factor must be finite, got {scale}") from None
+    if not -(2**63) <= scaled < 2**63:
+        raise RuntimeError(f"{op}(): scale_factor must leave a size of 64 bits, got {scale}")
+    return scaled
 
 
 @autocast_to("float32")
@@ -123,8 +127,9 @@ def interpolate(
     if not input.is_floating_point():  # bytes have rounding of their own; the others are refused
         return builtin.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
     if scales:
-        sizes = tuple([_scaled(op, n, s) for n, s in zip(shape[2:], scales, strict=True)])
-        if recompute_scale_factor or method == "area":
+        recomputed = bool(recompute_scale_factor) or method == "area"
+        sizes = tuple([_scaled(op, n, s, recomputed) for n, s in zip(shape[2:], scales, strict=True)])
+        if recomputed:
             scales = ()
     try:
         sizes = tuple([as_int(op, "size", s) for s in sizes])

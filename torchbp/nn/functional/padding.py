@@ -14,16 +14,13 @@ from torchbp.ops.padding import MODES, output_size, room, sides
 
 
 def _pads(op: str, value: Any) -> tuple[int, ...]:
-    """Return an even number of ints."""
+    """Return a tuple of ints."""
     if not isinstance(value, list | tuple):
         raise TypeError(f"{op}(): pad must be a tuple of ints, got {value!r}")
     try:
-        pads = tuple([as_int(op, "pad", v) for v in value])
+        return tuple([as_int(op, "pad", v) for v in value])
     except (TypeError, ValueError):
         raise TypeError(f"{op}(): pad must be a tuple of ints of 64 bits, got {value!r}") from None
-    if len(pads) % 2:
-        raise RuntimeError(f"{op}(): pad must have an even number of values, got {pads}")
-    return pads
 
 
 def _check_sizes(op: str, input: Tensor, size: Sequence[int], pads: Sequence[int], mode: str) -> None:
@@ -70,6 +67,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     constant = 0.0 if value is None else as_number(op, "value", value)
     if mode != "constant" and mode not in MODES:
         raise NotImplementedError(f"{op}(): mode must be constant, reflect, replicate or circular, got {mode!r}")
+    if len(pads) % 2:
+        raise RuntimeError(f"{op}(): pad must have an even number of values, got {pads}")
     if len(pads) > 2 * input.dim():
         raise RuntimeError(
             f"{op}(): pad must have at most two values per dimension of input, got {pads} for shape "

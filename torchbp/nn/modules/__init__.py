@@ -14,6 +14,7 @@ from torchbp.nn.modules.activation import (
 )
 from torchbp.nn.modules.convolution import Conv2d
 from torchbp.nn.modules.dropout import Dropout
+from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
 from torchbp.nn.modules.loss import CrossEntropyLoss, MSELoss, NLLLoss
@@ -53,6 +54,7 @@ __all__ = [
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Fold",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -72,6 +74,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Unfold",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",

@@ -4,6 +4,7 @@ from torchbp.testing.cases import (
     activation,
     convolution,
     dropout,
+    folding,
     interpolation,
     linear,
     loss,
@@ -15,7 +16,7 @@ from torchbp.testing.cases._case import LayerCase
 
 __all__ = ["LayerCase", "layer_cases"]
 
-_FAMILIES = (linear, convolution, pooling, padding, interpolation, activation, normalization, dropout, loss)
+_FAMILIES = (linear, convolution, pooling, padding, interpolation, folding, activation, normalization, dropout, loss)
 
 
 def layer_cases() -> list[LayerCase]:
