@@ -1,0 +1,25 @@
+"""What the composite formulas of separable maps share: picking elements along each spatial dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def select(x: Tensor, indices: Sequence[Tensor]) -> Tensor:
+    """Return y[..., o, p] = x[..., indices[0][o], indices[1][p]] for x (N, C, *spatial)."""
+    for axis, index in enumerate(indices):
+        x = x.index_select(2 + axis, index)
+    return x
+
+
+def spread(g: Tensor, indices: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Add g[..., o, p] to x[..., indices[0][o], indices[1][p]] of spatial ``size``; the adjoint of ``select``."""
+    half = g.dtype in (torch.bfloat16, torch.float16)
+    x = g.to(torch.float32) if half else g
+    for axis, index in enumerate(indices):
+        shape = (*x.shape[: 2 + axis], size[axis], *x.shape[3 + axis :])
+        x = x.new_zeros(shape).index_add_(2 + axis, index, x)
+    return x.to(g.dtype)
