@@ -433,6 +433,24 @@ for name, arguments in (("unfold", (2,)), ("fold", (6, 2))):
     bad(name, None, *arguments, says=("input", "NoneType"))
     bad(name, [1.0], *arguments, says=("input", "list"))
 
+# Shuffling
+for shuffle, factor in (("pixel_shuffle", "upscale_factor"), ("pixel_unshuffle", "downscale_factor")):
+    bad(shuffle, t(2, 3), 2, says=("input", "(2, 3)"))
+    bad(shuffle, X, 0, says=(factor, "0"))
+    bad(shuffle, X, -1, says=(factor, "-1"))
+    bad(shuffle, X, 2.0, says=(factor, "2.0"))
+    bad(shuffle, X, "two", says=(factor, "'two'"))
+    bad(shuffle, t(2, 7, 3, 3), 2, says=("input", "(2, 7, 3, 3)", "2"))
+    bad(shuffle, [1.0], 2, says=("input", "list"))
+bad("pixel_shuffle", X, 2**40, says=("upscale_factor", str(2**40)))
+bad("pixel_unshuffle", X, 2**40, says=("downscale_factor", str(2**40)))
+bad("channel_shuffle", t(2, 4), 2, says=("input", "(2, 4)"))
+bad("channel_shuffle", X, 0, says=("groups", "0"))
+bad("channel_shuffle", X, -2, says=("groups", "-2"))
+bad("channel_shuffle", X, 3, says=("groups", "3"))
+bad("channel_shuffle", X, 2.0, says=("groups", "2.0"))
+bad("channel_shuffle", None, 2, says=("input", "NoneType"))
+
 # Activations
 for name in ("relu", "leaky_relu", "softplus", "gelu", "silu"):
     for value in (None, [1.0], 1.0):
@@ -646,6 +664,9 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("Conv2d", (4, 6, 3), {"padding": "same", "stride": 2}, ()),
     ("Conv2d", (4, 6, 3), {"padding_mode": "mirror"}, ()),
     ("Bilinear", (0, 2, 3), {}, ()),
+    ("ChannelShuffle", (3,), {}, (t(2, 4, 6, 6),)),
+    ("PixelShuffle", (3,), {}, (t(2, 4, 6, 6),)),
+    ("PixelUnshuffle", (4,), {}, (t(2, 4, 6, 6),)),
     ("Dropout", (1.5,), {}, ()),
     ("Dropout", (-0.5,), {}, ()),
     # calls

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as builtin
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_parity import arranged, channel_counts, dtypes, layouts, normal, parity, seeds, times
+from parity import arranged, channel_counts, dtypes, layouts, normal, parity, seeds, times
 from torch import Tensor
 
 from torchbp import autograd, ops
