@@ -61,20 +61,12 @@ def register(
 
 
 def memory_format_of(*tensors: torch.Tensor) -> torch.memory_format:
-    """Return the first format among the tensors' that is not contiguous, else contiguous."""
-    for tensor in tensors:
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            if not tensor.is_contiguous():
-                return torch.channels_last
-        elif tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
-            if not tensor.is_contiguous():
-                return torch.channels_last_3d
-    return torch.contiguous_format
+    """Return the first format that a tensor's strides suggest and that is not contiguous, else contiguous.
 
-
-def suggested_format(tensor: torch.Tensor) -> torch.memory_format:
-    """Return channels-last where the tensor's strides are ordered so, else contiguous, as the C++ side does."""
-    return torch._prims_common.suggest_memory_format(tensor)
+    As on the C++ side: a part of the channels of a channels-last tensor still suggests channels-last.
+    """
+    formats = map(torch._prims_common.suggest_memory_format, tensors)
+    return next((format for format in formats if format != torch.contiguous_format), torch.contiguous_format)
 
 
 def flops_none(*args: Any, **kwargs: Any) -> int:
