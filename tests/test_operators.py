@@ -118,6 +118,21 @@ def test_opcheck(name: str, i: int, call: tuple) -> None:
     opcheck(getattr(O, name).default, call)
 
 
+def test_fake_strides_of_a_part_of_the_channels() -> None:
+    x = draw(2, 8, 6, 5).contiguous(memory_format=torch.channels_last)[:, :4]
+    ones, twos, zeros = [1, 1], [2, 2], [0, 0]
+    for name, arguments in (
+        ("convolution", (draw(6, 4, 2, 2), None, ones, ones, ones, 1)),
+        ("max_pool", (twos, twos, ones, ones, False)),
+        ("average_pool", (twos, twos, zeros, False, True, None)),
+        ("batch_norm", (None, None, 1e-5)),
+        ("pad", ([1, 1, 1, 1], "reflect")),
+        ("interpolate", ([3, 4], "linear", False, False, [])),
+        ("unfold", (twos, twos, ones, ones)),
+    ):
+        opcheck(getattr(O, name).default, (x, *arguments))
+
+
 def test_every_operator_has_samples() -> None:
     assert {name for name, _, _ in SAMPLES} == set(read_schemas())
 

@@ -401,6 +401,8 @@ def test_large_odd_sizes(mode: str, dtype: torch.dtype) -> None:
     for width, target in ((1023, 3001), (2999, 1001), (777, 2331), (4001, 4003), (1361, 431)):
         x = normal((1, 2, 3, width), 9).to(dtype)
         allowed = 1e-12 if dtype == torch.float64 else 64 * torch.finfo(dtype).eps
+        if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+            allowed *= width  # without fused multiplication the built-in rounds a coordinate twice
         for corners in (False, True) if options["mode"].startswith("bi") else (None,):
             arguments = {**options, "size": (7, target), "align_corners": corners}
             assert distance(F.interpolate(x, **arguments), builtin.interpolate(x, **arguments)) < allowed, arguments

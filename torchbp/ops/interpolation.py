@@ -8,12 +8,13 @@ or has outputs per input, which then replace what the sizes say. Indices and wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, register, suggested_format
+from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
+from torchbp.ops.separable import multiply, select, spread
 
 Sizes = Sequence[int]
 MODES = ("nearest", "nearest-exact", "linear", "cubic", "lanczos")
@@ -45,7 +46,7 @@ def _check(op: str, input_size: Sizes, output_size: Sizes, mode, align_corners, 
 
 def _empty(tensor: Tensor, size: Sizes) -> Tensor:
     shape = (*tensor.shape[:2], *size)
-    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=suggested_format(tensor))
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=memory_format_of(tensor))
 
 
 def _fake_interpolate(input, output_size, mode, align_corners, antialias, scales):
@@ -58,41 +59,119 @@ def _fake_interpolate_adjoint(grad_output, input_size, mode, align_corners, anti
     return _empty(grad_output, input_size)
 
 
-def _builtin(mode: str, dimensions: int, antialias: bool, backward: bool) -> Callable[..., Tensor]:
-    """Return ATen's operator."""
-    name = {"cubic": "bicubic", "linear": ("linear", "bilinear", "trilinear")[dimensions - 1]}.get(mode, mode)
-    prefix = "_" if antialias or mode == "nearest-exact" else ""
-    suffix = ("_aa" if antialias else "") + ("_backward" if backward else "")
-    return getattr(torch.ops.aten, f"{prefix}upsample_{name.replace('-', '_')}{dimensions}d{suffix}").default
+# --------------------------------------------------------------------------------------------------
+# The weights of one dimension, as csrc/cpu/interpolation.cpp computes them
 
 
-def _options(mode: str, dimensions: int, align_corners: bool, scales: Sequence[float]) -> tuple:
-    corners = () if mode.startswith("nearest") else (align_corners,)
-    return *corners, *(scales or (None,) * dimensions)
+def _step(input: int, output: int, corners: bool, scale: float, dtype: torch.dtype) -> Tensor:
+    """Return the inputs per output."""
+
+    def number(value: float) -> Tensor:
+        return torch.tensor(value, dtype=dtype)
+
+    if corners:
+        return number(input - 1) / number(output - 1) if output > 1 else number(0)
+    return number(1 / scale) if scale > 0 else number(input) / number(output)
 
 
-def _composite_interpolate(input, output_size, mode, align_corners, antialias, scales):
-    _check("interpolate", input.shape[2:], output_size, mode, align_corners, antialias, scales)
-    n, format = len(output_size), suggested_format(input)
-    if input.shape[0] == 0 or input.shape[1] == 0:
-        return _empty(input, output_size)
-    half = antialias and input.dtype in (torch.bfloat16, torch.float16)
-    wide = input.to(torch.float32) if half else input
-    y = _builtin(mode, n, antialias, False)(wide, output_size, *_options(mode, n, align_corners, scales))
-    return laid_out(y.to(input.dtype), format)
+def _coordinates(step: Tensor, output: int, corners: bool) -> Tensor:
+    """Return where each output stands among the inputs."""
+    o = torch.arange(output, dtype=torch.float64)
+    return step * o.to(step.dtype) if corners else (step.double() * (o + 0.5) - 0.5).to(step.dtype)
 
 
-def _composite_interpolate_adjoint(grad_output, input_size, mode, align_corners, antialias, scales):
-    _check("interpolate_adjoint", input_size, grad_output.shape[2:], mode, align_corners, antialias, scales)
-    n, format = len(input_size), suggested_format(grad_output)
-    if grad_output.shape[0] == 0 or grad_output.shape[1] == 0:
-        return _empty(grad_output, input_size)
-    half = antialias and grad_output.dtype in (torch.bfloat16, torch.float16)
-    wide = (grad_output.to(torch.float32) if half else grad_output).contiguous()
-    backward = _builtin(mode, n, antialias, True)
-    shape = (*grad_output.shape[:2], *input_size)
-    gx = backward(wide, grad_output.shape[2:], shape, *_options(mode, n, align_corners, scales))
-    return laid_out(gx.to(grad_output.dtype), format)
+def _floor(x: Tensor) -> Tensor:
+    return x.to(torch.float32).floor().long()
+
+
+def _nearest(input: int, output: int, scale: float, exact: bool, small: bool, dtype: torch.dtype) -> Tensor:
+    """Return the input that is nearest to each output; ``small`` is the built-in's rule for small images."""
+    o = torch.arange(output)
+    if small and not exact and output in (input, 2 * input):
+        return o // (output // input)
+    step = _step(input, output, False, scale, torch.float32 if small else dtype)
+    if small:
+        places = (o + 0.5).double() * step if exact else o.to(torch.float32) * step
+    else:
+        places = _coordinates(step, output, not exact)
+        places = places.clamp(min=0).double() + 0.5 if exact else places
+    return _floor(places).clamp(0, input - 1)
+
+
+def _near(x: Tensor, a: float) -> Tensor:
+    return ((a + 2) * x - (a + 3)) * x * x + 1
+
+
+def _far(x: Tensor, a: float) -> Tensor:
+    return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+
+def _beside(input: int, output: int, scale: float, mode: str, corners: bool, dtype: torch.dtype) -> Tensor:
+    """Return the matrix (output, input) of the two or four inputs beside each output."""
+    if mode == "linear" and output == input:
+        return torch.eye(input, dtype=dtype)
+    x = _coordinates(_step(input, output, corners, scale, dtype), output, corners)
+    x = x.clamp(min=0) if mode == "linear" else x
+    index = _floor(x).clamp(max=input - 1)
+    t = (x - index.to(dtype)).clamp(0, 1)
+    weights = [1 - t, t]
+    if mode == "cubic":
+        weights = [_far(t + 1, -0.75), _near(t, -0.75), _near(1 - t, -0.75), _far(2 - t, -0.75)]
+    matrix = torch.zeros(output, input, dtype=dtype)
+    for k, weight in enumerate(weights, start=-1 if mode == "cubic" else 0):
+        matrix.scatter_add_(1, (index + k).clamp(0, input - 1)[:, None], weight[:, None])
+    return matrix
+
+
+def _filter(x: Tensor, mode: str) -> Tensor:
+    x, zero = x.abs(), torch.zeros_like(x)
+    if mode == "linear":
+        return torch.where(x < 1, 1 - x, zero)
+    if mode == "cubic":
+        return torch.where(x < 1, _near(x, -0.5), torch.where(x < 2, _far(x, -0.5), zero))
+    return torch.where(x < 3, torch.sinc(x) * torch.sinc(x / 3), zero)
+
+
+def _filtered(input: int, output: int, scale: float, mode: str, corners: bool, dtype: torch.dtype) -> Tensor:
+    """Return the matrix (output, input) of the inputs that the filter reaches."""
+    if output == input:
+        return torch.eye(input, dtype=dtype)
+    step = _step(input, output, corners, scale, dtype)
+    widened = step.clamp(min=1)
+    reach = {"linear": 1, "cubic": 2, "lanczos": 3}[mode] * widened
+    o = torch.arange(output, dtype=torch.float64)
+    centre = (step.double() * (o + 0.5)).to(dtype)[:, None]
+    place = torch.arange(input)
+    first = ((centre - reach).double() + 0.5).clamp(0, input).long()
+    end = ((centre + reach).double() + 0.5).clamp(0, input).long()
+    end = torch.minimum(end, first + (2 * reach.ceil() + 1).clamp(max=input + 1).long())
+    x = ((place.to(dtype) - centre).double() + 0.5) * (1 / widened.double()).to(dtype).double()
+    weight = torch.where((place >= first) & (place < end), _filter(x.to(dtype), mode), torch.zeros((), dtype=dtype))
+    total = weight.sum(1, keepdim=True)
+    return weight / torch.where(total == 0, torch.ones_like(total), total)
+
+
+def _apply(adjoint, x, input_size, output_size, mode, align_corners, antialias, scales):
+    dtype = torch.float64 if x.dtype in (torch.float64, torch.complex128) else torch.float32
+    factors = scales or [0.0] * len(input_size)
+    axes = list(zip(input_size, output_size, factors, strict=True))
+    if mode.startswith("nearest"):
+        small = len(output_size) == 2 and sum(output_size) <= 128
+        indices = [_nearest(n, m, s, mode == "nearest-exact", small, dtype).to(x.device) for n, m, s in axes]
+        return laid_out(spread(x, indices, input_size) if adjoint else select(x, indices), memory_format_of(x))
+    weigh = _filtered if antialias else _beside
+    matrices = [weigh(n, m, s, mode, align_corners, dtype).to(x.device) for n, m, s in axes]
+    return laid_out(multiply(matrices, x, adjoint), memory_format_of(x))
+
+
+def _composite_interpolate(input, output_size, *method):
+    _check("interpolate", input.shape[2:], output_size, *method)
+    return _apply(False, input, input.shape[2:], output_size, *method)
+
+
+def _composite_interpolate_adjoint(grad_output, input_size, *method):
+    _check("interpolate_adjoint", input_size, grad_output.shape[2:], *method)
+    return _apply(True, grad_output, input_size, grad_output.shape[2:], *method)
 
 
 _interpolate = register("interpolate", fake=_fake_interpolate, composite=_composite_interpolate, flops=flops_none)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, register, suggested_format
+from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
 from torchbp.ops.separable import select, spread
 
 Sizes = Sequence[int]
@@ -72,7 +72,7 @@ def _indices(input_size: Sizes, padding: Sizes, mode: str, device: torch.device)
 
 
 def _format(tensor: Tensor, mode: str) -> torch.memory_format:
-    return torch.contiguous_format if mode == "circular" else suggested_format(tensor)
+    return torch.contiguous_format if mode == "circular" else memory_format_of(tensor)
 
 
 def _empty(tensor: Tensor, size: Sizes, mode: str) -> Tensor:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
+from torchbp.ops.separable import multiply
 
 Sizes = Sequence[int]
 
@@ -466,11 +467,7 @@ def _adaptive_matrices(input_size, sizes, like):
 
 def _multiply(matrices: list[Tensor], x: Tensor, transpose: bool) -> Tensor:
     """Apply one matrix along each spatial dimension."""
-    format, wide = _planar_format(x), x.to(torch.float32) if x.dtype in (torch.bfloat16, torch.float16) else x
-    for axis, matrix in enumerate(matrices):
-        matrix = (matrix.mT if transpose else matrix).to(wide.dtype)
-        wide = torch.tensordot(wide, matrix, dims=([2 + axis], [1])).movedim(-1, 2 + axis)
-    return laid_out(wide.to(x.dtype), format)
+    return laid_out(multiply(matrices, x, transpose), _planar_format(x))
 
 
 def _composite_average(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):

@@ -74,11 +74,6 @@ def memory_format_of(*tensors: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def suggested_format(tensor: torch.Tensor) -> torch.memory_format:
-    """Return channels-last where the tensor's strides are ordered so, else contiguous, as the C++ side does."""
-    return torch._prims_common.suggest_memory_format(tensor)
-
-
 def flops_none(*args: Any, **kwargs: Any) -> int:
     """Return 0, as the built-in operators count: moving and weighing data is no product of matrices."""
     return 0

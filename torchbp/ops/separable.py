@@ -1,4 +1,4 @@
-"""What the composite formulas of separable maps share: picking elements along each spatial dimension."""
+"""What the composite formulas of separable maps share: an index or a matrix for each spatial dimension."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def multiply(matrices: Sequence[Tensor], x: Tensor, transpose: bool) -> Tensor:
+    """Return (M_1 x M_2 x M_3) x, or the transpose's product, for x (N, C, *spatial)."""
+    wide = x.to(torch.float32) if x.dtype in (torch.bfloat16, torch.float16) else x
+    for axis, matrix in enumerate(matrices):
+        matrix = (matrix.mT if transpose else matrix).to(wide.dtype)
+        wide = torch.tensordot(wide, matrix, dims=([2 + axis], [1])).movedim(-1, 2 + axis)
+    return wide.to(x.dtype)
 
 
 def select(x: Tensor, indices: Sequence[Tensor]) -> Tensor:
