@@ -34,8 +34,11 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "pad": lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect"),
     "unfold": lambda x: F.unfold(x, 2),
     "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    # (A grid whose size changes is compiled anew for each, as the built-in's: torch.linspace takes no dynamic one.)
     "grid_sample": lambda x: F.grid_sample(
-        x, F.affine_grid(THETA.expand(x.shape[0], 2, 3), x.shape, align_corners=False), align_corners=False
+        x,
+        F.affine_grid(THETA.expand(x.shape[0], 2, 3), (x.shape[0], 4, 6, 7), align_corners=False),
+        align_corners=False,
     ),
     "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
 }
