@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as builtin
+from differences import several_writers
 from torch import Tensor
 from torch.autograd import forward_ad, gradgradcheck
 from torch.testing._internal.common_methods_invocations import op_db
@@ -68,16 +69,13 @@ REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def repeats(dimensions: int, args: Any) -> bool:
-    """Tell whether some plane of indices holds one of them twice."""
-    planes = args[1].flatten(-dimensions).flatten(0, -2)
-    return any(len(plane.unique()) < len(plane) for plane in planes)
-
-
 # Samples on which the built-in's gradient is not that of its value; test_pooling.py shows it and tests ours.
 VALUE_ONLY: dict[str, tuple[Callable[[Any], bool], str]] = {
-    f"max_unpool{n}d": (partial(repeats, n), "of several writers to one place one stays, but all get its gradient")
-    for n in (1, 2, 3)
+    name: (
+        lambda args, name=name: several_writers(name, {"indices": args[1]}),
+        "of several writers to one place one stays, but all get its gradient",
+    )
+    for name in ("max_unpool1d", "max_unpool2d", "max_unpool3d")
 }
 
 

@@ -14,6 +14,11 @@ from torchbp.nn import functional as F
 WEIGHT = torch.linspace(-1, 1, 4 * 4 * 9, dtype=torch.float64).view(4, 4, 3, 3)
 THETA = torch.tensor([[0.9, 0.1, 0.05], [-0.1, 0.8, 0.0]], dtype=torch.float64)
 
+
+def grid(batch: int) -> Tensor:
+    return F.affine_grid(THETA.expand(batch, 2, 3), (batch, 4, 6, 7), align_corners=False)
+
+
 LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "conv2d": lambda x: F.conv2d(x, WEIGHT, padding=1),
     "conv2d, same": lambda x: F.conv2d(x, WEIGHT[:, :, :2, :2], padding="same", dilation=(1, 2)),

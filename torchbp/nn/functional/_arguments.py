@@ -68,16 +68,17 @@ def as_tuples(op: str, dimensions: int, /, **given: Any) -> tuple[tuple[int, ...
 
     All types are checked before any length, as the built-in operators do.
     """
-    types = [_as_ints(op, name, value, dimensions) for name, value in given.items()]
+    types = [as_ints(op, name, value, dimensions) for name, value in given.items()]
     return tuple([_spelled_out(op, name, given[name], v, dimensions) for name, v in zip(given, types, strict=True)])
 
 
 def as_tuple(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
     """Return one int per spatial dimension from an int or a sequence of one or ``dimensions`` ints."""
-    return _spelled_out(op, name, value, _as_ints(op, name, value, dimensions), dimensions)
+    return _spelled_out(op, name, value, as_ints(op, name, value, dimensions), dimensions)
 
 
-def _as_ints(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
+def as_ints(op: str, name: str, value: Any, dimensions: int) -> tuple[int, ...]:
+    """Return the ints of a sequence, of whatever length, or one int as one per dimension."""
     wanted = f"an int or {dimensions} ints"
     if not isinstance(value, list | tuple):
         return (as_int(op, name, value, wanted),) * dimensions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from torchbp import autograd
@@ -50,6 +51,12 @@ def _check_bias(op: str, bias: Tensor | None, channels: int) -> None:
         raise RuntimeError(f"{op}(): bias must have shape {(channels,)}, got {tuple(bias.shape)}")
 
 
+def _check_dtype(op: str, x: Tensor, narrow: bool) -> None:
+    """Raise for integers that the built-in has no loop for; ``narrow``: for all but int64."""
+    if narrow and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.int64):
+        raise NotImplementedError(f"{op}(): input must be floating-point, complex or int64, got {x.dtype}")
+
+
 def _convolution(
     dimensions: int,
     input: Tensor,
@@ -82,6 +89,7 @@ def _convolution(
         )
     _check_bias(op, bias, weight.shape[0])
     check_same_type(op, x, weight=weight, bias=bias)
+    _check_dtype(op, x, x.dtype == torch.bool or any(d > 1 for d in spread))
     y = autograd.convolution.convolution(x, weight, bias, steps, pads, spread, groups)
     return y.squeeze(0) if unbatched else y
 
@@ -119,11 +127,12 @@ def _transposed(
         )
     _check_bias(op, bias, weight.shape[1] * groups)
     check_same_type(op, x, weight=weight, bias=bias)
+    _check_dtype(op, x, True)
     sizes = [
         (i - 1) * s - 2 * p + d * (k - 1) + e + 1
         for i, k, s, p, e, d in zip(x.shape[2:], weight.shape[2:], steps, pads, extra, spread, strict=True)
     ]
-    if any(i < 1 for i in x.shape[2:]) or any(size < 0 for size in sizes):
+    if any(i < 1 for i in (*x.shape[2:], *sizes)):
         raise RuntimeError(
             f"{op}(): padding {pads} leaves an output of size {tuple(sizes)} for an input of shape {tuple(input.shape)}"
         )

@@ -14,6 +14,7 @@ from torchbp import autograd, ops
 from torchbp.nn.functional._arguments import (
     Sizes,
     as_int,
+    as_ints,
     as_number,
     as_tuple,
     as_tuples,
@@ -106,6 +107,8 @@ def _avg_pool(
         raise RuntimeError(f"{op}(): divisor_override must not be zero, got {divisor_override}")
     _check_volume(op, x, window["kernel_size"])
     if not (x.is_floating_point() or x.is_complex()):  # integers have no gradient, and divide in their own way
+        if x.dtype != torch.int64:
+            raise NotImplementedError(f"{op}(): input must be floating-point, complex or int64, got {x.dtype}")
         divisor = {} if dimensions == 1 else {"divisor_override": divisor_override}
         arguments = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad, **divisor}
         return getattr(builtin, op)(input, **window, **arguments)
@@ -122,6 +125,8 @@ def _avg_pool(
 def _adaptive_size(op: str, dimensions: int, input: Tensor, output_size: Any) -> Any:
     """Return ``output_size`` with the input's sizes in place of None, as the 2-d and 3-d built-ins allow."""
     check_tensors(op, input=input)
+    given = [s for s in output_size if s is not None] if isinstance(output_size, list | tuple) else output_size
+    as_ints(op, "output_size", given, dimensions)
     if dimensions == 1:
         return output_size
     if isinstance(output_size, list | tuple):
@@ -150,7 +155,7 @@ def _adaptive_avg_pool(dimensions: int, input: Tensor, output_size: Any) -> Tens
     op = f"adaptive_avg_pool{dimensions}d"
     wanted = _adaptive_size(op, dimensions, input, output_size)
     x, unbatched = with_batch(op, input, dimensions)
-    check_not_empty(op, x, start=2)
+    check_not_empty(op, x, start=1 if dimensions == 3 and not unbatched else 2)
     sizes = _checked_adaptive_size(op, dimensions, x, wanted)
     y = autograd.pooling.adaptive_average_pool(x, sizes)
     return y.squeeze(0) if unbatched else y
@@ -162,7 +167,7 @@ def _adaptive_max_pool(
     op = f"adaptive_max_pool{dimensions}d"
     wanted = _adaptive_size(op, dimensions, input, output_size)
     x, unbatched = with_batch(op, input, dimensions)
-    check_not_empty(op, x)
+    check_not_empty(op, x, start=2 if unbatched else 1)
     sizes = _checked_adaptive_size(op, dimensions, x, wanted)
     if memory_format_of(x) == torch.channels_last_3d:  # of volumes the built-in's results are contiguous
         x = x.contiguous()
@@ -178,9 +183,11 @@ def _lp_pool(
     p = as_number(op, "norm_type", norm_type)
     check_flag(op, "ceil_mode", ceil_mode)
     window = _window(op, dimensions, kernel_size=kernel_size, stride=stride, padding=0)
-    x, unbatched = with_batch(op, input, dimensions)
+    averages = not math.isinf(p)  # of powers; otherwise there is a maximum
+    too_few = IndexError if averages and dimensions == 2 else RuntimeError
+    x, unbatched = with_batch(op, input, dimensions, too_few)
     check_not_empty(op, x)
-    if not math.isinf(p):
+    if averages:
         _check_volume(op, x, window["kernel_size"])
     if not x.is_floating_point():
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {x.dtype}")
@@ -207,22 +214,27 @@ def _fractional_max_pool(
         raise ValueError(f"{op}(): output_size or output_ratio must be given, got None for both")
     x, unbatched = with_batch(op, input, dimensions)
     if output_size is None:
-        ratios = output_ratio if isinstance(output_ratio, list | tuple) else (output_ratio,) * dimensions
+        listed = output_ratio if isinstance(output_ratio, list | tuple) else (output_ratio,) * dimensions
+        ratios = [as_number(op, "output_ratio", ratio) for ratio in listed]
         if len(ratios) != dimensions:
             raise ValueError(f"{op}(): output_ratio must be a number or {dimensions} numbers, got {output_ratio!r}")
-        output_size = [
-            int(size * as_number(op, "output_ratio", r)) for size, r in zip(x.shape[2:], ratios, strict=True)
-        ]
+        try:
+            output_size = [int(size * ratio) for size, ratio in zip(x.shape[2:], ratios, strict=True)]
+        except (OverflowError, ValueError) as error:
+            raise type(error)(f"{op}(): output_ratio must be finite, got {output_ratio!r}") from None
     kernel, sizes = as_tuples(op, dimensions, kernel_size=kernel_size, output_size=output_size)
-    check_not_empty(op, x)
-    if not x.is_floating_point():
-        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {x.dtype}")
+    refusal = NotImplementedError(f"{op}(): input must be real and floating-point, got {x.dtype}")
     if samples is None:
+        if not x.is_floating_point():
+            raise refusal
         samples = torch.rand(*x.shape[:2], dimensions, dtype=x.dtype, device=x.device)
-    if any(k < 1 or n < 1 or n + k - 1 > i for k, n, i in zip(kernel, sizes, x.shape[2:], strict=True)):
+    check_not_empty(op, x, start=2 if unbatched else 1)
+    spare = 0 if dimensions == 2 else 1  # as the built-ins
+    if any(k < 1 or n < 0 or n + k - 1 + spare > i for k, n, i in zip(kernel, sizes, x.shape[2:], strict=True)):
         raise RuntimeError(
-            f"{op}(): kernel_size and output_size must be positive and output_size + kernel_size - 1 at most the "
-            f"input's size, got kernel_size {kernel} and output_size {sizes} for an input of shape {tuple(input.shape)}"
+            f"{op}(): kernel_size must be positive, output_size not negative, and output_size + kernel_size - "
+            f"{1 - spare} at most the input's size, got kernel_size {kernel} and output_size {sizes} for an input of "
+            f"shape {tuple(input.shape)}"
         )
     wanted = (*x.shape[:2], dimensions)
     fits = samples.dim() == 3 and samples.shape[0] >= wanted[0] and tuple(samples.shape[1:]) == wanted[1:]
@@ -231,6 +243,8 @@ def _fractional_max_pool(
             f"{op}(): _random_samples must be {x.dtype} of shape {wanted}, got {samples.dtype} "
             f"of shape {tuple(samples.shape)}"
         )
+    if not x.is_floating_point():
+        raise refusal
     samples = samples.detach()[: wanted[0]]
     y, indices = autograd.pooling.fractional_max_pool(x, kernel, sizes, samples, return_indices)
     return _with_indices(y, indices, unbatched)
@@ -260,10 +274,10 @@ def _max_unpool(
     if output_size is not None:
         if not isinstance(output_size, list | tuple):
             raise TypeError(f"{op}(): output_size must be {dimensions} or {dimensions + 2} ints, got {output_size!r}")
-        given = output_size[2:] if len(output_size) == dimensions + 2 else output_size
-        if len(given) != dimensions:
+        given = as_ints(op, "output_size", output_size, dimensions)
+        sizes = given[2:] if len(given) == dimensions + 2 else given
+        if len(sizes) != dimensions:
             raise ValueError(f"{op}(): output_size must have {dimensions} or {dimensions + 2} ints, got {output_size}")
-        sizes = as_tuple(op, "output_size", list(given), dimensions)
         if any(not u - s < size < u + s for u, s, size in zip(usual, steps, sizes, strict=True)):
             raise ValueError(f"{op}(): output_size must be less than a stride {steps} from {usual}, got {output_size}")
     if any(size < 0 for size in sizes):
@@ -272,7 +286,9 @@ def _max_unpool(
         raise RuntimeError(f"{op}(): indices must be int64, got {indices.dtype}")
     if indices.shape != input.shape:
         raise RuntimeError(f"{op}(): indices must have input's shape {tuple(input.shape)}, got {tuple(indices.shape)}")
-    check_not_empty(op, x)
+    check_not_empty(op, x, start=2 if unbatched else 1)
+    if dimensions == 3 and any(step < 1 for step in steps):  # in fewer dimensions the built-in does not look
+        raise RuntimeError(f"{op}(): stride must be positive, got {steps}")
     y = autograd.pooling.max_unpool(x, indices.unsqueeze(0) if unbatched else indices, sizes)
     return y.squeeze(0) if unbatched else y
 
@@ -668,7 +684,7 @@ def fractional_max_pool2d(
     Args:
         input: the images.
         kernel_size: of the window.
-        output_size: how many windows; output_size + kernel_size - 1 is at most the input's size.
+        output_size: how many windows; output_size + kernel_size - 1 is at most the input's size (less in 3-d).
         output_ratio: the same as a fraction of the input's size, if ``output_size`` is None.
         return_indices: whether to return also each winner's place in the flattened plane, int64.
         _random_samples: (N, C, 2) in [0, 1), drawn if not given.
