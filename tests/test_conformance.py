@@ -266,6 +266,7 @@ def test_function_forward_mode(name: str, op: OpInfo, spread: Any) -> None:
             equal([tangent(mine)], [tangent(theirs)], f"sample {i} {theirs.arguments}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "op"), **identified(OPERATORS))
 def test_function_gradgradcheck(name: str, op: OpInfo, spread: Any) -> None:
     """Finite differences confirm the second derivative of a few small samples."""
@@ -287,6 +288,7 @@ def test_function_gradgradcheck(name: str, op: OpInfo, spread: Any) -> None:
         assert gradgradcheck(function, tuple(flat[i] for i in places), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "op"), **identified(OPERATORS))
 def test_function_dtypes(name: str, op: OpInfo, spread: Any) -> None:
     """Every dtype that the built-in takes, integers included; the dtype that it refuses is refused alike."""
