@@ -125,7 +125,10 @@ def _avg_pool(
 def _adaptive_size(op: str, dimensions: int, input: Tensor, output_size: Any) -> Any:
     """Return ``output_size`` with the input's sizes in place of None, as the 2-d and 3-d built-ins allow."""
     check_tensors(op, input=input)
-    given = [s for s in output_size if s is not None] if isinstance(output_size, list | tuple) else output_size
+    if isinstance(output_size, tuple):
+        given: Any = tuple([size for size in output_size if size is not None])
+    else:
+        given = [size for size in output_size if size is not None] if isinstance(output_size, list) else output_size
     as_ints(op, "output_size", given, dimensions)
     if dimensions == 1:
         return output_size
