@@ -33,11 +33,13 @@ FUNCTIONS = sorted(
     for name, value in vars(F).items()
     if inspect.isfunction(value) and value.__module__.startswith(F.__name__) and not name.startswith("_")
 )
+IN_DB = {op.name for op in op_db}
+# torch.sigmoid is functional.sigmoid; but Tensor.unfold, say, is another thing than functional.unfold.
 OPERATORS: list[tuple[str, OpInfo]] = [
     (name, op)
     for name in FUNCTIONS
     for op in op_db
-    if op.name == f"nn.functional.{name}" or (op.name == name and hasattr(builtin, name))
+    if op.name == (f"nn.functional.{name}" if f"nn.functional.{name}" in IN_DB else name) and hasattr(builtin, name)
 ]
 MODULES: list[tuple[str, ModuleInfo]] = [
     (name, info) for name in nn.explicit_layers() for info in module_db if info.name == f"nn.{name}"
@@ -52,6 +54,14 @@ WITHOUT_CASES = {
         "PyTorch's module_db has none; its function is in op_db",
     ),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),
+    "Dropout": "PyTorch's module_db has none; its function is in op_db",
+    "fold": "PyTorch has cases of unfold only",
+    "Fold": "the same",
+    "Unfold": "PyTorch's module_db has none; its function is in op_db",
+    "upsample": "PyTorch has cases of interpolate, which it calls",
+    "Upsample": "the same; its function is in op_db",
+    "UpsamplingNearest2d": "the same",
+    "UpsamplingBilinear2d": "the same",
 }
 # Samples that we refuse, with the reason; test_refused_samples proves that they exist and raise.
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {

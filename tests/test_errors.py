@@ -275,6 +275,187 @@ for n in (1, 2, 3):
         bad(name, t(*shape), places[:, :0].reshape(shape), 2, says=("input", str(shape)))
 bad("max_unpool3d", IMAGES[3], torch.zeros(2, 4, 6, 6, 6, dtype=torch.int64), 2, 0, says=("stride", "(0, 0, 0)"))
 
+# Padding
+for keywords, what, says in (
+    ({"pad": (1,)}, "pad", "(1,)"),
+    ({"pad": (1, 2, 3)}, "pad", "(1, 2, 3)"),
+    ({"pad": (1, 1) * 5}, "pad", "1, 1, 1, 1"),
+    ({"pad": 1}, "pad", "1"),
+    ({"pad": None}, "pad", "None"),
+    ({"pad": "ab"}, "pad", "'ab'"),
+    ({"pad": (1.0, 1)}, "pad", "(1.0, 1)"),
+    ({"pad": (True, 1)}, "pad", "(True, 1)"),
+    ({"pad": (HUGER, 1)}, "pad", str(HUGER)),
+    ({"pad": (HUGE, 1)}, "size", str(HUGE)[:5]),
+    ({"pad": (HUGE, HUGE)}, "size", str(HUGE)),
+    ({"pad": (-7, 0)}, "pad", "(-7, 0)"),
+    ({"pad": (9, -7)}, "pad", "(9, -7)"),
+    ({"pad": (-3, -4)}, "pad", "(-3, -4)"),
+    ({"pad": (1, 1), "mode": "mirror"}, "mode", "'mirror'"),
+    ({"pad": (1, 1), "mode": None}, "mode", "None"),
+    ({"pad": (1, 1), "mode": 3}, "mode", "3"),
+    ({"pad": (1, 1), "value": "a"}, "value", "'a'"),
+    ({"pad": (1, 1), "value": 2j}, "value", "2j"),
+    ({"pad": (1, 1), "value": t(2)}, "value", "tensor"),
+    ({"pad": (1, 1), "value": torch.tensor(1.0, requires_grad=True)}, "value", "requires_grad"),
+):
+    bad("pad", X, says=(what, says), **keywords)
+for mode in ("reflect", "replicate", "circular"):
+    for keywords, what, says in (
+        ({"pad": ()}, "pad", "()"),
+        ({"pad": (1, 1)}, "pad", "(1, 1)"),
+        ({"pad": (1, 1) * 4}, "pad", "1, 1, 1, 1"),
+        ({"pad": (1, 1, 1, 1), "value": 1.0}, "value", "1.0"),
+        ({"pad": (-4, -4, -4, -4)}, "pad", "-4, -4"),
+        ({"pad": (HUGE, HUGE, 1, 1)}, "pad|size", str(HUGE)),
+    ):
+        bad("pad", X, mode=mode, says=(what, says), **keywords)
+    for shape in ((6,), (1, 1, 1, 6, 6)):
+        bad("pad", t(*shape), (1, 1), mode=mode, says=("input", str(shape)))
+    for shape in ((2, 4, 0), (0, 6)) if mode != "circular" else ((2, 4, 0),):
+        bad("pad", t(*shape), (1, 1), mode=mode, says=("input", str(shape)))
+for keywords, what, says in (
+    ({"pad": (6, 0, 1, 1), "mode": "reflect"}, "pad", "(6, 0, 1, 1)"),
+    ({"pad": (0, 1, 0, 6), "mode": "reflect"}, "pad", "(0, 1, 0, 6)"),
+    ({"pad": (7, 0, 1, 1), "mode": "circular"}, "pad", "(7, 0, 1, 1)"),
+    ({"pad": (6, -7, 0, 0), "mode": "circular"}, "pad", "(6, -7, 0, 0)"),
+):
+    bad("pad", X, says=(what, says), **keywords)
+bad("pad", X.bool(), (1, 1, 1, 1), mode="reflect", says=("input", "bool"))
+bad("pad", X.bool(), (1, 1, 1, 1), mode="replicate", says=("input", "bool"))
+bad("pad", None, (1, 1), says=("input", "NoneType"))
+bad("pad", [1.0], (1, 1), says=("input", "list"))
+
+# Interpolation
+for keywords, what, says in (
+    ({}, "size", "None"),
+    ({"size": 3, "scale_factor": 2}, "scale_factor", "2"),
+    ({"size": 0}, "size", "0"),
+    ({"size": -1}, "size", "-1"),
+    ({"size": (3, 0)}, "size", "(3, 0)"),
+    ({"size": (3,)}, "size", "(3,)"),
+    ({"size": (3, 3, 3)}, "size", "(3, 3, 3)"),
+    ({"size": 3.0}, "size", "3.0"),
+    ({"size": (3.0, 3)}, "size", "(3.0, 3)"),
+    ({"size": "a"}, "size", "'a'"),
+    ({"size": True}, "size", "True"),
+    ({"size": [3, None]}, "size", "[3, None]"),
+    ({"size": HUGER}, "size", str(HUGER)),
+    ({"size": HUGE}, "size", str(HUGE)),
+    ({"scale_factor": "a"}, "scale_factor", "'a'"),
+    ({"scale_factor": (2, None)}, "scale_factor", "(2, None)"),
+    ({"scale_factor": (2,)}, "scale_factor", "(2,)"),
+    ({"scale_factor": (2, 2, 2)}, "scale_factor", "(2, 2, 2)"),
+    ({"scale_factor": 0}, "scale_factor", "0"),
+    ({"scale_factor": -1.0}, "scale_factor", "-1.0"),
+    ({"scale_factor": 0.1}, "scale_factor", "0.1"),
+    ({"scale_factor": NAN}, "scale_factor", "nan"),
+    ({"scale_factor": float("inf")}, "scale_factor", "inf"),
+    ({"scale_factor": 1e30}, "scale_factor", "1e+30"),
+    ({"scale_factor": NAN, "mode": "area"}, "scale_factor", "nan"),
+    ({"scale_factor": float("inf"), "recompute_scale_factor": True}, "scale_factor", "inf"),
+    ({"scale_factor": torch.tensor(2.0)}, "scale_factor", "tensor"),
+    ({"scale_factor": 2j}, "scale_factor", "2j"),
+    ({"size": 3, "align_corners": True}, "align_corners", "True"),
+    ({"size": 3, "mode": "area", "align_corners": False}, "align_corners", "False"),
+    ({"size": 3, "mode": "bilinear", "align_corners": 1}, "align_corners", "1"),
+    ({"size": 3, "mode": "bicubic", "align_corners": "a"}, "align_corners", "'a'"),
+    ({"size": 3, "mode": "cubic"}, "mode", "'cubic'"),
+    ({"size": 3, "mode": None}, "mode", "None"),
+    ({"size": 3, "mode": "linear"}, "mode", "'linear'"),
+    ({"size": 3, "mode": "trilinear"}, "mode", "'trilinear'"),
+    ({"size": 3, "recompute_scale_factor": True}, "recompute_scale_factor", "3"),
+    ({"size": 3, "antialias": True}, "antialias", "'nearest'"),
+    ({"size": -1, "mode": "area"}, "size", "-1"),
+    ({"size": HUGE, "mode": "area"}, "size|too large", str(HUGE)[:5]),
+):
+    bad("interpolate", X, says=(what, says), **keywords)
+for shape in ((), (6,), (6, 6), (1, 1, 1, 2, 3, 4)):
+    bad("interpolate", t(*shape), 3, says=("input", str(shape)))
+for mode, shapes in (
+    ("nearest", ((2, 0, 6), (2, 3, 0), (2, 0, 6, 6), (2, 3, 0, 6), (2, 0, 3, 3, 3))),
+    ("linear", ((2, 0, 6), (2, 3, 0), (6, 6))),
+    ("bilinear", ((2, 0, 6, 6), (2, 3, 0, 6), (2, 3, 6), (2, 3, 4, 4, 4))),
+    ("bicubic", ((2, 0, 6, 6), (2, 3, 6), (2, 3, 4, 4, 4))),
+    ("trilinear", ((2, 0, 3, 3, 3), (2, 3, 6, 6))),
+    ("area", ((2, 3, 0), (2, 3, 0, 6), (2, 0, 3, 3, 3))),
+):
+    for shape in shapes:
+        bad("interpolate", t(*shape), 3, mode=mode, says=("input", str(shape)))
+bad("interpolate", X.long(), 3, says=("Long", "not implemented"))
+bad("interpolate", X.to(torch.complex128), 3, mode="bilinear", says=("Complex", "not implemented"))
+for name in ("upsample", "upsample_nearest", "upsample_bilinear"):
+    bad(name, X, says=("size", "None"))
+    bad(name, X, 0, says=("size", "0"))
+    bad(name, X, (1, 2, 3), says=("size", "(1, 2, 3)"))
+
+# Folding
+for name, first in (("unfold", (X,)), ("fold", (t(2, 16, 25), 6))):
+    for keywords, what, says in (
+        ({"kernel_size": 0}, "kernel_size", "0"),
+        ({"kernel_size": -1}, "kernel_size", "-1"),
+        ({"kernel_size": (2,)}, "kernel_size", "(2,)"),
+        ({"kernel_size": (2, 2, 2)}, "kernel_size", "(2, 2, 2)"),
+        ({"kernel_size": ()}, "kernel_size", "()"),
+        ({"kernel_size": 2.0}, "kernel_size", "2.0"),
+        ({"kernel_size": "a"}, "kernel_size", "'a'"),
+        ({"kernel_size": None}, "kernel_size", "None"),
+        ({"kernel_size": True}, "kernel_size", "True"),
+        ({"kernel_size": 7}, "kernel_size", "7"),
+        ({"kernel_size": HUGER}, "kernel_size", str(HUGER)),
+        ({"kernel_size": 2, "stride": 0}, "stride", "0"),
+        ({"kernel_size": 2, "stride": (1, -1)}, "stride", "(1, -1)"),
+        ({"kernel_size": 2, "stride": None}, "stride", "None"),
+        ({"kernel_size": 2, "stride": [1]}, "stride", "[1]"),
+        ({"kernel_size": 2, "stride": 1.5}, "stride", "1.5"),
+        ({"kernel_size": 2, "padding": -1}, "padding", "-1"),
+        ({"kernel_size": 2, "padding": 0.5}, "padding", "0.5"),
+        ({"kernel_size": 2, "padding": (1, 1, 1)}, "padding", "(1, 1, 1)"),
+        ({"kernel_size": 2, "dilation": 0}, "dilation", "0"),
+        ({"kernel_size": 2, "dilation": 6}, "dilation", "6"),
+        ({"kernel_size": 2, "dilation": "a"}, "dilation", "'a'"),
+    ):
+        bad(name, *first, says=(what, says), **keywords)
+for shape in ((2, 0, 6, 6), (2, 4, 0, 6), (0, 6, 6), (1, 1, 4, 6, 6), (6, 6), (6,)):
+    bad("unfold", t(*shape), 2, says=("input", str(shape)))
+for shape in ((16,), (2, 0, 25), (2, 16, 0), (0, 25), (2, 15, 25), (2, 16, 24), (1, 2, 16, 25)):
+    bad("fold", t(*shape), 6, 2, says=("input", str(shape)))
+for size, says in (
+    ((6,), "(6,)"),
+    ((6, 6, 6), "(6, 6, 6)"),
+    ((7, 6), "(7, 6)"),
+    ((0, 6), "(0, 6)"),
+    (-6, "-6"),
+    (6.0, "6.0"),
+    ("a", "'a'"),
+    (None, "None"),
+    (True, "True"),
+    (HUGER, str(HUGER)),
+):
+    bad("fold", t(2, 16, 25), size, 2, says=("output_size", says))
+for name, arguments in (("unfold", (2,)), ("fold", (6, 2))):
+    bad(name, (X if name == "unfold" else t(2, 16, 25)).long(), *arguments, says=("im", "Long"))
+    bad(name, None, *arguments, says=("input", "NoneType"))
+    bad(name, [1.0], *arguments, says=("input", "list"))
+
+# Shuffling
+for shuffle, factor in (("pixel_shuffle", "upscale_factor"), ("pixel_unshuffle", "downscale_factor")):
+    bad(shuffle, t(2, 3), 2, says=("input", "(2, 3)"))
+    bad(shuffle, X, 0, says=(factor, "0"))
+    bad(shuffle, X, -1, says=(factor, "-1"))
+    bad(shuffle, X, 2.0, says=(factor, "2.0"))
+    bad(shuffle, X, "two", says=(factor, "'two'"))
+    bad(shuffle, t(2, 7, 3, 3), 2, says=("input", "(2, 7, 3, 3)", "2"))
+    bad(shuffle, [1.0], 2, says=("input", "list"))
+bad("pixel_shuffle", X, 2**40, says=("upscale_factor", str(2**40)))
+bad("pixel_unshuffle", X, 2**40, says=("downscale_factor", str(2**40)))
+bad("channel_shuffle", t(2, 4), 2, says=("input", "(2, 4)"))
+bad("channel_shuffle", X, 0, says=("groups", "0"))
+bad("channel_shuffle", X, -2, says=("groups", "-2"))
+bad("channel_shuffle", X, 3, says=("groups", "3"))
+bad("channel_shuffle", X, 2.0, says=("groups", "2.0"))
+bad("channel_shuffle", None, 2, says=("input", "NoneType"))
+
 # Activations
 for name in ("relu", "leaky_relu", "softplus", "gelu", "silu"):
     for value in (None, [1.0], 1.0):
@@ -484,12 +665,30 @@ SINGLE = {n: image.float() for n, image in IMAGES.items()}
 MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     # constructors
     ("Bilinear", (0, 2, 3), {}, ()),
+    ("ChannelShuffle", (3,), {}, (t(2, 4, 6, 6),)),
+    ("PixelShuffle", (3,), {}, (t(2, 4, 6, 6),)),
+    ("PixelUnshuffle", (4,), {}, (t(2, 4, 6, 6),)),
     ("Dropout", (1.5,), {}, ()),
     ("Dropout", (-0.5,), {}, ()),
     # calls
     ("Linear", (3, 4), {}, (t(2, 5, dtype=torch.float32),)),
     ("Linear", (3, 4), {}, (t(2, 3),)),
     ("Bilinear", (3, 4, 5), {}, (t(2, 3, dtype=torch.float32), t(3, 4, dtype=torch.float32))),
+    *((f"{kind}Pad1d", (1, *more), {}, (t(),)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
+    *((f"{kind}Pad2d", (-4, *more), {}, (X,)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
+    *((f"{kind}Pad3d", (1, *more), {}, (t(6, 6),)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
+    *((f"{kind}Pad1d", (7,), {}, (t(2, 3, 6),)) for kind in ("Reflection", "Circular")),
+    *((f"{kind}Pad2d", (7,), {}, (X,)) for kind in ("Reflection", "Circular")),
+    *((f"{kind}Pad3d", (7,), {}, (t(1, 2, 4, 6, 6),)) for kind in ("Reflection", "Circular")),
+    *((f"{kind}Pad{n}d", (1,), {}, (t(6),)) for kind in ("Reflection", "Replication", "Circular") for n in (1, 2, 3)),
+    ("Upsample", (), {}, (X,)),
+    ("Upsample", (3,), {"mode": "linear"}, (X,)),
+    ("Upsample", (3,), {"align_corners": True}, (X,)),
+    ("UpsamplingNearest2d", (0,), {}, (X,)),
+    ("UpsamplingBilinear2d", (3,), {}, (t(2, 3, 6),)),
+    ("Unfold", (7,), {}, (X,)),
+    ("Unfold", (2,), {}, (t(6, 6),)),
+    ("Fold", (6, 2), {}, (t(2, 16, 24),)),
     ("BatchNorm1d", (4,), {}, (X.float(),)),
     ("BatchNorm1d", (4,), {}, (t(4, dtype=torch.float32),)),
     ("BatchNorm1d", (4,), {}, (t(1, 4, dtype=torch.float32),)),
@@ -615,6 +814,11 @@ def differs(
 
 COMPLEX = {n: image.to(torch.complex128) for n, image in IMAGES.items()}
 ADDED = Difference("a bias that fits the output is added")
+WRAPPED = Difference(
+    "what is left after cutting off is wrapped around at most once; the built-in reads memory that nobody wrote"
+)
+HALF_ANTIALIAS = Difference("computed in float32 and rounded once, as everywhere")
+OVERFLOWS = Difference("the built-in's sizes overflow without a word")
 EXAMPLES = [
     *(
         differs(name, value, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR, **keywords)
@@ -632,6 +836,19 @@ EXAMPLES = [
         for value in (None, [1.0])
     ),
     differs("affine_grid", None, (2, 1, 3, 4), ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    differs("interpolate", None, 3, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    differs(
+        *("interpolate", X.bfloat16(), 3),
+        mode="bilinear",
+        antialias=True,
+        ours=None,
+        theirs=NotImplementedError,
+        reason=HALF_ANTIALIAS,
+    ),
+    differs("pad", t(2, 3, 5), (4, -2), mode="circular", ours=RuntimeError, theirs=None, reason=WRAPPED),
+    differs("unfold", X, 2, padding=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOWS),
+    differs("unfold", X, 2, dilation=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOWS),
+    differs("fold", t(2, 16, 25), 6, 2, padding=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOWS),
     differs("mse_loss", Q, None, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs("mse_loss", Q, Q, weight=[1.0], ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     *(
@@ -1088,6 +1305,88 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
         "convolution_weight kernel_size and padding 2**33 in one dimension",
         lambda: K.convolution_weight(IMAGE, t(1, 3, 7, 6), [2**33, 1], [1, 1], [2**32, 0], [1, 1], 1),
     )
+
+    # Separable maps
+    for power in (31, 40, 61, 62):
+        value = 2**power
+        for mode in ("reflect", "replicate", "circular"):
+            for sign in (1, -1):
+                sides = [sign * value, 0, 1, sign * value]
+                add(f"pad {mode} {sign} 2**{power}", lambda s=sides, m=mode: K.pad(IMAGE, s, m))
+                add(f"pad_adjoint {mode} {sign} 2**{power}", lambda s=sides, m=mode: K.pad_adjoint(IMAGE, [6, 6], s, m))
+        cut = [-value, 0, 0, 0]
+        add(
+            f"pad_adjoint of cutting off 2**{power}",
+            lambda c=cut, v=value: K.pad_adjoint(IMAGE, [6, v + 6], c, "reflect"),
+        )
+        add(f"F.pad 2**{power}", lambda v=value: F.pad(X, (v, v, v, v)))
+        for mode in ("nearest", "linear", "cubic"):
+            options = (mode, False, False, [])
+            add(f"interpolate {mode} 2**{power}", lambda v=value, o=options: K.interpolate(IMAGE, [v, v], *o))
+            add(
+                f"interpolate_adjoint {mode} 2**{power}",
+                lambda v=value, o=options: K.interpolate_adjoint(IMAGE, [v, v], *o),
+            )
+            add(
+                f"interpolate_adjoint {mode} of an expanded gradient of 2**{power}",
+                lambda v=value, o=options: K.interpolate_adjoint(t(1, 1, 1, 6).expand(1, 1, v, 6), [6, 6], *o),
+            )
+        for place, what in enumerate(("kernel_size", "stride", "padding", "dilation")):
+            lists = [[2, 2], [1, 1], [0, 0], [1, 1]]
+            lists[place] = [value, value]
+            may = what == "stride"
+            add(f"unfold {what} 2**{power}", lambda g=tuple(lists): K.unfold(IMAGE, *g), not may)
+            add(f"fold {what} 2**{power}", lambda g=tuple(lists): K.fold(t(1, 8, 25), [6, 6], *g))
+        window = ([2, 2], [value, value], [0, 0], [1, 1])
+        add(f"fold output_size 2**{power}", lambda v=value, w=window: K.fold(t(1, 8, 1), [v, v], *w))
+        window = ([value // 2, 2], [1, 1], [value // 2, 0], [1, 1])
+        add(f"unfold kernel_size and padding 2**{power - 1}", lambda w=window: K.unfold(IMAGE, *w))
+    for values in ([], [1], [1, 1, 1], [1] * 6):
+        add(f"pad {values}", lambda v=values: K.pad(IMAGE, v, "reflect"))
+        add(f"pad_adjoint {values}", lambda v=values: K.pad_adjoint(IMAGE, [4, 4], v, "reflect"))
+    for size in ([], [6], [6, 6, 6], [-1, 6], [5, 6]):
+        add(f"pad_adjoint input_size {size}", lambda s=size: K.pad_adjoint(t(1, 2, 8, 8), s, [1, 1, 1, 1], "reflect"))
+        add(f"fold output_size {size}", lambda s=size: K.fold(t(1, 8, 25), s, [2, 2], [1, 1], [0, 0], [1, 1]))
+    add("pad mode", lambda: K.pad(IMAGE, [1, 1, 1, 1], "mirror"))
+    add("pad_adjoint mode", lambda: K.pad_adjoint(IMAGE, [4, 4], [1, 1, 1, 1], "constant"))
+    add("pad reflect an empty image", lambda: K.pad(t(1, 2, 0, 6), [0, 0, 0, 0], "reflect"))
+    add("pad circular an empty image", lambda: K.pad(t(1, 2, 0, 6), [0, 0, 1, 1], "circular"))
+    for size in ([], [3], [3, 3, 3], [0, 3], [-3, 3]):
+        add(f"interpolate output_size {size}", lambda s=size: K.interpolate(IMAGE, s, "nearest", False, False, []))
+        add(
+            f"interpolate_adjoint input_size {size}",
+            lambda s=size: K.interpolate_adjoint(IMAGE, s, "nearest", False, False, []),
+        )
+    for mode, corners, antialias in (
+        ("bilinear", False, False),
+        ("nearest", True, False),
+        ("nearest-exact", False, True),
+        ("lanczos", False, False),
+    ):
+        add(
+            f"interpolate {mode} {corners} {antialias}",
+            lambda o=(mode, corners, antialias): K.interpolate(IMAGE, [3, 3], *o, []),
+        )
+    add("interpolate cubic in 1 dimension", lambda: K.interpolate(t(1, 2, 6), [3], "cubic", False, False, []))
+    add("interpolate linear, one scale", lambda: K.interpolate(IMAGE, [3, 3], "linear", False, False, [2.0]))
+    for scale in (NAN, -1.0, 1e-300, 1e300, float("inf")):
+        for mode in ("nearest", "nearest-exact", "linear", "cubic"):
+            scales = [scale, scale]
+            add(
+                f"interpolate {mode} scales {scale}",
+                lambda m=mode, s=scales: K.interpolate(IMAGE, [9, 3], m, False, False, s),
+                False,
+            )
+        for mode in ("linear", "cubic", "lanczos"):
+            scales = [scale, scale]
+            add(
+                f"interpolate antialias {mode} scales {scale}",
+                lambda m=mode, s=scales: K.interpolate(IMAGE, [9, 3], m, False, True, s),
+                False,
+            )
+    for shape in ((8, 25), (1, 7, 25), (1, 8, 24), (1, 1, 8, 25)):
+        add(f"fold input {shape}", lambda s=shape: K.fold(t(*s), [6, 6], [2, 2], [1, 1], [0, 0], [1, 1]))
+    add("unfold input 2-d", lambda: K.unfold(t(6, 6), [2, 2], [1, 1], [0, 0], [1, 1]))
 
     # Batch normalisation
     add("batch_norm input 1-d", lambda: K.batch_norm(t(6), None, None, 1e-5))

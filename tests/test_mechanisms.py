@@ -154,7 +154,7 @@ def test_errors_name_the_argument() -> None:
         contract(form, 3, draw(2, 3), draw(2, 3))
     with pytest.raises(ValueError, match="operands must be 2 tensors, got 1"):
         contract(form, 2, draw(2, 3))
-    with pytest.raises(ValueError, match="bias belongs to the output"):
+    with pytest.raises(ValueError, match="bias belongs to the results at slots .2,., got slot 0"):
         contract(form, 0, draw(2, 3), draw(2, 2), bias=draw(2))
     for equation in ("bi,oi", "bi,oj->bo", "b->"):
         with pytest.raises(ValueError, match="equation must have the form"):

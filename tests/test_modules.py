@@ -23,10 +23,28 @@ ARGUMENTS: dict[str, tuple] = {
     "BatchNorm2d": (3,),
     "Bilinear": (3, 4, 5),
     "Conv2d": (3, 6, 3),
+    "Fold": ((4, 5), 2),
     "Linear": (5, 4),
     "LogSoftmax": (1,),
     "MaxPool2d": (2,),
     "Softmax": (1,),
+    "Unfold": (2,),
+    "Upsample": (3,),
+    "UpsamplingBilinear2d": (3,),
+    "UpsamplingNearest2d": (3,),
+    **{f"{kind}Pad{n}d": (2,) for kind in ("Circular", "Reflection", "Replication", "Zero") for n in (1, 2, 3)},
+    **{f"ConstantPad{n}d": (2, 1.5) for n in (1, 2, 3)},
+}
+# What a module takes, where that is not an image.
+INPUTS: dict[str, tuple[int, ...]] = {
+    "Linear": (2, 5),
+    "BatchNorm1d": (4, 3),
+    "Fold": (2, 12, 12),
+    **{f"{kind}1d": (2, 3, 6) for kind in ("CircularPad", "ConstantPad", "ReflectionPad", "ReplicationPad", "ZeroPad")},
+    **{
+        f"{kind}3d": (2, 3, 4, 4, 3)
+        for kind in ("CircularPad", "ConstantPad", "ReflectionPad", "ReplicationPad", "ZeroPad")
+    },
 }
 OURS_ALONE = {"ScaledTanh"}
 NAMES = [name for name in nn.explicit_layers() if name not in OURS_ALONE]
@@ -92,7 +110,7 @@ def test_deepcopy_pickle_and_weights_only(name: str) -> None:
 def test_the_namespace_serves_a_whole_model() -> None:
     assert nn.Sequential is builtin.Sequential and nn.Parameter is builtin.Parameter
     assert nn.functional.__name__ == "torchbp.nn.functional" and nn.init.__name__ == "torchbp.nn.init"
-    assert nn.functional.pad is builtin.functional.pad and nn.utils is builtin.utils
+    assert nn.functional.one_hot is builtin.functional.one_hot and nn.utils is builtin.utils
     assert builtin.functional.__name__ == "torch.nn.functional"
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = nn.Nothing
@@ -158,7 +176,7 @@ def test_evaluation_mode() -> None:
 def test_hooks(name: str) -> None:
     """Forward and backward hooks see what torch.nn's see, and may change it."""
     seen: list[list[torch.Tensor]] = []
-    shape = {"Linear": (2, 5), "BatchNorm1d": (4, 3)}.get(name, (2, 3, 6, 6))
+    shape = INPUTS.get(name, (2, 3, 6, 6))
     for module in (m.double() for m in pair(name)):
         found: list[torch.Tensor] = []
         module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 2,))
@@ -322,14 +340,11 @@ def test_pointwise_strided_channels_last_weight_gradient() -> None:
 
 
 def test_the_incoming_gradient_is_left_alone() -> None:
-    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
     for name in NAMES:
         if name.endswith("Loss") or name == "Bilinear":
             continue
-        module = getattr(nn, name)(
-            *{"Conv2d": (4, 6, 3), "Linear": (6, 4), "BatchNorm2d": (4,)}.get(name, ARGUMENTS.get(name, ()))
-        )
-        leaf = (x[:, :3, 0, 0] if name == "BatchNorm1d" else x).clone().requires_grad_()
+        module = getattr(nn, name)(*ARGUMENTS.get(name, ()))
+        leaf = torch.randn(INPUTS.get(name, (2, 3, 6, 6)), dtype=torch.float64, requires_grad=True)
         y = module.double()(leaf)
         g = torch.randn_like(y)
         kept = g.clone()

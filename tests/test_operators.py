@@ -81,6 +81,28 @@ def samples() -> dict[str, list[tuple]]:
             y, mean, variance = O.batch_norm(x, draw(4), draw(4), 1e-5)
             calls["batch_norm"].append((x, draw(4), draw(4), 1e-5))
             calls["batch_norm_gradients"].append((draw(*y.shape, seed=9), x, None, mean, variance, 1e-5))
+            for mode in ("reflect", "replicate", "circular"):
+                padded = O.pad(x, [1, 2, -1, 3, 0, 1][: 2 * n], mode)
+                g = laid(draw(*padded.shape, seed=9), layout)
+                calls["pad"].append((x, [1, 2, -1, 3, 0, 1][: 2 * n], mode))
+                calls["pad_adjoint"].append((g, size, [1, 2, -1, 3, 0, 1][: 2 * n], mode))
+            modes = [("nearest", False, False), ("nearest-exact", False, False), ("linear", False, False)]
+            modes += [("linear", True, False)]
+            if n == 2:
+                modes += [("cubic", False, False), ("cubic", True, False)]
+                modes += [(mode, False, True) for mode in ("linear", "cubic", "lanczos")]
+            for k, (mode, corners, antialias) in enumerate(modes):
+                # As many outputs as inputs, or twice as many, is where the built-in takes shortcuts.
+                scales = [1.5, 0.5, 1.25][:n] if k % 2 else []
+                options = (mode, corners, antialias, scales)
+                resized = [9, 3, 5][:n]
+                g = laid(draw(2, 4, *resized, seed=9), layout)
+                calls["interpolate"].append((x, resized, *options))
+                calls["interpolate_adjoint"].append((g, size, *options))
+            window = ([2, 3, 1][:n], [1, 2, 3][:n], [1, 2, 0][:n], [2, 1, 1][:n])
+            columns = O.unfold(x, *window)
+            calls["unfold"].append((x, *window))
+            calls["fold"].append((draw(*columns.shape, seed=9), size, *window))
     return calls
 
 
@@ -94,6 +116,21 @@ SAMPLES = [(name, i, call) for name, calls in samples().items() for i, call in e
 @pytest.mark.parametrize(("name", "i", "call"), SAMPLES, ids=[f"{name}-{i}" for name, i, _ in SAMPLES])
 def test_opcheck(name: str, i: int, call: tuple) -> None:
     opcheck(getattr(O, name).default, call)
+
+
+def test_fake_strides_of_a_part_of_the_channels() -> None:
+    x = draw(2, 8, 6, 5).contiguous(memory_format=torch.channels_last)[:, :4]
+    ones, twos, zeros = [1, 1], [2, 2], [0, 0]
+    for name, arguments in (
+        ("convolution", (draw(6, 4, 2, 2), None, ones, ones, ones, 1)),
+        ("max_pool", (twos, twos, ones, ones, False)),
+        ("average_pool", (twos, twos, zeros, False, True, None)),
+        ("batch_norm", (None, None, 1e-5)),
+        ("pad", ([1, 1, 1, 1], "reflect")),
+        ("interpolate", ([3, 4], "linear", False, False, [])),
+        ("unfold", (twos, twos, ones, ones)),
+    ):
+        opcheck(getattr(O, name).default, (x, *arguments))
 
 
 def test_every_operator_has_samples() -> None:
@@ -116,14 +153,21 @@ def test_composite_formula_equals_the_kernel(name: str, i: int, call: tuple) -> 
     if not torchbp.kernels_loaded():
         pytest.skip("without the extension the operator is the composite formula")
     kernel = getattr(O, name).default
-    family = {"convolution": ops.convolution, "batch": ops.normalization}.get(name.split("_")[0], ops.pooling)
-    formula = getattr(family, COMPOSITES[name])
+    formula = getattr(FAMILIES.get(name.split("_")[0], ops.pooling), COMPOSITES[name])
     with torch.no_grad():
         for a, b in zip(_tuple(kernel(*call)), _tuple(formula(*call)), strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
             assert relative(a, b) < 1e-12
 
 
+FAMILIES = {
+    "convolution": ops.convolution,
+    "batch": ops.normalization,
+    "pad": ops.padding,
+    "interpolate": ops.interpolation,
+    "unfold": ops.folding,
+    "fold": ops.folding,
+}
 COMPOSITES = {
     "convolution": "_composite_output",
     "convolution_input": "_composite_input",
@@ -140,6 +184,12 @@ COMPOSITES = {
     "average_pool_adjoint": "_composite_average_adjoint",
     "adaptive_average_pool": "_composite_adaptive",
     "adaptive_average_pool_adjoint": "_composite_adaptive_adjoint",
+    "pad": "_composite_pad",
+    "pad_adjoint": "_composite_pad_adjoint",
+    "interpolate": "_composite_interpolate",
+    "interpolate_adjoint": "_composite_interpolate_adjoint",
+    "unfold": "_composite_unfold",
+    "fold": "_composite_fold",
     "batch_norm": "_composite",
     "batch_norm_gradients": "_composite_gradients",
 }

@@ -78,5 +78,13 @@ template <>
 const ChannelKernels<double>& channel_kernels<double>() {
   return kernels().channel_double;
 }
+template <>
+const SeparableKernels<float>& separable_kernels<float>() {
+  return kernels().separable_float;
+}
+template <>
+const SeparableKernels<double>& separable_kernels<double>() {
+  return kernels().separable_double;
+}
 
 }  // namespace torchbp

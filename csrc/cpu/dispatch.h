@@ -21,5 +21,7 @@ template <typename T>
 const PoolKernels<T>& pool_kernels();
 template <typename T>
 const ChannelKernels<T>& channel_kernels();
+template <typename T>
+const SeparableKernels<T>& separable_kernels();
 
 }  // namespace torchbp

@@ -88,12 +88,18 @@ class AdjointPair(ExplicitFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.map, _, *fixed = inputs
-        save(ctx, tuple(fixed), tuple(fixed))
+        ctx.map, x, *fixed = inputs
+        ctx.shaped = torch.compiler.is_compiling()
+        # Dynamo loses a dynamic size that only the map knows, unless a tensor of the backward pass has it.
+        shape = (x.new_empty(()).expand(x.shape),) if ctx.shaped else ()
+        save(ctx, (*fixed, *shape), tuple(fixed))
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Any, ...]:
         fixed = ctx.saved_tensors
+        if ctx.shaped:
+            *fixed, shape = fixed
+            shape.size()
         gx = linear_map(ctx.map.transposed, gy, *fixed) if ctx.needs_input_grad[1] else None
         return None, gx, *[None] * len(fixed)
 

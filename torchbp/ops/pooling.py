@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
+from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
+from torchbp.ops.separable import multiply
 
 Sizes = Sequence[int]
 
@@ -149,14 +150,9 @@ def _composite_gather(input, winner, kernel_size, stride, padding, dilation):
     return laid_out(y, memory_format_of(winner))
 
 
-def _flops_none(*args, **kwargs) -> int:
-    """Pooling moves data and compares: as the built-in operators, it counts no floating-point products."""
-    return 0
-
-
-_max = register("max_pool", fake=_fake_max, composite=_composite_max, flops=_flops_none)
-_scatter = register("max_pool_scatter", fake=_fake_scatter, composite=_composite_scatter, flops=_flops_none)
-_gather = register("max_pool_gather", fake=_fake_gather, composite=_composite_gather, flops=_flops_none)
+_max = register("max_pool", fake=_fake_max, composite=_composite_max, flops=flops_none)
+_scatter = register("max_pool_scatter", fake=_fake_scatter, composite=_composite_scatter, flops=flops_none)
+_gather = register("max_pool_gather", fake=_fake_gather, composite=_composite_gather, flops=flops_none)
 
 
 def max_pool(
@@ -330,18 +326,18 @@ def _composite_irregular_gather(input, winner, windows, kernel_size):
     return laid_out(input.flatten(2).gather(2, flat).view(winner.shape), _irregular_format(winner, windows))
 
 
-_irregular = register("irregular_max_pool", fake=_fake_irregular, composite=_composite_irregular, flops=_flops_none)
+_irregular = register("irregular_max_pool", fake=_fake_irregular, composite=_composite_irregular, flops=flops_none)
 _irregular_scatter = register(
     "irregular_max_pool_scatter",
     fake=_fake_irregular_scatter,
     composite=_composite_irregular_scatter,
-    flops=_flops_none,
+    flops=flops_none,
 )
 _irregular_gather = register(
     "irregular_max_pool_gather",
     fake=_fake_irregular_gather,
     composite=_composite_irregular_gather,
-    flops=_flops_none,
+    flops=flops_none,
 )
 
 
@@ -414,9 +410,9 @@ def _composite_unpool_adjoint(grad_output, indices):
     return laid_out(gx, _planar_format(grad_output))
 
 
-_unpool = register("max_unpool", fake=_fake_unpool, composite=_composite_unpool, flops=_flops_none)
+_unpool = register("max_unpool", fake=_fake_unpool, composite=_composite_unpool, flops=flops_none)
 _unpool_adjoint = register(
-    "max_unpool_adjoint", fake=_fake_unpool_adjoint, composite=_composite_unpool_adjoint, flops=_flops_none
+    "max_unpool_adjoint", fake=_fake_unpool_adjoint, composite=_composite_unpool_adjoint, flops=flops_none
 )
 
 
@@ -471,11 +467,7 @@ def _adaptive_matrices(input_size, sizes, like):
 
 def _multiply(matrices: list[Tensor], x: Tensor, transpose: bool) -> Tensor:
     """Apply one matrix along each spatial dimension."""
-    format, wide = _planar_format(x), x.to(torch.float32) if x.dtype in (torch.bfloat16, torch.float16) else x
-    for axis, matrix in enumerate(matrices):
-        matrix = (matrix.mT if transpose else matrix).to(wide.dtype)
-        wide = torch.tensordot(wide, matrix, dims=([2 + axis], [1])).movedim(-1, 2 + axis)
-    return laid_out(wide.to(x.dtype), format)
+    return laid_out(multiply(matrices, x, transpose), _planar_format(x))
 
 
 def _composite_average(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
@@ -510,16 +502,16 @@ def _fake_average_adjoint(grad_output, input_size, *geometry):
     return _like(grad_output, input_size)
 
 
-_average = register("average_pool", fake=_fake_average, composite=_composite_average, flops=_flops_none)
+_average = register("average_pool", fake=_fake_average, composite=_composite_average, flops=flops_none)
 _average_adjoint = register(
-    "average_pool_adjoint", fake=_fake_average_adjoint, composite=_composite_average_adjoint, flops=_flops_none
+    "average_pool_adjoint", fake=_fake_average_adjoint, composite=_composite_average_adjoint, flops=flops_none
 )
-_adaptive = register("adaptive_average_pool", fake=_like, composite=_composite_adaptive, flops=_flops_none)
+_adaptive = register("adaptive_average_pool", fake=_like, composite=_composite_adaptive, flops=flops_none)
 _adaptive_adjoint = register(
     "adaptive_average_pool_adjoint",
     fake=_fake_average_adjoint,
     composite=_composite_adaptive_adjoint,
-    flops=_flops_none,
+    flops=flops_none,
 )
 
 

@@ -74,6 +74,11 @@ def memory_format_of(*tensors: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def flops_none(*args: Any, **kwargs: Any) -> int:
+    """Return 0, as the built-in operators count: moving and weighing data is no product of matrices."""
+    return 0
+
+
 def laid_out(tensor: torch.Tensor, format: torch.memory_format) -> torch.Tensor:
     """Return the tensor with exactly the strides of the format, those of dimensions of size one included."""
     stride = torch.empty(tensor.shape, device="meta", memory_format=format).stride()

@@ -366,9 +366,12 @@ def autocast(subject: Subject) -> None:
     """Under bfloat16 autocast the output has the reference's dtype and the gradients their inputs'."""
     reference = _reference(subject)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        narrow = [f(*subject.fresh(torch.bfloat16)).dtype for f in (subject.function, reference)]
-        if narrow[0] != narrow[1]:
-            raise AssertionError(f"output for bfloat16 inputs: dtype {narrow[0]}, expected {narrow[1]}")
+        try:
+            wanted = reference(*subject.fresh(torch.bfloat16)).dtype
+        except NotImplementedError:  # which takes no bfloat16 at all
+            wanted = None
+        if wanted is not None and subject.function(*subject.fresh(torch.bfloat16)).dtype != wanted:
+            raise AssertionError(f"output for bfloat16 inputs: not the dtype expected, {wanted}")
         inputs = subject.fresh(torch.float32)
         output, expected = subject.function(*inputs), reference(*subject.fresh(torch.float32))
     if output.dtype != expected.dtype:

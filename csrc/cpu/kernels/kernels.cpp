@@ -2,6 +2,7 @@
 #include "convolution.h"
 #include "normalization.h"
 #include "pooling.h"
+#include "separable.h"
 
 #define TORCHBP_STRING_OF(name) #name
 #define TORCHBP_STRING(name) TORCHBP_STRING_OF(name)
@@ -16,7 +17,9 @@ KernelTable kernel_table() {
           pool_float(),
           pool_double(),
           channel_float(),
-          channel_double()};
+          channel_double(),
+          separable_float(),
+          separable_double()};
 }
 
 }  // namespace TORCHBP_ISA

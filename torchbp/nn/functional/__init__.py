@@ -18,9 +18,12 @@ from torchbp.nn.functional.convolution import (
     conv_transpose3d,
 )
 from torchbp.nn.functional.dropout import dropout
+from torchbp.nn.functional.folding import fold, unfold
+from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
 from torchbp.nn.functional.normalization import batch_norm
+from torchbp.nn.functional.padding import pad
 from torchbp.nn.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -54,8 +57,8 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
-    "avg_pool1d",
     "affine_grid",
+    "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "batch_norm",
@@ -69,10 +72,12 @@ __all__ = [
     "conv_transpose3d",
     "cross_entropy",
     "dropout",
+    "fold",
     "fractional_max_pool2d",
     "fractional_max_pool3d",
     "gelu",
     "grid_sample",
+    "interpolate",
     "leaky_relu",
     "linear",
     "log_softmax",
@@ -87,6 +92,7 @@ __all__ = [
     "max_unpool3d",
     "mse_loss",
     "nll_loss",
+    "pad",
     "pixel_shuffle",
     "pixel_unshuffle",
     "relu",
@@ -96,6 +102,10 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "unfold",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]
 
 

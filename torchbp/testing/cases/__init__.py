@@ -4,9 +4,12 @@ from torchbp.testing.cases import (
     activation,
     convolution,
     dropout,
+    folding,
+    interpolation,
     linear,
     loss,
     normalization,
+    padding,
     pooling,
     sampling,
     shuffle,
@@ -15,7 +18,20 @@ from torchbp.testing.cases._case import LayerCase
 
 __all__ = ["LayerCase", "layer_cases"]
 
-_FAMILIES = (linear, convolution, pooling, sampling, shuffle, activation, normalization, dropout, loss)
+_FAMILIES = (
+    linear,
+    convolution,
+    pooling,
+    padding,
+    interpolation,
+    folding,
+    shuffle,
+    sampling,
+    activation,
+    normalization,
+    dropout,
+    loss,
+)
 
 
 def layer_cases() -> list[LayerCase]:

@@ -1,0 +1,436 @@
+// Separable linear maps. For each row of outputs the weighted source rows are summed over the outer axes
+// into a buffer, along consecutive elements; one row of weight one is read where it is. Then the last
+// axis' taps are applied, run by run.
+#include "separable.h"
+
+#include "vector.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+constexpr int64_t kChannels = 128;       // of one task of a channels-last tensor
+constexpr int64_t kTaskElements = 8192;  // that a task writes, about
+constexpr int kTogether = 4;             // rows or taps that are added in one pass
+
+// Channels that a task takes at a time: 1 of planes.
+template <typename T>
+TORCHBP_INLINE int64_t channel_block(const SeparableProblem<T>& problem) {
+  if (!problem.channels_last) return 1;
+  return problem.channels <= 2 * kChannels ? larger(1, problem.channels) : kChannels;
+}
+
+template <typename T>
+TORCHBP_INLINE int64_t channel_blocks(const SeparableProblem<T>& problem) {
+  const int64_t block = channel_block(problem);
+  return (problem.channels + block - 1) / block;
+}
+
+template <typename T>
+TORCHBP_INLINE int64_t rows(const SeparableProblem<T>& problem) {
+  return problem.batch * channel_blocks(problem) * problem.axis[0].outputs * problem.axis[1].outputs;
+}
+
+template <typename T>
+TORCHBP_INLINE int64_t rows_per_task(const SeparableProblem<T>& problem) {
+  return larger(1, kTaskElements / larger(1, problem.axis[2].outputs * channel_block(problem)));
+}
+
+template <typename T>
+int64_t separable_tasks(const SeparableProblem<T>& problem) {
+  const int64_t block = rows_per_task(problem);
+  return (rows(problem) + block - 1) / block;
+}
+
+template <typename T>
+int64_t separable_workspace(const SeparableProblem<T>& problem) {
+  return problem.row * channel_block(problem);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Sums of N sources: to[i] (+)= sum over k of weight(k, i) * source(k, i)
+
+template <int N, typename T, typename Term>
+TORCHBP_INLINE void sum(T* __restrict__ to, int64_t count, bool onto, Term term) {
+  if (onto) {
+    for (int64_t i = 0; i < count; ++i) {
+      T total = to[i];
+      for (int k = 0; k < N; ++k) total += term(k, i);
+      to[i] = total;
+    }
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      T total = term(0, i);
+      for (int k = 1; k < N; ++k) total += term(k, i);
+      to[i] = total;
+    }
+  }
+}
+
+// Adds `n` terms, at most kTogether in one pass over `to`; term(k) makes the function of i.
+template <typename T, typename Make>
+TORCHBP_INLINE void sum_of(T* to, int64_t count, int64_t n, Make make) {
+  for (int64_t k = 0; k < n; k += kTogether) {
+    const auto term = make(k);
+    switch (n - k) {
+      case 1:
+        sum<1>(to, count, k > 0, term);
+        break;
+      case 2:
+        sum<2>(to, count, k > 0, term);
+        break;
+      case 3:
+        sum<3>(to, count, k > 0, term);
+        break;
+      default:
+        sum<4>(to, count, k > 0, term);
+    }
+  }
+}
+
+template <typename T>
+TORCHBP_INLINE void copy(T* __restrict__ to, const T* __restrict__ from, int64_t count) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  if (count >= lanes && count <= 16 * lanes) {  // short enough for a call to take longer than the copy
+    for (int64_t i = 0; i + lanes <= count; i += lanes) {
+      store(to + i, load(from + i));
+      asm volatile("");  // keeps the loop from being turned into that call
+    }
+    return store(to + count - lanes, load(from + count - lanes));
+  }
+  __builtin_memcpy(to, from, static_cast<decltype(sizeof(T))>(count) * sizeof(T));
+}
+
+template <typename T>
+TORCHBP_INLINE void clear(T* to, int64_t count) {
+  __builtin_memset(to, 0, static_cast<decltype(sizeof(T))>(count) * sizeof(T));
+}
+
+// A few constant sources of equal length: rows, or the pixels of a channels-last tensor.
+template <typename T>
+struct Together {
+  const T* source[kTogether];
+  T weight[kTogether];
+  int count;
+};
+
+template <typename T>
+void add_together(const Together<T>& rows, T* to, int64_t count, bool onto) {
+  const T *a = rows.source[0], *b = rows.source[1], *c = rows.source[2], *d = rows.source[3];
+  const T u = rows.weight[0], v = rows.weight[1], w = rows.weight[2], z = rows.weight[3];
+  switch (rows.count) {
+    case 1:
+      if (u == T(1) && !onto) return copy(to, a, count);
+      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i]; });
+    case 2:
+      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i] + v * b[i]; });
+    case 3:
+      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i] + v * b[i] + w * c[i]; });
+    default:
+      return sum<1>(to, count, onto, [=](int, int64_t i) { return (u * a[i] + v * b[i]) + (w * c[i] + z * d[i]); });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The outer axes
+
+template <typename T>
+struct Task {
+  const SeparableProblem<T>* problem;
+  const T* source;  // of the plane or block of channels
+  T* target;
+  T* workspace;
+  int64_t channels;  // in the block; 1 for planes
+};
+
+// Adds a few source rows to the buffer, piece by piece.
+template <typename T>
+void add_rows(const Task<T>& task, const Together<T>& rows, bool onto) {
+  const SeparableProblem<T>& p = *task.problem;
+  const bool joined = p.source_step == task.channels;  // the places of a piece are one stretch of memory
+  for (int64_t place = 0, offset = 0; place < p.row; place += p.piece, offset += p.piece_stride) {
+    Together<T> piece = rows;
+    if (joined) {
+      for (int k = 0; k < rows.count; ++k) piece.source[k] = rows.source[k] + offset;
+      add_together(piece, task.workspace + place * task.channels, p.piece * task.channels, onto);
+    } else {
+      for (int64_t i = 0; i < p.piece; ++i) {
+        for (int k = 0; k < rows.count; ++k) piece.source[k] = rows.source[k] + offset + i * p.source_step;
+        add_together(piece, task.workspace + (place + i) * task.channels, task.channels, onto);
+      }
+    }
+  }
+}
+
+// A row to which the last axis' taps are applied.
+template <typename T>
+struct Row {
+  const T* at;
+  int64_t step;  // from one place to the next
+};
+
+template <typename T>
+TORCHBP_INLINE T weight_of(const SeparableAxis<T>& axis, int64_t tap) {
+  return axis.weight == nullptr ? T(1) : axis.weight[tap];
+}
+
+// Sums the weighted source rows of an output row into the workspace.
+template <typename T>
+__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height) {
+  const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
+  Together<T> rows{};
+  bool onto = false;
+  for (int64_t o = outer.begin[depth]; o < outer.begin[depth + 1]; ++o)
+    for (int64_t i = inner.begin[height]; i < inner.begin[height + 1]; ++i) {
+      rows.source[rows.count] = task.source + outer.source[o] + inner.source[i];
+      rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
+      if (++rows.count == kTogether) {
+        add_rows(task, rows, onto);
+        rows.count = 0;
+        onto = true;
+      }
+    }
+  if (rows.count > 0) add_rows(task, rows, onto);
+}
+
+template <typename T>
+TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height) {
+  const SeparableProblem<T>& p = *task.problem;
+  const int64_t o = p.axis[0].begin[depth], i = p.axis[1].begin[height];
+  const bool one = p.axis[0].begin[depth + 1] - o == 1 && p.axis[1].begin[height + 1] - i == 1;
+  if (one && p.piece == p.row && weight_of(p.axis[0], o) * weight_of(p.axis[1], i) == T(1))
+    return {task.source + p.axis[0].source[o] + p.axis[1].source[i], p.source_step};
+  sum_rows(task, depth, height);
+  return {task.workspace, task.channels};
+}
+
+// ---------------------------------------------------------------------------------------------
+// The last axis of planes: places are consecutive elements
+
+template <int64_t Step, typename T>
+TORCHBP_INLINE void stepped(const SeparableRun& run, const int64_t* places, const T* weights, const T* row, T* to) {
+  const int64_t step = Step == 0 ? run.step : Step, count = run.count;
+  if (run.unit) {
+    sum_of(to, count, run.taps,
+           [=](int64_t k) { return [=](int t, int64_t i) { return row[places[k + t] + i * step]; }; });
+  } else {
+    sum_of(to, count, run.taps, [=](int64_t k) {
+      return [=](int t, int64_t i) { return weights[(k + t) * count + i] * row[places[k + t] + i * step]; };
+    });
+  }
+}
+
+// Places that grow by 0 or 1 lie within one vector for as many outputs: it is loaded once and permuted, which
+// takes less than gathering. Only GCC has the permutation by a variable as a vector extension.
+#if defined(__AVX2__) && defined(__GNUC__) && !defined(__clang__)
+#define TORCHBP_PERMUTES
+template <typename T>
+struct Permutation;
+template <>
+struct Permutation<float> {
+  typedef int32_t Lanes __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+};
+template <>
+struct Permutation<double> {
+  typedef int64_t Lanes __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+};
+
+template <typename T>
+TORCHBP_INLINE Vector<T> near(const T* row, int64_t length, const int32_t* places) {
+  typedef int32_t Places __attribute__((vector_size(4 * Lanes<T>::count)));
+  const int32_t base = static_cast<int32_t>(smaller(places[0], length - Lanes<T>::count));
+  Places lanes;
+  __builtin_memcpy(&lanes, places, sizeof(lanes));
+  return __builtin_shuffle(load(row + base), __builtin_convertvector(lanes - base, typename Permutation<T>::Lanes));
+}
+
+template <typename T>
+void permuted(const SeparableRun& run, const int32_t* places, const T* weights, const T* row, int64_t length, T* to) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  for (int64_t i = 0; i < run.count; i += lanes) {
+    const int64_t at = smaller(i, run.count - lanes);  // the last vector overlaps the one before
+    Vector<T> total = near(row, length, places + at);
+    if (!run.unit) total *= load(weights + at);
+    for (int64_t t = 1; t < run.taps; ++t) {
+      const Vector<T> value = near(row, length, places + t * run.count + at);
+      total += run.unit ? value : value * load(weights + t * run.count + at);
+    }
+    store(to + at, total);
+  }
+}
+#endif
+
+template <typename T>
+TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
+                            int64_t length, T* to) {
+#ifdef TORCHBP_PERMUTES
+  if (run.gradual && run.count >= Lanes<T>::count && length >= Lanes<T>::count)
+    return permuted(run, places, weights, row, length, to);
+#endif
+  const int64_t count = run.count;
+  if (run.unit) {
+    sum_of(to, count, run.taps,
+           [=](int64_t k) { return [=](int t, int64_t i) { return row[places[(k + t) * count + i]]; }; });
+  } else {
+    sum_of(to, count, run.taps, [=](int64_t k) {
+      return [=](int t, int64_t i) { return weights[(k + t) * count + i] * row[places[(k + t) * count + i]]; };
+    });
+  }
+}
+
+// Few outputs, or of differing numbers of taps.
+template <typename T>
+TORCHBP_INLINE void listed(const SeparableAxis<T>& axis, const SeparableRun& run, const T* row, T* to) {
+  const int64_t *begin = axis.begin + run.first, *places = axis.source;
+  for (int64_t i = 0; i < run.count; ++i) {
+    T total = T(0);
+    for (int64_t t = begin[i]; t < begin[i + 1]; ++t) total += weight_of(axis, t) * row[places[t]];
+    to[i] = total;
+  }
+}
+
+template <typename T>
+void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
+  const SeparableAxis<T>& axis = p.axis[2];
+  for (int64_t r = 0; r < p.runs; ++r) {
+    const SeparableRun& run = p.run[r];
+    T* to = target + run.target;
+    const int64_t* places = axis.source + axis.begin[run.first];
+    const T* weights = p.lane_weight + run.lanes;
+    switch (run.kind) {
+      case SeparableRun::kZero:
+        clear(to, run.count);
+        break;
+      case SeparableRun::kStepped:
+        if (run.step == 1 && run.taps == 1 && run.unit)
+          copy(to, row + places[0], run.count);
+        else if (run.step == 1)
+          stepped<1>(run, places, weights, row, to);
+        else if (run.step == 2)
+          stepped<2>(run, places, weights, row, to);
+        else
+          stepped<0>(run, places, weights, row, to);
+        break;
+      case SeparableRun::kIndexed:
+        indexed(run, p.lane_index + run.lanes, weights, row, p.row, to);
+        break;
+      case SeparableRun::kListed:
+        listed(axis, run, row, to);
+        break;
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The last axis of channels-last tensors: places are stretches of channels
+
+template <typename T>
+void apply_pixels(const SeparableAxis<T>& axis, const Row<T>& row, T* to, int64_t channels, int64_t output) {
+  const int64_t end = axis.begin[output + 1];
+  int64_t tap = axis.begin[output];
+  if (tap == end) return clear(to, channels);
+  for (bool onto = false; tap < end; onto = true) {
+    Together<T> pixels{};
+    for (; tap < end && pixels.count < kTogether; ++tap, ++pixels.count) {
+      pixels.source[pixels.count] = row.at + axis.source[tap] * row.step;
+      pixels.weight[pixels.count] = weight_of(axis, tap);
+    }
+    add_together(pixels, to, channels, onto);
+  }
+}
+
+// Outputs that have N taps each.
+template <int N, typename T>
+void apply_equal_pixels(const Task<T>& task, const SeparableRun& run, const Row<T>& row, T* __restrict__ to) {
+  const SeparableAxis<T>& axis = task.problem->axis[2];
+  const int64_t channels = task.channels;
+  int64_t tap = axis.begin[run.first];
+  for (int64_t i = 0; i < run.count; ++i, tap += N, to += task.problem->target_step) {
+    const T* source[N];
+    T weight[N];
+    for (int k = 0; k < N; ++k) source[k] = row.at + axis.source[tap + k] * row.step;
+    for (int k = 0; k < N; ++k) weight[k] = weight_of(axis, tap + k);
+    if (N == 1 && run.unit)
+      copy(to, source[0], channels);
+    else
+      sum<N>(to, channels, false, [=](int k, int64_t c) { return weight[k] * source[k][c]; });
+  }
+}
+
+template <typename T>
+void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
+  const SeparableProblem<T>& p = *task.problem;
+  const SeparableAxis<T>& axis = p.axis[2];
+  const bool joined = row.step == task.channels && p.target_step == task.channels;
+  for (int64_t r = 0; r < p.runs; ++r) {
+    const SeparableRun& run = p.run[r];
+    T* to = target + run.target;
+    const bool equal = run.kind == SeparableRun::kStepped || run.kind == SeparableRun::kIndexed;
+    if (joined && run.kind == SeparableRun::kStepped && run.step == 1 && run.taps == 1 && run.unit)
+      copy(to, row.at + axis.source[axis.begin[run.first]] * row.step, run.count * task.channels);
+    else if (equal && run.taps == 1)
+      apply_equal_pixels<1>(task, run, row, to);
+    else if (equal && run.taps == 2)
+      apply_equal_pixels<2>(task, run, row, to);
+    else if (equal && run.taps == 4)
+      apply_equal_pixels<4>(task, run, row, to);
+    else
+      for (int64_t i = 0; i < run.count; ++i)
+        apply_pixels(axis, row, to + i * p.target_step, task.channels, run.first + i);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+template <typename T>
+void clear_row(const Task<T>& task, T* target) {
+  const SeparableProblem<T>& p = *task.problem;
+  for (int64_t r = 0; r < p.runs; ++r) {
+    if (p.target_step == task.channels)
+      clear(target + p.run[r].target, p.run[r].count * task.channels);
+    else
+      for (int64_t i = 0; i < p.run[r].count; ++i) clear(target + p.run[r].target + i * p.target_step, task.channels);
+  }
+}
+
+template <typename T>
+void separable_apply(const SeparableProblem<T>& problem, const T* source, T* target, T* workspace, int64_t number) {
+  const SeparableAxis<T>&outer = problem.axis[0], &inner = problem.axis[1];
+  const int64_t from = number * rows_per_task(problem), to = smaller(from + rows_per_task(problem), rows(problem));
+  const int64_t block = channel_block(problem), blocks = channel_blocks(problem);
+  int64_t height = from % inner.outputs, depth = from / inner.outputs % outer.outputs;
+  for (int64_t row = from, plane = from / inner.outputs / outer.outputs; row < to; ++plane) {
+    const int64_t image = plane / blocks, channel = plane % blocks * block;
+    const Task<T> task = {
+        &problem,
+        source + image * problem.source_batch_stride + channel * problem.source_channel_stride,
+        target + image * problem.target_batch_stride + channel * problem.target_channel_stride,
+        workspace,
+        smaller(block, problem.channels - channel),
+    };
+    for (; row < to && depth < outer.outputs; ++depth, height = 0)
+      for (; row < to && height < inner.outputs; ++height, ++row) {
+        T* row_target = task.target + outer.target[depth] + inner.target[height];
+        if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
+          clear_row(task, row_target);
+        else if (problem.channels_last)
+          apply_channels_row(task, source_row(task, depth, height), row_target);
+        else
+          apply_plane_row(problem, source_row(task, depth, height).at, row_target);
+      }
+    depth = 0;
+  }
+}
+
+template <typename T>
+SeparableKernels<T> kernels_of() {
+  return {separable_tasks<T>, separable_workspace<T>, separable_apply<T>};
+}
+
+}  // namespace
+
+SeparableKernels<float> separable_float() { return kernels_of<float>(); }
+SeparableKernels<double> separable_double() { return kernels_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp

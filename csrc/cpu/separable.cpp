@@ -1,0 +1,232 @@
+#include "separable.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+
+#include <limits>
+#include <new>
+#include <stdexcept>
+
+#include "dispatch.h"
+
+namespace torchbp {
+
+Taps::Taps(int64_t inputs, int64_t outputs, int64_t taps_per_output) : inputs(inputs) {
+  begin.reserve(static_cast<size_t>(outputs) + 1);
+  index.reserve(static_cast<size_t>(outputs * taps_per_output));
+  begin.push_back(0);
+}
+
+Taps transposed(const Taps& taps) {
+  Taps result(taps.outputs(), taps.inputs, 0);
+  std::vector<int64_t> next(static_cast<size_t>(taps.inputs) + 1, 0);
+  for (const int64_t i : taps.index) ++next[static_cast<size_t>(i) + 1];
+  for (int64_t i = 0; i < taps.inputs; ++i) next[static_cast<size_t>(i) + 1] += next[static_cast<size_t>(i)];
+  result.begin = next;
+  result.index.resize(taps.index.size());
+  result.weight.resize(taps.weight.size());
+  for (int64_t o = 0; o < taps.outputs(); ++o)
+    for (int64_t t = taps.begin[o]; t < taps.begin[o + 1]; ++t) {
+      const size_t place = static_cast<size_t>(next[static_cast<size_t>(taps.index[t])]++);
+      result.index[place] = o;
+      if (!taps.weight.empty()) result.weight[place] = taps.weight[t];
+    }
+  return result;
+}
+
+Layout layout_of(const at::Tensor& tensor) {
+  Layout layout{tensor.stride(0), tensor.stride(1), {}};
+  const int64_t absent = kSpatial - (tensor.dim() - 2);
+  for (int64_t d = 0; d < kSpatial; ++d) {
+    AxisLayout& axis = layout.axis[d];
+    axis = {1, 0, 0};
+    if (d >= absent) axis = {std::max<int64_t>(1, tensor.size(2 + d - absent)), 0, tensor.stride(2 + d - absent)};
+  }
+  return layout;
+}
+
+namespace {
+
+constexpr int64_t kShortest = 8;  // outputs that are worth a run of their own
+
+int64_t offset(const AxisLayout& axis, int64_t i) {
+  return i / axis.period * axis.outer + i % axis.period * axis.inner;
+}
+
+// An axis as the kernel takes it, with the arrays that it points to.
+template <typename T>
+struct AxisTables {
+  std::vector<int64_t> source, target;
+  std::vector<T> weight;
+
+  SeparableAxis<T> fill(const Taps& taps, const AxisLayout& from, const AxisLayout& to, bool last) {
+    weight.assign(taps.weight.begin(), taps.weight.end());
+    const T* factors = taps.weight.empty() ? nullptr : weight.data();
+    if (last) return {taps.outputs(), taps.begin.data(), taps.index.data(), factors, nullptr};
+    for (const int64_t i : taps.index) source.push_back(offset(from, i));
+    for (int64_t o = 0; o < taps.outputs(); ++o) target.push_back(offset(to, o));
+    return {taps.outputs(), taps.begin.data(), source.data(), factors, target.data()};
+  }
+};
+
+// The last axis cut into runs.
+template <typename T>
+struct Runs {
+  const Taps& taps;
+  AxisLayout target;
+  std::vector<SeparableRun> runs = {};
+  std::vector<T> weight = {};
+  std::vector<int32_t> index = {};
+
+  int64_t count(int64_t o) const { return taps.begin[o + 1] - taps.begin[o]; }
+  // Outputs up to this one are consecutive in the target.
+  int64_t end_of_period(int64_t o) const { return std::min(taps.outputs(), (o / target.period + 1) * target.period); }
+
+  // How many outputs from `first` on have taps that all move by one step.
+  int64_t stepped(int64_t first) const {
+    const int64_t end = end_of_period(first), n = count(first), *index = taps.index.data(), *begin = taps.begin.data();
+    if (first + 1 == end || count(first + 1) != n) return 1;
+    const int64_t step = index[begin[first + 1]] - index[begin[first]];
+    for (int64_t o = first + 1; o < end; ++o) {
+      if (begin[o + 1] - begin[o] != n) return o - first;
+      for (int64_t t = begin[o]; t < begin[o] + n; ++t)
+        if (index[t] != index[t - n] + step) return o - first;
+    }
+    return end - first;
+  }
+
+  int64_t empty(int64_t first) const {
+    const int64_t end = end_of_period(first);
+    int64_t o = first;
+    while (o < end && count(o) == 0) ++o;
+    return o - first;
+  }
+
+  void add(SeparableRun::Kind kind, int64_t first, int64_t outputs) {
+    SeparableRun run{};
+    run.kind = kind;
+    run.unit = true;
+    run.gradual = kind == SeparableRun::kIndexed;
+    run.first = first;
+    run.count = outputs;
+    run.target = offset(target, first);
+    run.taps = count(first);
+    run.lanes = static_cast<int64_t>(weight.size());
+    for (int64_t t = taps.begin[first]; t < taps.begin[first + outputs] && !taps.weight.empty(); ++t)
+      run.unit = run.unit && taps.factor(t) == 1.0;
+    if (kind == SeparableRun::kStepped && outputs > 1)
+      run.step = taps.index[taps.begin[first + 1]] - taps.index[taps.begin[first]];
+    if (kind == SeparableRun::kIndexed || (kind == SeparableRun::kStepped && !run.unit))
+      for (int64_t t = 0; t < run.taps; ++t)
+        for (int64_t o = first; o < first + outputs; ++o) {
+          const int64_t tap = taps.begin[o] + t;
+          weight.push_back(static_cast<T>(taps.factor(tap)));
+          index.push_back(static_cast<int32_t>(taps.index[tap]));
+          const int64_t moved = o == first ? 0 : taps.index[tap] - taps.index[tap - run.taps];
+          run.gradual = run.gradual && (moved == 0 || moved == 1);
+        }
+    runs.push_back(run);
+  }
+
+  // Outputs that are not stepped, cut where the number of taps or the target breaks.
+  void add_rest(int64_t first, int64_t end) {
+    const bool indexable = taps.inputs <= std::numeric_limits<int32_t>::max();
+    while (first < end) {
+      const int64_t consecutive = std::min(end, end_of_period(first));
+      int64_t equal = first + 1;
+      while (equal < consecutive && count(equal) == count(first)) ++equal;
+      const bool indexed = indexable && equal - first >= kShortest;
+      add(indexed ? SeparableRun::kIndexed : SeparableRun::kListed, first, (indexed ? equal : consecutive) - first);
+      first = indexed ? equal : consecutive;
+    }
+  }
+
+  void cut() {
+    int64_t rest = 0, o = 0;
+    while (o < taps.outputs()) {
+      const int64_t zeros = empty(o), length = zeros > 0 ? zeros : stepped(o);
+      if (zeros == 0 && length < kShortest) {
+        ++o;
+        continue;
+      }
+      add_rest(rest, o);
+      add(zeros > 0 ? SeparableRun::kZero : SeparableRun::kStepped, o, length);
+      rest = o += length;
+    }
+    add_rest(rest, o);
+  }
+};
+
+template <typename T>
+void run_typed(const Axes& axes, const T* source, const Layout& from, T* target, const Layout& to, int64_t batch,
+               int64_t channels, bool channels_last, const at::TensorOptions& options) {
+  SeparableProblem<T> problem{};
+  problem.batch = batch;
+  problem.channels = channels;
+  problem.channels_last = channels_last;
+  problem.source_batch_stride = from.batch;
+  problem.source_channel_stride = from.channel;
+  problem.target_batch_stride = to.batch;
+  problem.target_channel_stride = to.channel;
+  const Taps absent = selection(1, 1, [](int64_t) { return 0; });
+  std::array<AxisTables<T>, kSpatial> tables;
+  const Taps* last = nullptr;
+  for (int d = 0; d < kSpatial; ++d) {
+    const int64_t given = d - (kSpatial - static_cast<int64_t>(axes.size()));
+    last = given < 0 ? &absent : &axes[static_cast<size_t>(given)];
+    problem.axis[d] = tables[d].fill(*last, from.axis[d], to.axis[d], d == kSpatial - 1);
+  }
+  const AxisLayout &row = from.axis[kSpatial - 1], &written = to.axis[kSpatial - 1];
+  problem.row = last->inputs;
+  problem.piece = std::min(row.period, last->inputs);
+  problem.piece_stride = row.outer;
+  problem.source_step = channels_last ? row.inner : 1;
+  problem.target_step = channels_last ? written.inner : 1;
+  Runs<T> runs{*last, written};
+  runs.cut();
+  problem.runs = static_cast<int64_t>(runs.runs.size());
+  problem.run = runs.runs.data();
+  problem.lane_weight = runs.weight.data();
+  problem.lane_index = runs.index.data();
+  const SeparableKernels<T>& kernel = separable_kernels<T>();
+  run_tasks<T>(kernel.tasks(problem), kernel.workspace(problem), options,
+               [&](int64_t task, T* workspace) { kernel.apply(problem, source, target, workspace, task); });
+}
+
+}  // namespace
+
+void run_separable(const char* op, const at::Tensor& source, const Layout& from, const at::Tensor& target,
+                   const Layout& to, int64_t batch, int64_t channels, bool channels_last,
+                   const std::function<Axes()>& make) {
+  try {
+    const Axes axes = make();
+    AT_DISPATCH_FLOATING_TYPES(source.scalar_type(), "separable", [&] {
+      run_typed<scalar_t>(axes, source.const_data_ptr<scalar_t>(), from, target.data_ptr<scalar_t>(), to, batch,
+                          channels, channels_last, source.options());
+    });
+  } catch (const std::bad_alloc&) {
+    TORCH_CHECK(false, op, ": the tables for sizes ", source.sizes(), " do not fit in memory");
+  } catch (const std::length_error&) {
+    TORCH_CHECK(false, op, ": the tables for sizes ", source.sizes(), " do not fit in memory");
+  }
+}
+
+at::Tensor apply_separable(const char* op, const at::Tensor& source, at::IntArrayRef size, at::MemoryFormat format,
+                           const std::function<Axes()>& make) {
+  if (computes_in_float(source))
+    return apply_separable(op, source.to(at::kFloat), size, format, make).to(source.scalar_type());
+  std::vector<int64_t> shape = source.sizes().slice(0, 2).vec();
+  shape.insert(shape.end(), size.begin(), size.end());
+  at::Tensor target = at::empty(shape, source.options().memory_format(format));
+  if (target.numel() == 0) return target;
+  if (source.numel() == 0) return target.zero_();
+  const bool channels_last = format != at::MemoryFormat::Contiguous;
+  const int64_t vector_axis = channels_last ? 1 : source.dim() - 1;
+  const bool consecutive = source.stride(vector_axis) == 1 || source.size(vector_axis) == 1;
+  const at::Tensor dense = consecutive ? source : source.contiguous(format);
+  run_separable(op, dense, layout_of(dense), target, layout_of(target), source.size(0), source.size(1), channels_last,
+                make);
+  return target;
+}
+
+}  // namespace torchbp

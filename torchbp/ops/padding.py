@@ -1,0 +1,125 @@
+"""Padding by reflection, replication and wrapping around, and its adjoint, as raw operators without gradient.
+
+Tensors are (N, C, *spatial) with 1 to 3 spatial dimensions. ``padding`` is torch.nn.functional.pad's: two values
+per spatial dimension, the last dimension first; a negative one cuts elements off. Padding with a constant is
+ATen's own operator, which runs at the speed of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
+from torchbp.ops.separable import select, spread
+
+Sizes = Sequence[int]
+MODES = ("reflect", "replicate", "circular")
+
+
+def sides(padding: Sizes, axis: int) -> tuple[int, int]:
+    """Return what a spatial dimension gains before and after its elements."""
+    return padding[len(padding) - 2 * axis - 2], padding[len(padding) - 2 * axis - 1]
+
+
+def output_size(input_size: Sizes, padding: Sizes) -> list[int]:
+    """Return the spatial size after padding."""
+    return [size + sum(sides(padding, axis)) for axis, size in enumerate(input_size)]
+
+
+def room(size: int, before: int, after: int, mode: str) -> int | None:
+    """Return how many elements of a dimension may be repeated on a side; None for any number."""
+    if mode == "reflect":
+        return size - 1
+    return size + min(before, 0) + min(after, 0) if mode == "circular" else None
+
+
+def _check(op: str, input_size: Sizes, padding: Sizes, mode: str) -> list[int]:
+    torch._check(mode in MODES, lambda: f"{op}: mode must be reflect, replicate or circular, but got {mode}")
+    torch._check(
+        len(padding) == 2 * len(input_size),
+        lambda: f"{op}: padding must have {2 * len(input_size)} values, two per spatial dimension, got {list(padding)}",
+    )
+    sizes = output_size(input_size, padding)
+    for axis, (size, padded) in enumerate(zip(input_size, sizes, strict=True)):
+        before, after = sides(padding, axis)
+        most = room(size, before, after, mode)
+        torch._check(
+            (size >= 1 or mode == "circular") and padded >= 0 and (most is None or (before <= most and after <= most)),
+            lambda: f"{op}: padding {list(padding)} does not fit an input of size {list(input_size)}",
+        )
+    return sizes
+
+
+def _indices(input_size: Sizes, padding: Sizes, mode: str, device: torch.device) -> list[Tensor]:
+    """Return, per dimension, the place in the input of each output."""
+    indices = []
+    for axis, size in enumerate(input_size):
+        before, after = sides(padding, axis)
+        i = torch.arange(size + before + after, device=device) - before
+        if mode == "reflect":
+            i = torch.where(i < 0, -i, i)
+            i = torch.where(i >= size, 2 * (size - 1) - i, i)
+        elif mode == "replicate":
+            i = i.clamp(0, size - 1)
+        else:
+            start, left = max(-before, 0), size + min(before, 0) + min(after, 0)
+            i = start + (i - start) % max(left, 1)
+        indices.append(i)
+    return indices
+
+
+def _format(tensor: Tensor, mode: str) -> torch.memory_format:
+    return torch.contiguous_format if mode == "circular" else memory_format_of(tensor)
+
+
+def _empty(tensor: Tensor, size: Sizes, mode: str) -> Tensor:
+    shape = (*tensor.shape[:2], *size)
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=_format(tensor, mode))
+
+
+def _fake_pad(input, padding, mode):
+    return _empty(input, _check("pad", input.shape[2:], padding, mode), mode)
+
+
+def _composite_pad(input, padding, mode):
+    _check("pad", input.shape[2:], padding, mode)
+    return laid_out(select(input, _indices(input.shape[2:], padding, mode, input.device)), _format(input, mode))
+
+
+def _fake_pad_adjoint(grad_output, input_size, padding, mode):
+    sizes = _check("pad_adjoint", input_size, padding, mode)
+    torch._check(
+        list(grad_output.shape[2:]) == sizes,
+        lambda: f"pad_adjoint: grad_output must have the size {sizes}, but got shape {tuple(grad_output.shape)}",
+    )
+    return _empty(grad_output, input_size, mode)
+
+
+def _composite_pad_adjoint(grad_output, input_size, padding, mode):
+    _check("pad_adjoint", input_size, padding, mode)
+    indices = _indices(input_size, padding, mode, grad_output.device)
+    return laid_out(spread(grad_output, indices, input_size), _format(grad_output, mode))
+
+
+_pad = register("pad", fake=_fake_pad, composite=_composite_pad, flops=flops_none)
+_pad_adjoint = register("pad_adjoint", fake=_fake_pad_adjoint, composite=_composite_pad_adjoint, flops=flops_none)
+
+
+def pad(input: Tensor, padding: Sizes, mode: str) -> Tensor:
+    """Return the input with its borders repeated, (N, C, *output)."""
+    call = _pad if input.dtype in KERNEL_DTYPES else _composite_pad
+    return call(input, padding, mode)
+
+
+def pad_adjoint(grad_output: Tensor, input_size: Sizes, padding: Sizes, mode: str) -> Tensor:
+    """Add each element to the one that it repeats, (N, C, *input_size)."""
+    call = _pad_adjoint if grad_output.dtype in KERNEL_DTYPES else _composite_pad_adjoint
+    return call(grad_output, input_size, padding, mode)
+
+
+def constant_pad(input: Tensor, padding: Sizes, value: float = 0.0) -> Tensor:
+    """Return the input with a constant around it; any number of dimensions. The adjoint is padding by -padding."""
+    return torch.constant_pad_nd(input, padding, value)
