@@ -6,7 +6,9 @@ sizes, which run in a process of their own with little memory and little time.
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import re
 import signal
 import subprocess
@@ -18,9 +20,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import differences
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as builtin
+from differences import (
+    EMPTY_BATCH,
+    EMPTY_IMAGES,
+    INTEGERS,
+    LENGTHS,
+    MIXED_DTYPES,
+    MORE_DTYPES,
+    NO_PLACES,
+    NOT_A_TENSOR,
+    ONE_SIZE,
+    ONE_WINDOW,
+    OVERFLOW,
+    RANK,
+    RATIOS,
+    TYPES,
+    WIDE,
+    Difference,
+)
 from torch import Tensor
 
 import torchbp.nn as nn
@@ -115,160 +137,143 @@ bad("bilinear", None, t(2, 4), t(5, 3, 4), says=("input1", "NoneType"))
 bad("bilinear", t(2, 3), t(2, 4), t(5, 3, 4), 1.0, says=("bias", "float"))
 
 # Convolution
-X, W = t(2, 4, 6, 6), t(4, 4, 3, 3)
-for keywords, says in (
-    ({"stride": 0}, "0"),
-    ({"stride": -1}, "-1"),
-    ({"stride": (1, 0)}, "(1, 0)"),
-    ({"stride": (1, 2, 3)}, "(1, 2, 3)"),
-    ({"stride": ()}, "()"),
-    ({"stride": "a"}, "'a'"),
-    ({"stride": 1.0}, "1.0"),
-    ({"stride": (1.0, 2)}, "(1.0, 2)"),
-    ({"stride": None}, "None"),
-    ({"stride": True}, "True"),
-    ({"stride": {1, 2}}, "{1, 2}"),
-    ({"stride": HUGER}, str(HUGER)),
-    ({"stride": (HUGER, 1)}, str(HUGER)),
-    ({"dilation": 0}, "0"),
-    ({"dilation": (2, -1)}, "(2, -1)"),
-    ({"dilation": (1, 2, 3)}, "(1, 2, 3)"),
-    ({"dilation": []}, "[]"),
-    ({"dilation": 1.5}, "1.5"),
-    ({"dilation": None}, "None"),
-    ({"dilation": 9}, "9"),
-    ({"dilation": HUGER}, str(HUGER)),
-    ({"padding": -1}, "-1"),
-    ({"padding": (0, -2)}, "(0, -2)"),
-    ({"padding": (1, 2, 3)}, "(1, 2, 3)"),
-    ({"padding": ()}, "()"),
-    ({"padding": "sane"}, "'sane'"),
-    ({"padding": "SAME"}, "'SAME'"),
-    ({"padding": 0.5}, "0.5"),
-    ({"padding": None}, "None"),
-    ({"padding": [1, None]}, "[1, None]"),
-    ({"padding": range(2)}, "range(0, 2)"),
-    ({"padding": HUGER}, str(HUGER)),
-    ({"groups": 0}, "0"),
-    ({"groups": -1}, "-1"),
-    ({"groups": 3}, "3"),
-    ({"groups": 2}, "2"),
-    ({"groups": HUGE}, str(HUGE)),
-    ({"groups": HUGER}, str(HUGER)),
-    ({"groups": 1.0}, "1.0"),
-    ({"groups": "1"}, "'1'"),
-    ({"groups": None}, "None"),
-    ({"groups": True}, "True"),
-):
-    bad("conv2d", X, W, says=(next(iter(keywords)), says), **keywords)
-bad("conv2d", X, W, padding="same", stride=2, says=("stride", "(2, 2)"))
-bad("conv2d", t(4, 6), W, says=("input", "(4, 6)"))
-bad("conv2d", t(6), W, says=("input", "(6,)"))
-bad("conv2d", t(1, 2, 4, 6, 6), W, says=("input", "(1, 2, 4, 6, 6)"))
-bad("conv2d", t(2, 3, 6, 6), W, says=("input", "(2, 3, 6, 6)"))
-bad("conv2d", t(2, 4, 0, 6), W, says=("input", "0, 6"))
-bad("conv2d", t(0, 3, 6, 6), W, says=("input", "(0, 3, 6, 6)"))
-bad("conv2d", X.long(), W, says=("weight", "int64", "float64"))
-bad("conv2d", X, t(4, 4, 3), says=("weight", "(4, 4, 3)"))
-bad("conv2d", X, t(4, 4, 3, 3, 3), says=("weight", "(4, 4, 3, 3, 3)"))
-bad("conv2d", X, t(4, 4, 7, 3), says=("kernel_size", "7, 3"))
-bad("conv2d", X, t(4, 4, 3, 0), says=("weight", "(4, 4, 3, 0)"))
-bad("conv2d", X, t(0, 4, 3, 3), says=("weight", "(0, 4, 3, 3)"))
-bad("conv2d", X, W.float(), says=("weight", "float32", "float64"))
-bad("conv2d", X, W, t(3), says=("bias", "(3,)"))
-bad("conv2d", X, W, t(4, 1), says=("bias", "(4, 1)"))
-bad("conv2d", X, W, t(4).float(), says=("bias", "float32"))
-bad("conv2d", None, W, says=("input", "NoneType"))
-bad("conv2d", [1.0], W, says=("input", "list"))
-bad("conv2d", X, None, says=("weight", "NoneType"))
-bad("conv2d", X, W, 1.0, says=("bias", "float"))
+IMAGES = {n: t(2, 4, *[6] * n) for n in (1, 2, 3)}
+KERNELS = {n: t(4, 4, *[3] * n) for n in (1, 2, 3)}
+PLACES = {n: torch.arange(6**n).expand(2, 4, 6**n).reshape(2, 4, *[6] * n) for n in (1, 2, 3)}
+X, W = IMAGES[2], KERNELS[2]
 
-# Pooling
-for pool in ("max_pool2d", "avg_pool2d"):
-    for keywords, what, says in (
-        ({"kernel_size": 0}, "kernel_size", "0"),
-        ({"kernel_size": -1}, "kernel_size", "-1"),
-        ({"kernel_size": (2, 0)}, "kernel_size", "(2, 0)"),
-        ({"kernel_size": 7}, "kernel_size", "7"),
-        ({"kernel_size": (2, 9)}, "kernel_size", "9"),
-        ({"kernel_size": ()}, "kernel_size", "()"),
-        ({"kernel_size": (1, 2, 3)}, "kernel_size", "(1, 2, 3)"),
-        ({"kernel_size": None}, "kernel_size", "None"),
-        ({"kernel_size": "2"}, "kernel_size", "'2'"),
-        ({"kernel_size": 2.0}, "kernel_size", "2.0"),
-        ({"kernel_size": (2.0, 2)}, "kernel_size", "(2.0, 2)"),
-        ({"kernel_size": True}, "kernel_size", "True"),
-        ({"kernel_size": HUGE}, "kernel_size", str(HUGE)),
-        ({"kernel_size": HUGER}, "kernel_size", str(HUGER)),
-        ({"kernel_size": (HUGER, 1)}, "kernel_size", str(HUGER)),
-        ({"kernel_size": 2, "stride": 0}, "stride", "0"),
-        ({"kernel_size": 2, "stride": (1, -1)}, "stride", "(1, -1)"),
-        ({"kernel_size": 2, "stride": 1.5}, "stride", "1.5"),
-        ({"kernel_size": 2, "stride": "x"}, "stride", "'x'"),
-        ({"kernel_size": 2, "stride": (1, 2, 3)}, "stride", "(1, 2, 3)"),
-        ({"kernel_size": 2, "stride": HUGER}, "stride", str(HUGER)),
-        ({"kernel_size": 2, "padding": -1}, "padding", "-1"),
-        ({"kernel_size": 2, "padding": 2}, "padding", "2"),
-        ({"kernel_size": (2, 4), "padding": (2, 1)}, "padding", "(2, 1)"),
-        ({"kernel_size": 2, "padding": 0.5}, "padding", "0.5"),
-        ({"kernel_size": 2, "padding": None}, "padding", "None"),
-        ({"kernel_size": 2, "padding": ()}, "padding", "()"),
-        ({"kernel_size": 2, "padding": (1, 1, 1)}, "padding", "(1, 1, 1)"),
-        ({"kernel_size": 2, "padding": HUGE}, "padding", str(HUGE)),
-        ({"kernel_size": 2, "padding": HUGER}, "padding", str(HUGER)),
-        ({"kernel_size": 2, "ceil_mode": 1}, "ceil_mode", "1"),
-        ({"kernel_size": 2, "ceil_mode": "yes"}, "ceil_mode", "'yes'"),
-        ({"kernel_size": 2, "ceil_mode": None}, "ceil_mode", "None"),
+
+def ones(n: int, *last: Any) -> tuple[Any, ...]:
+    """Return n values, ones but for the last."""
+    return (*[1] * (n - len(last)), *last)
+
+
+for n in (1, 2, 3):
+    for name in (f"conv{n}d", f"conv_transpose{n}d"):
+        x, w, transposed = IMAGES[n], KERNELS[n], "transpose" in name
+        rows: list[tuple[str, Any]] = []
+        for what in ("stride", "dilation", "padding", *(("output_padding",) if transposed else ())):
+            rows += [
+                (what, value) for value in (-1, ones(n, -2), (1,) * (n + 1), (), [], 1.5, ones(n, 1.0), None, True)
+            ]
+            rows += [(what, value) for value in ({1, 2}, "a", HUGER, ones(n, HUGER), [None] * n)]
+        rows += [(what, value) for what in ("stride", "dilation") for value in (0, ones(n, 0))]
+        rows += [("groups", value) for value in (0, -1, 3, HUGE, HUGER, 1.0, "1", None, True)]
+        if transposed:
+            rows += [("padding", 7), ("padding", "same"), ("output_padding", 1), ("output_padding", ones(n, 3))]
+        else:
+            rows += [("padding", "sane"), ("padding", "SAME"), ("padding", range(2)), ("dilation", 9), ("groups", 2)]
+            bad(name, x, w, padding="same", stride=2, says=("stride", str((2,) * n)))
+            bad(name, x, t(4, 4, 7, *[3] * (n - 1)), says=("kernel_size", "7"))
+        for what, value in rows:
+            bad(name, x, w, says=(what, str(value)), **{what: value})
+        for shape in ((4,), (1, 2, 4, *[6] * n), (2, 3, *[6] * n), (0, 3, *[6] * n)):
+            bad(name, t(*shape), w, says=("input", str(shape)))
+        bad(name, t(2, 4, 0, *[6] * (n - 1)), w, says=("input", "0, 6" if n > 1 else "0"))
+        for shape in ((4, 4), (4, 4, *[3] * (n + 1)), (4, 4, *[3] * (n - 1), 0), (0, 4, *[3] * n)):
+            bad(name, x, t(*shape), says=("weight", str(shape)))
+        bad(name, x.long(), w, says=("weight", "int64", "float64"))
+        bad(name, x, w.float(), says=("weight", "float32", "float64"))
+        bad(name, x.bool(), w.bool(), says=("input", "bool"))
+        bad(name, x, w, t(3), says=("bias", "(3,)"))
+        bad(name, x, w, t(4, 1), says=("bias", "(4, 1)"))
+        for position, what in enumerate(("input", "weight", "bias")):
+            for value in ([1.0], 1.0, *((None,) if position < 2 else ())):
+                operands = [x, w, t(4)]
+                operands[position] = value
+                bad(name, *operands, says=(what, type(value).__name__))
+
+# Pooling at a stride
+for n in (1, 2, 3):
+    for name, before in ((f"max_pool{n}d", ()), (f"avg_pool{n}d", ()), (f"lp_pool{n}d", (2.0,))):
+        powers = name.startswith("lp")
+        pool = [("kernel_size", value) for value in (0, -1, ones(n, 0), 7, None, 2.0, ones(n, 2.0), True)]
+        pool += [("kernel_size", value) for value in (HUGER, ones(n, HUGER))]
+        if n == 2:  # in one dimension the built-in loops for ever, see the hostile sizes below
+            pool.append(("kernel_size", HUGE))
+        if not powers:  # its built-in unpacks a list of a wrong length itself; see differences.py
+            pool += [("kernel_size", value) for value in ((), (1,) * (n + 1), "2")]
+            values = (-1, 2, 0.5, None, (), (1,) * (n + 1), HUGER, *((HUGE,) if n == 2 else ()))
+            pool += [("padding", value) for value in values]
+        pool += [("stride", value) for value in (0, ones(n, -1), 1.5, "x", (1,) * (n + 1), HUGER)]
+        pool += [("ceil_mode", value) for value in (1, "yes", None)]
+        if name.startswith("max"):
+            values = (0, ones(n, -1), (1,) * (n + 1), 2.0, None, (), 6, HUGER)
+            pool += [("dilation", value) for value in values]
+        if name.startswith("avg"):
+            pool += [("count_include_pad", value) for value in (1, None)]
+            if n > 1:
+                pool += [("divisor_override", value) for value in (0, 1.5, "2", True, HUGER)]
+        if powers and n == 1:  # (1.0,) * tensor: the same
+            pool.remove(("kernel_size", ones(n, 0)))
+        for what, value in pool:
+            kernel = () if what == "kernel_size" else (2,)
+            bad(name, IMAGES[n], *before, *kernel, says=(what, str(value)), **{what: value})
+        shapes = [(6,), (1, 1, 4, *[6] * n), (2, 0, *[6] * n), (2, 4, 0, *[6] * (n - 1)), (0, 0, *[6] * n)]
+        for shape in [*shapes, (4, 0, *[6] * (n - 1))]:
+            bad(name, t(*shape), *before, 2, says=("input", str(shape)[1:-1].removesuffix(",")))
+        if not powers:
+            bad(name, IMAGES[n].bool(), 2, says=("input", "bool"))
+            for value in (None, [1.0]):
+                bad(name, value, 2, says=("input", type(value).__name__))
+    for value in ("2", None):
+        bad(f"lp_pool{n}d", IMAGES[n], value, 2, says=("norm_type", repr(value)))
+    bad(f"lp_pool{n}d", IMAGES[n], 0, 2, says=("norm_type", "0"))
+bad("avg_pool3d", IMAGES[3], 7, padding=1, says=("kernel_size", "7"))
+bad("lp_pool3d", IMAGES[3], 2, 7, ceil_mode=True, says=("kernel_size", "7"))
+
+# Pooling with windows that share the input
+for n in (1, 2, 3):
+    for name in (f"adaptive_avg_pool{n}d", f"adaptive_max_pool{n}d"):
+        values = [-1, ones(n, -1), (1,) * (n + 1), (), 2.0, ones(n, 2.0), ones(n, "a"), True, HUGER, ones(n, HUGER)]
+        if n == 1:
+            values += [None, [None], "2"]
+        else:
+            values += [(2,), "2", [None], (None, *[2.0] * (n - 1))]
+        for size in values:
+            says = "2.0" if isinstance(size, tuple) and size[:1] == (None,) else str(size)
+            bad(name, IMAGES[n], size, says=("output_size", says))
+        for shape in ((6,) * (n - 1), (6,) * n, (1, 1, 4, *[6] * n), (2, 4, 0, *[6] * (n - 1))):
+            for size in (2, (2,) * n):
+                if shape:
+                    bad(name, t(*shape), size, says=("input", str(shape)[1:-1].removesuffix(",")))
+        bad(name, IMAGES[n].long(), 2, says=("input", "int64"))
+
+# Pooling with windows at random distances
+for n in (2, 3):
+    name = f"fractional_max_pool{n}d"
+    drawn = t(2, 4, n).abs() / 9
+    for what, value in (
+        *(("kernel_size", value) for value in (7, (), (1,) * (n + 1), "2", 2.0, None, HUGER, ones(n, HUGER))),
+        *(("output_size", value) for value in (-1, 7, (1,) * (n + 1), "2", 2.0, HUGER, ones(n, -1))),
+        *(("output_ratio", value) for value in ((math.inf,) * n, (NAN,) * n)),
     ):
-        bad(pool, X, says=(what, says), **keywords)
-    for shape in ((6, 6), (6,), (1, 1, 4, 6, 6), (2, 0, 6, 6), (2, 4, 0, 6), (0, 0, 6, 6)):
-        bad(pool, t(*shape), 2, says=("input", str(shape)))
-    bad(pool, t(4, 0, 6), 2, says=("input", "4, 0, 6"))
-    bad(pool, None, 2, says=("input", "NoneType"))
-    bad(pool, [1.0], 2, says=("input", "list"))
-for keywords, says in (
-    ({"dilation": 0}, "0"),
-    ({"dilation": (1, -1)}, "(1, -1)"),
-    ({"dilation": (1, 2, 3)}, "(1, 2, 3)"),
-    ({"dilation": 2.0}, "2.0"),
-    ({"dilation": None}, "None"),
-    ({"dilation": ()}, "()"),
-    ({"dilation": 6}, "6"),
-    ({"dilation": HUGER}, str(HUGER)),
-):
-    bad("max_pool2d", X, 2, says=("dilation", says), **keywords)
-for keywords, says in (
-    ({"divisor_override": 0}, "0"),
-    ({"divisor_override": 1.5}, "1.5"),
-    ({"divisor_override": "2"}, "'2'"),
-    ({"divisor_override": True}, "True"),
-    ({"divisor_override": HUGER}, str(HUGER)),
-    ({"count_include_pad": 1}, "1"),
-    ({"count_include_pad": None}, "None"),
-):
-    bad("avg_pool2d", X, 2, says=(next(iter(keywords)), says), **keywords)
-bad("avg_pool2d", X.bool(), 2, says=("avg_pool2d", "Bool"))
-for size in (
-    -1,
-    (2, -1),
-    (1, 2, 3),
-    (2,),
-    (),
-    "2",
-    2.0,
-    (2.0, 2),
-    (None, 2.0),
-    (3, "a"),
-    True,
-    [None],
-    HUGER,
-    (HUGER, 1),
-):
-    bad("adaptive_avg_pool2d", X, size, says=("output_size", "2.0" if size == (None, 2.0) else str(size)))
-for shape in ((6, 6), (6,), (1, 1, 4, 6, 6), (2, 4, 0, 6)):
-    for size in (2, (2, 2)):
-        bad("adaptive_avg_pool2d", t(*shape), size, says=("input", str(shape)))
-bad("adaptive_avg_pool2d", X.long(), 2, says=("input", "int64"))
+        keywords = {"kernel_size": 2, **({} if what == "output_ratio" else {"output_size": 3}), what: value}
+        bad(name, IMAGES[n], says=(what, str(value)), **keywords)
+    bad(name, IMAGES[n], 2, says=("output_size", "None"))
+    for samples in (t(2, 4), t(2, 4, n + 1), t(2, 3, n), t(1, 4, n), t(2, 4, n, 1), drawn.float(), drawn.bfloat16()):
+        bad(name, IMAGES[n], 2, 3, _random_samples=samples, says=("_random_samples", str(tuple(samples.shape))))
+    for shape in ((2, 0, *[6] * n), (2, 4, 0, *[6] * (n - 1)), (4, 0, *[6] * (n - 1))):
+        bad(name, t(*shape), 2, 1, says=("input", str(shape)[1:-1]))
+    bad(name, IMAGES[n].long(), 2, 3, says=("input", "int64"))
+    bad(name, IMAGES[n].to(torch.complex128), 2, 3, says=("input", "complex128"))
+bad("fractional_max_pool3d", IMAGES[3], 2, 5, says=("output_size", "5"))  # one less than in two dimensions
+
+# Back to places
+for n in (1, 2, 3):
+    name, values, places = f"max_unpool{n}d", IMAGES[n], PLACES[n]
+    for wrong in (places.int(), places.double(), places.bool()):
+        bad(name, values, wrong, 2, says=("indices", str(wrong.dtype)))
+    bad(name, values, places[:1], 2, says=("indices", str((1, 4, *[6] * n))))
+    bad(name, values, places[0], 2, says=("indices", str((4, *[6] * n))))
+    for wrong in (places - 1, places + 12**n):
+        bad(name, values, wrong, 2, says=("indices", str(int(wrong.min()) if wrong.min() < 0 else "")))
+    for size in ([12] * (n + 1), [14] * n, [10] * n, [2, 4, *[14] * n], []):
+        bad(name, values, places, 2, output_size=size, says=("output_size", str(size)))
+    bad(name, values, places, 2, padding=7, says=("output_size", "must not be negative"))
+    for shape in ((2, 0, *[6] * n), (2, 4, 0, *[6] * (n - 1))):
+        bad(name, t(*shape), places[:, :0].reshape(shape), 2, says=("input", str(shape)))
+bad("max_unpool3d", IMAGES[3], torch.zeros(2, 4, 6, 6, 6, dtype=torch.int64), 2, 0, says=("stride", "(0, 0, 0)"))
 
 # Padding
 for keywords, what, says in (
@@ -656,13 +661,9 @@ def test_every_function_has_rows() -> None:
 # --------------------------------------------------------------------------------------------------
 # Modules
 
+SINGLE = {n: image.float() for n, image in IMAGES.items()}
 MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     # constructors
-    ("Conv2d", (4, 6, 3), {"groups": 3}, ()),
-    ("Conv2d", (4, 6, 3), {"groups": 0}, ()),
-    ("Conv2d", (4, 6, 3), {"padding": "sane"}, ()),
-    ("Conv2d", (4, 6, 3), {"padding": "same", "stride": 2}, ()),
-    ("Conv2d", (4, 6, 3), {"padding_mode": "mirror"}, ()),
     ("Bilinear", (0, 2, 3), {}, ()),
     ("ChannelShuffle", (3,), {}, (t(2, 4, 6, 6),)),
     ("PixelShuffle", (3,), {}, (t(2, 4, 6, 6),)),
@@ -673,21 +674,6 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("Linear", (3, 4), {}, (t(2, 5, dtype=torch.float32),)),
     ("Linear", (3, 4), {}, (t(2, 3),)),
     ("Bilinear", (3, 4, 5), {}, (t(2, 3, dtype=torch.float32), t(3, 4, dtype=torch.float32))),
-    ("Conv2d", (4, 6, 3), {}, (t(2, 3, 6, 6, dtype=torch.float32),)),
-    ("Conv2d", (4, 6, 3), {}, (t(4, 6, dtype=torch.float32),)),
-    ("Conv2d", (4, 6, 3), {}, (t(2, 4, 2, 2, dtype=torch.float32),)),
-    ("Conv2d", (4, 6, 3), {"padding": 7, "padding_mode": "reflect"}, (t(2, 4, 6, 6, dtype=torch.float32),)),
-    ("Conv2d", (4, 6, 3), {"stride": 0}, (t(2, 4, 6, 6, dtype=torch.float32),)),
-    ("MaxPool2d", (0,), {}, (X,)),
-    ("MaxPool2d", (2,), {"padding": 2}, (X,)),
-    ("MaxPool2d", (2,), {"dilation": 0}, (X,)),
-    ("MaxPool2d", (7,), {}, (X,)),
-    ("AvgPool2d", (2,), {"divisor_override": 0}, (X,)),
-    ("AvgPool2d", (2,), {"padding": 2}, (X,)),
-    ("AvgPool2d", (2,), {}, (t(6, 6),)),
-    ("AdaptiveAvgPool2d", (-1,), {}, (X,)),
-    ("AdaptiveAvgPool2d", ((2, 2, 2),), {}, (X,)),
-    ("AdaptiveAvgPool2d", (None,), {}, (X,)),
     *((f"{kind}Pad1d", (1, *more), {}, (t(),)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
     *((f"{kind}Pad2d", (-4, *more), {}, (X,)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
     *((f"{kind}Pad3d", (1, *more), {}, (t(6, 6),)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
@@ -730,6 +716,55 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("MSELoss", (), {"reduction": "avg"}, (Q, Q)),
     ("MSELoss", (), {}, (Q, t(4, 4))),
 ]
+for n, x in SINGLE.items():
+    for lazy in ("", "Lazy"):
+        for name in (f"{lazy}Conv{n}d", f"{lazy}ConvTranspose{n}d"):
+            made = (6, 3) if lazy else (4, 6, 3)
+            bad_padding = {"padding_mode": "mirror"} if "Transpose" not in name else {"padding_mode": "circular"}
+            for keywords in ({"groups": 0}, bad_padding, *(({"groups": 3},) if not lazy else ())):
+                MODULES.append((name, made, keywords, ()))
+            if "Transpose" not in name:
+                MODULES.append((name, made, {"padding": "sane"}, ()))
+                MODULES.append((name, made, {"padding": "same", "stride": 2}, ()))
+                MODULES.append((name, made, {"padding": 7, "padding_mode": "reflect"}, (x,)))
+                MODULES.append((name, made, {}, (x[..., :2],)))
+            else:
+                MODULES.append((name, made, {"output_padding": 1}, (x,)))
+                MODULES.append((name, made, {"stride": 2}, (x, [99] * n)))
+                MODULES.append((name, made, {"stride": 2}, (x, [13] * (n + 3))))
+            MODULES.append((name, made, {"stride": 0}, (x,)))
+            for shape in ((4,), (2, 4, *[6] * (n + 1)), (2, 3, *[6] * n) if not lazy else (6,)):
+                MODULES.append((name, made, {}, (t(*shape, dtype=torch.float32),)))
+    MODULES += [
+        (f"MaxPool{n}d", (0,), {}, (x,)),
+        (f"MaxPool{n}d", (2,), {"padding": 2}, (x,)),
+        (f"MaxPool{n}d", (2,), {"dilation": 0}, (x,)),
+        (f"MaxPool{n}d", (7,), {}, (x,)),
+        (f"MaxUnpool{n}d", (2,), {}, (x, PLACES[n].int())),
+        (f"MaxUnpool{n}d", (2,), {}, (x, PLACES[n], [20] * n)),
+        (f"MaxUnpool{n}d", (2,), {}, (x, PLACES[n] - 1)),
+        (f"AvgPool{n}d", (2,), {"padding": 2}, (x,)),
+        (f"AvgPool{n}d", (7,), {}, (x,)),
+        (f"AvgPool{n}d", (2,), {}, (t(6),)),
+        (f"AdaptiveAvgPool{n}d", (-1,), {}, (x,)),
+        (f"AdaptiveAvgPool{n}d", ((2,) * (n + 1),), {}, (x,)),
+        (f"AdaptiveAvgPool{n}d", (None,), {}, (x,)),
+        (f"AdaptiveMaxPool{n}d", (-1,), {}, (x,)),
+        (f"AdaptiveMaxPool{n}d", ((2,) * (n + 1),), {}, (x,)),
+        (f"AdaptiveMaxPool{n}d", (None,), {}, (x,)),
+        (f"LPPool{n}d", (0, 2), {}, (x,)),
+        (f"LPPool{n}d", ("a", 2), {}, (x,)),
+        (f"LPPool{n}d", (2, 7), {}, (x,)),
+    ]
+    if n > 1:
+        MODULES += [
+            (f"AvgPool{n}d", (2,), {"divisor_override": 0}, (x,)),
+            (f"FractionalMaxPool{n}d", (2,), {}, ()),
+            (f"FractionalMaxPool{n}d", (2,), {"output_size": 3, "output_ratio": 0.5}, ()),
+            (f"FractionalMaxPool{n}d", (2,), {"output_ratio": 1.5}, ()),
+            (f"FractionalMaxPool{n}d", (2,), {"output_size": 6}, (x,)),
+            (f"FractionalMaxPool{n}d", (2,), {"output_size": 3, "_random_samples": t(2, 4, n)}, (x,)),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -755,17 +790,15 @@ def test_every_module_has_rows() -> None:
 # --------------------------------------------------------------------------------------------------
 # Deliberate differences: each is a fact about both sides, so that neither changes unnoticed
 
-RAISES, TAKES = "raises", "takes"
-
 
 @dataclass(frozen=True)
-class Difference:
+class Example:
     """What we do and what the built-in does: an exception type, or None for a result."""
 
     call: Bad
     ours: type[BaseException] | None
     theirs: type[BaseException] | None
-    reason: str
+    reason: Difference
 
 
 def differs(
@@ -773,25 +806,35 @@ def differs(
     *arguments: Any,
     ours: type[BaseException] | None,
     theirs: type[BaseException] | None,
-    reason: str,
+    reason: Difference,
     **keywords: Any,
-) -> Difference:
-    return Difference(Bad(name, arguments, keywords, ()), ours, theirs, reason)
+) -> Example:
+    return Example(Bad(name, arguments, keywords, ()), ours, theirs, reason)
 
 
-WRAPPED = "what is left after cutting off is wrapped around at most once; the built-in reads memory that nobody wrote"
-HALF_ANTIALIAS = "computed in float32 and rounded once, as everywhere"
-OVERFLOW = "the built-in's sizes overflow without a word"
-NOT_A_TENSOR = "the built-in asks the argument for a method before it looks at its type"
-MORE_DTYPES = "the formula holds for complex numbers, and the composite computes it"
-WIDE = "our sizes have 64 bits, and one window results; the built-in's have 32"
-DIFFERENCES = [
+COMPLEX = {n: image.to(torch.complex128) for n, image in IMAGES.items()}
+ADDED = Difference("a bias that fits the output is added")
+WRAPPED = Difference(
+    "what is left after cutting off is wrapped around at most once; the built-in reads memory that nobody wrote"
+)
+HALF_ANTIALIAS = Difference("computed in float32 and rounded once, as everywhere")
+OVERFLOWS = Difference("the built-in's sizes overflow without a word")
+EXAMPLES = [
     *(
         differs(name, value, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR, **keywords)
         for name, keywords in (("sigmoid", {}), ("tanh", {}), ("softmax", {"dim": 0}), ("log_softmax", {"dim": 0}))
         for value in (None, [1.0])
     ),
-    differs("adaptive_avg_pool2d", None, 2, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
+    *(
+        differs(name, value, *rest, ours=TypeError, theirs=AttributeError, reason=TYPES)
+        for n in (1, 2, 3)
+        for name, *rest in (
+            *((f"adaptive_{kind}_pool{n}d", 2) for kind in ("avg", "max") if n > 1),
+            (f"lp_pool{n}d", 2, 2),
+            (f"max_unpool{n}d", PLACES[n], 2),
+        )
+        for value in (None, [1.0])
+    ),
     differs("affine_grid", None, (2, 1, 3, 4), ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs("interpolate", None, 3, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs(
@@ -803,14 +846,23 @@ DIFFERENCES = [
         reason=HALF_ANTIALIAS,
     ),
     differs("pad", t(2, 3, 5), (4, -2), mode="circular", ours=RuntimeError, theirs=None, reason=WRAPPED),
-    differs("unfold", X, 2, padding=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOW),
-    differs("unfold", X, 2, dilation=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOW),
-    differs("fold", t(2, 16, 25), 6, 2, padding=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOW),
+    differs("unfold", X, 2, padding=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOWS),
+    differs("unfold", X, 2, dilation=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOWS),
+    differs("fold", t(2, 16, 25), 6, 2, padding=HUGE, ours=RuntimeError, theirs=None, reason=OVERFLOWS),
     differs("mse_loss", Q, None, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
     differs("mse_loss", Q, Q, weight=[1.0], ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR),
-    differs("avg_pool2d", X.to(torch.complex128), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
-    differs(
-        "adaptive_avg_pool2d", X.to(torch.complex128), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES
+    *(
+        differs(f"{name}{n}d", COMPLEX[n], 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES)
+        for name in ("avg_pool", "adaptive_avg_pool")
+        for n in (1, 2, 3)
+    ),
+    differs("avg_pool3d", IMAGES[3].bfloat16(), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    differs("lp_pool3d", IMAGES[3].bfloat16(), 2, 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    differs("max_pool1d", IMAGES[1].long(), 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    *(
+        differs(f"max_unpool{n}d", x, PLACES[n], 2, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES)
+        for n in (1, 2, 3)
+        for x in (COMPLEX[n], IMAGES[n].long())
     ),
     differs("mse_loss", Q.to(torch.complex128), Q, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
     differs(
@@ -820,36 +872,137 @@ DIFFERENCES = [
     differs("max_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
     differs("avg_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
     differs("avg_pool2d", X, 2**40, padding=2**39, ours=None, theirs=RuntimeError, reason=WIDE),
-    differs(
-        *("linear", t(2, 3), t(3), t(2)), ours=None, theirs=RuntimeError, reason="a bias that fits the output is added"
+    differs("linear", t(2, 3), t(3), t(2), ours=None, theirs=RuntimeError, reason=ADDED),
+    *(
+        differs(
+            f"conv{n}d",
+            t(2, 4, 0, *[6] * (n - 1)),
+            t(4, 4, *[1] * n),
+            padding=1,
+            ours=None,
+            theirs=RuntimeError,
+            reason=EMPTY_IMAGES,
+        )
+        for n in (1, 2, 3)
     ),
-    differs(
-        *("conv2d", t(2, 4, 0, 6), t(4, 4, 1, 3)),
-        padding=1,
-        ours=None,
-        theirs=RuntimeError,
-        reason="padding makes an empty image non-empty; its output is the bias",
+    *(
+        differs(name, IMAGES[n][:0], KERNELS[n], ours=RuntimeError, theirs=None, reason=EMPTY_BATCH, **keywords)
+        for n in (1, 2, 3)
+        for name, keywords in (
+            ("conv1d", {"dilation": 0}),
+            (f"conv_transpose{n}d", {"output_padding": 1}),
+            (f"conv_transpose{n}d", {"padding": 4}),
+        )
+        if n == int(name[-2])
+    ),
+    *(
+        differs(name, x, w, b, ours=RuntimeError, theirs=theirs, reason=MIXED_DTYPES)
+        for n in (1, 2, 3)
+        for name, x, w, b, theirs in (
+            (f"conv{n}d", IMAGES[n][:0], KERNELS[n].float(), None, None),
+            (f"conv_transpose{n}d", IMAGES[n].byte(), KERNELS[n], None, NotImplementedError),
+            (f"conv_transpose{n}d", IMAGES[n], KERNELS[n], t(4).float(), None),
+        )
+        if n < 3 or theirs is not None or not len(x)
+    ),
+    *(
+        differs(name, *arguments, ours=TypeError, theirs=theirs, reason=TYPES, **keywords)
+        for n in (2, 3)
+        for name, arguments, keywords, theirs in (
+            (f"adaptive_avg_pool{n}d", (IMAGES[n], "valid"), {}, ValueError),
+            (f"adaptive_max_pool{n}d", (IMAGES[n], set(range(1, n + 1))), {}, None),
+            (f"lp_pool{n}d", (IMAGES[n], 2, "2"), {}, ValueError),
+            (f"fractional_max_pool{n}d", (IMAGES[n], 2), {"output_ratio": ("a",) * n}, ValueError),
+        )
+    ),
+    *(
+        differs(f"lp_pool{n}d", IMAGES[n], 2, (1,) * (n + 1), ours=RuntimeError, theirs=ValueError, reason=LENGTHS)
+        for n in (2, 3)
+    ),
+    *(
+        differs(f"max_unpool{n}d", IMAGES[n], PLACES[n], 2, (), ours=RuntimeError, theirs=IndexError, reason=LENGTHS)
+        for n in (1, 2, 3)
+    ),
+    differs("max_unpool2d", X, PLACES[2] % 5, 2, True, (1, 1), ours=TypeError, theirs=None, reason=TYPES),
+    differs("max_unpool2d", X, PLACES[2], 2, (2, 2, 2), ours=RuntimeError, theirs=None, reason=LENGTHS),
+    *(
+        differs(name, IMAGES[n], 2, output_ratio=ratios, ours=ValueError, theirs=theirs, reason=RATIOS)
+        for name, n, ratios, theirs in (
+            ("fractional_max_pool2d", 2, (0.5,), IndexError),
+            ("fractional_max_pool3d", 3, (0.5, 0.5), IndexError),
+            ("fractional_max_pool3d", 3, (0.5, 0.5, 0.5, 0.5), None),
+        )
+    ),
+    *(
+        differs(name, *arguments, ours=None, theirs=theirs, reason=ONE_SIZE, **keywords)
+        for n in (2, 3)
+        for name, arguments, keywords, theirs in (
+            (f"lp_pool{n}d", (IMAGES[n], 2, [2]), {}, ValueError),
+            (f"fractional_max_pool{n}d", (IMAGES[n], [2], [3]), {}, RuntimeError),
+            (f"max_unpool{n}d", (IMAGES[n], PLACES[n], 2, [2]), {}, IndexError),
+            (f"adaptive_avg_pool{n}d", (IMAGES[n], np.int64(2)), {}, TypeError),
+        )
+    ),
+    differs("lp_pool1d", IMAGES[1], 2, (2,), ours=None, theirs=TypeError, reason=ONE_SIZE),
+    differs("fractional_max_pool2d", X, 2, output_ratio=0.5, ours=None, theirs=TypeError, reason=ONE_SIZE),
+    *(
+        differs(f"max_unpool{n}d", IMAGES[n], PLACES[n], HUGER, ours=ValueError, theirs=TypeError, reason=OVERFLOW)
+        for n in (1, 2, 3)
+    ),
+    *(
+        differs(f"max_unpool{n}d", t(2), PLACES[n], 2, ours=RuntimeError, theirs=theirs, reason=RANK)
+        for n, theirs in ((2, IndexError), (3, IndexError))
+    ),
+    *(
+        differs(f"max_unpool{n}d", IMAGES[n], PLACES[n], 2, padding=6, ours=RuntimeError, theirs=None, reason=NO_PLACES)
+        for n in (1, 2, 3)
+    ),
+    *(
+        differs(f"adaptive_avg_pool{n}d", x, size, ours=NotImplementedError, theirs=theirs, reason=INTEGERS)
+        for n in (1, 2, 3)
+        for x, size, theirs in ((IMAGES[n][:0].long(), 2, None), (IMAGES[n].bool(), 1, RuntimeError))
+        if n < 3 or theirs is not None
+    ),
+    *(
+        differs(f"lp_pool{n}d", IMAGES[n].long(), 1, 2, ours=NotImplementedError, theirs=None, reason=INTEGERS)
+        for n in (1, 2, 3)
+    ),
+    *(
+        differs(f"adaptive_avg_pool{n}d", x, 1, ours=RuntimeError, theirs=None, reason=ONE_WINDOW)
+        for n in (2, 3)
+        for x in (t(2, 4, 0, *[6] * (n - 1)), t(1, 2, 4, *[6] * n))
     ),
     differs(
         *("cross_entropy", Q, T),
         label_smoothing=-0.1,
         ours=RuntimeError,
         theirs=None,
-        reason="the built-in ignores a negative smoothing without a word",
+        reason=Difference("the built-in ignores a negative smoothing without a word"),
     ),
     differs(
-        *("batch_norm", X, M, V, t(4, 1)), ours=RuntimeError, theirs=None, reason="a weight per channel is a vector"
+        *("batch_norm", X, M, V, t(4, 1)),
+        ours=RuntimeError,
+        theirs=None,
+        reason=Difference("a weight per channel is a vector"),
     ),
 ]
 
 
-@pytest.mark.parametrize("row", DIFFERENCES, ids=[str(row.call) for row in DIFFERENCES])
-def test_deliberate_difference(row: Difference) -> None:
+@pytest.mark.parametrize("row", EXAMPLES, ids=[str(row.call) for row in EXAMPLES])
+def test_deliberate_difference(row: Example) -> None:
+    call = row.call
     for place, wanted in ((F, row.ours), (builtin, row.theirs)):
-        error = caught(
-            lambda place=place: getattr(place, row.call.name)(*fresh(row.call.arguments), **row.call.keywords)
-        )
+        error = caught(lambda place=place: getattr(place, call.name)(*fresh(call.arguments), **call.keywords))
         assert (None if error is None else type(error)) is wanted, f"{place.__name__}: {error!r}; {row.reason}"
+    if row.reason in differences.DIFFERENCES and re.search("[123]d$", call.name):
+        given = inspect.signature(getattr(F, call.name)).bind(*call.arguments, **call.keywords).arguments
+        assert row.reason in differences.differences(call.name, given)
+
+
+def test_every_difference_has_an_example() -> None:
+    # Fractional windows without elements: the built-in may write out of bounds.
+    assert set(differences.DIFFERENCES) - {row.reason for row in EXAMPLES} == {differences.NO_ELEMENTS}
+    assert type(caught(lambda: F.fractional_max_pool2d(X, 0, 3))) is differences.NO_ELEMENTS.ours
 
 
 def test_zero_channels_have_the_shape_of_the_formula() -> None:
@@ -932,6 +1085,22 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
                 lambda pool=pool, power=power: pool(X, 2, 2**power, ceil_mode=True),
                 False,
             )
+        for name in ("padding", "dilation", "stride", "output_padding"):
+            value = 2**power
+            keywords = {name: value} if name != "output_padding" else {name: value, "dilation": value + 1}
+            add(f"conv_transpose2d {name} 2**{power}", lambda k=keywords: F.conv_transpose2d(X, W, **k))
+        for name in ("max_pool1d", "avg_pool1d", "lp_pool1d"):
+            pool, before = getattr(F, name), (2,) if name == "lp_pool1d" else ()
+            add(f"{name} kernel 2**{power}", lambda pool=pool, b=before, v=2**power: pool(IMAGES[1], *b, v))
+        for name in ("adaptive_max_pool2d", "adaptive_max_pool3d"):
+            pool, x = getattr(F, name), IMAGES[int(name[-2])]
+            add(f"{name} 2**{power}", lambda pool=pool, x=x, v=2**power: pool(x, v))
+        for name in ("kernel_size", "output_size"):
+            keywords = {"kernel_size": 2, "output_size": 2, name: 2**power}
+            add(f"fractional_max_pool2d {name} 2**{power}", lambda k=keywords: F.fractional_max_pool2d(X, **k))
+        for name in ("kernel_size", "stride", "padding"):
+            keywords = {"kernel_size": 2, name: 2**power}
+            add(f"max_unpool2d {name} 2**{power}", lambda k=keywords: F.max_unpool2d(X, PLACES[2], **k), False)
     add("adaptive_avg_pool2d (2**20, 2**20)", lambda: F.adaptive_avg_pool2d(X, 2**20))
     add("conv2d padding 2**20", lambda: F.conv2d(X, W, padding=2**20))
 
@@ -970,6 +1139,79 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
             lambda size=size: K.max_pool_scatter(t(1, 2, 3, 3), WINNER, size, *POOL),
         )
     add("max_pool_scatter gradient (1, 2, 2, 2)", lambda: K.max_pool_scatter(t(1, 2, 2, 2), WINNER, [6, 6], *POOL))
+
+    # Windows in a table: start and end of every window, one axis after the other
+    table = torch.tensor([[0, 3, 0, 3], [3, 6, 3, 6]])[None, None]
+    chosen = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
+    irregular: dict[str, Callable[..., Any]] = {
+        "irregular_max_pool": lambda windows, kernel: K.irregular_max_pool(IMAGE, windows, [2, 2], kernel),
+        "irregular_max_pool_gather": lambda windows, kernel: K.irregular_max_pool_gather(
+            IMAGE, chosen, windows, kernel
+        ),
+        "irregular_max_pool_scatter": lambda windows, kernel: K.irregular_max_pool_scatter(
+            t(1, 2, 2, 2), chosen, windows, [6, 6], kernel
+        ),
+    }
+    for name, call in irregular.items():
+        for what, place, value in (
+            ("start -1", (0, 0), -1),
+            ("start beyond the end", (0, 1), 6),
+            ("start -2**62", (0, 0), -(2**62)),
+            ("end 7", (1, 1), 7),
+            ("end 2**62", (1, 3), 2**62),
+            ("end at the start", (1, 0), 0),
+            ("longer than the kernel", (1, 0), 5),
+        ):
+            wrong = table.clone()
+            wrong[0, 0][place] = value
+            add(f"{name} window {what}", lambda call=call, wrong=wrong: call(wrong, [3, 3]))
+        for dtype in (torch.int32, torch.float64, torch.bool):
+            add(f"{name} windows {dtype}", lambda call=call, dtype=dtype: call(table.to(dtype), [3, 3]))
+        for shape in ((2, 4), (1, 1, 2, 3), (1, 1, 2, 5), (1, 1, 1, 4), (2, 1, 2, 4), (1, 3, 2, 4), (1, 1, 2, 0)):
+            wrong = torch.zeros(shape, dtype=torch.int64)
+            add(f"{name} windows {shape}", lambda call=call, wrong=wrong: call(wrong, [3, 3]))
+        for kernel in ([3], [3, 3, 3], [0, 3], [-1, 3], [2, 3], [2**62, 2**62]):
+            add(f"{name} kernel_size {kernel}", lambda call=call, kernel=kernel: call(table, kernel))
+    for output in ([2], [2, 2, 2], [-1, 5], [2**62, 2], [2**40, 2**40]):
+        add(
+            f"irregular_max_pool output_size {output}",
+            lambda output=output: K.irregular_max_pool(IMAGE, table, output, [3, 3]),
+        )
+    for name, first, sizes in (
+        ("irregular_max_pool_gather", (IMAGE,), ()),
+        ("irregular_max_pool_scatter", (t(1, 2, 2, 2),), ([6, 6],)),
+    ):
+        op = getattr(K, name)
+        for dtype in (torch.int8, torch.int32, torch.int64, torch.float32, torch.bool):
+            wrong = chosen.to(dtype)
+            add(f"{name} winner {dtype}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, table, *s, [3, 3]))
+        for shape in ((1, 2, 2), (1, 2, 2, 2, 2), (2, 2, 2, 2), (1, 3, 2, 2), (1, 2, 3, 2), (1, 2, 0, 2)):
+            wrong = torch.zeros(shape, dtype=torch.uint8)
+            add(f"{name} winner {shape}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, table, *s, [3, 3]))
+        wild = torch.full_like(chosen, 255)
+        add(f"{name} winners 255", lambda op=op, a=first, s=sizes, w=wild: op(*a, w, table, *s, [3, 3]), False)
+    for size in ([6], [6, 6, 6], [-1, 6], [5, 6], [2**62, 6], [2**40, 2**40]):
+        add(
+            f"irregular_max_pool_scatter input_size {size}",
+            lambda size=size: K.irregular_max_pool_scatter(t(1, 2, 2, 2), chosen, table, size, [3, 3]),
+        )
+
+    # Places that cannot be
+    places = torch.arange(9).expand(1, 2, 9).reshape(1, 2, 3, 3)
+    for size in ([6], [6, 6, 6], [-1, 6], [0, 6], [2, 4], [2**62, 6], [2**40, 2**40], [2**62, 2**62]):
+        add(f"max_unpool output_size {size}", lambda size=size: K.max_unpool(t(1, 2, 3, 3), places, size))
+    for value in (-1, 36, 2**40, -(2**63), 2**63 - 1):
+        wrong = places.clone()
+        wrong[0, 1, 2, 2] = value
+        add(f"max_unpool place {value}", lambda wrong=wrong: K.max_unpool(t(1, 2, 3, 3), wrong, [6, 6]))
+        add(f"max_unpool_adjoint place {value}", lambda wrong=wrong: K.max_unpool_adjoint(IMAGE, wrong))
+    for dtype in (torch.int32, torch.float64, torch.bool):
+        add(f"max_unpool places {dtype}", lambda dtype=dtype: K.max_unpool(t(1, 2, 3, 3), places.to(dtype), [6, 6]))
+        add(f"max_unpool_adjoint places {dtype}", lambda dtype=dtype: K.max_unpool_adjoint(IMAGE, places.to(dtype)))
+    for shape in ((3, 3), (1, 2, 3), (1, 2, 3, 3, 1), (2, 2, 3, 3), (1, 3, 3, 3)):
+        wrong = torch.zeros(shape, dtype=torch.int64)
+        add(f"max_unpool places {shape}", lambda wrong=wrong: K.max_unpool(t(1, 2, 3, 3), wrong, [6, 6]))
+        add(f"max_unpool_adjoint places {shape}", lambda wrong=wrong: K.max_unpool_adjoint(IMAGE, wrong))
 
     # The forward operators
     for place, what in enumerate(("kernel_size", "stride", "padding", "dilation")):
@@ -1018,6 +1260,9 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
                 if what == "groups"
                 else ([-1, 1], [1], [1, 1, 1], [], [-(2**62), 1], [2**62, 2**62])
             )
+            if what == "padding":  # or two values a dimension: before the input, and after it
+                values += ([-1, 0, 0, 0], [0, 0, 0, -7], [0, 0, -(2**62), 0], [0, 0, 2**62, 2**62], [2**62] * 4)
+                values += ([0, 0, 0, 0, 0], [0, 0, 0, -4], [0, 2**40, 0, -(2**40)])
             for value in (*values, 0 if what == "groups" else [0, 0]):
                 if (what, value) == ("padding", [0, 0]):
                     continue
@@ -1206,7 +1451,7 @@ def test_hostile_call_raises(label: str, hostile_results: dict[str, tuple[str, s
     if hostile()[label][1]:
         assert kind in ("RuntimeError", "NotImplementedError"), f"{kind}: {message}"
     else:
-        assert kind in ("returned", "RuntimeError"), f"{kind}: {message}"
+        assert kind in ("returned", "RuntimeError", "ValueError"), f"{kind}: {message}"
 
 
 if __name__ == "__main__":

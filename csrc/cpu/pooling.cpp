@@ -363,15 +363,15 @@ int64_t plane_elements(const char* op, IntArrayRef size) {
   return elements;
 }
 
-// Calls task(problem, offset of the plane in `from`, offset in `to`), which returns an index outside the plane
-// if it meets one, for every plane of tensors (N, C, *) of one format.
+// Calls task(problem, offset of the plane in `from`, offset in `to`), which returns where it met an index outside
+// the plane, or null, for every plane of tensors (N, C, *) of one format.
 template <typename Task>
 void run_planes(const char* op, const Tensor& indices, int64_t from, IntArrayRef size, at::MemoryFormat format,
                 const Task& task) {
   const int64_t channels = indices.size(1), planes = indices.size(0) * channels;
   const bool contiguous = format == at::MemoryFormat::Contiguous;
   const UnpoolProblem problem{from, plane_elements(op, size), contiguous ? 1 : channels};
-  std::vector<int64_t> outside(static_cast<size_t>(planes), kNoIndex);
+  std::vector<const int64_t*> outside(static_cast<size_t>(planes), nullptr);
   at::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) {
     const Tensor taken = at::empty({problem.to}, at::kByte);
     for (int64_t plane = begin; plane < end; ++plane) {
@@ -379,8 +379,8 @@ void run_planes(const char* op, const Tensor& indices, int64_t from, IntArrayRef
       outside[plane] = task(problem, first * from + rest, first * problem.to + rest, taken.data_ptr<uint8_t>());
     }
   });
-  for (const int64_t index : outside)
-    TORCH_CHECK(index == kNoIndex, op, ": indices must be places in planes of size ", size, ", but got ", index);
+  for (const int64_t* index : outside)
+    TORCH_CHECK(index == nullptr, op, ": indices must be places in planes of size ", size, ", but got ", *index);
 }
 
 // As the built-in: channels-last is kept in two dimensions only.

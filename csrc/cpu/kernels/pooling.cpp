@@ -463,30 +463,30 @@ void irregular_gather(const IrregularProblem& problem, const T* input, const voi
 // Unpooling
 
 template <typename T>
-int64_t unpool(const UnpoolProblem& problem, const T* input, const int64_t* index, T* output) {
+const int64_t* unpool(const UnpoolProblem& problem, const T* input, const int64_t* index, T* output) {
   const int64_t step = problem.step;
   for (int64_t i = 0; i < problem.to; ++i) output[i * step] = T(0);
   for (int64_t i = 0; i < problem.from; ++i) {
     const int64_t place = index[i * step];
-    if (place < 0 || place >= problem.to) return place;
+    if (place < 0 || place >= problem.to) return index + i * step;
     output[place * step] = input[i * step];
   }
-  return kNoIndex;
+  return nullptr;
 }
 
 // From the last writer to the first: whoever comes later to a place that is taken was overwritten.
 template <typename T>
-int64_t unpool_adjoint(const UnpoolProblem& problem, const T* grad_output, const int64_t* index, T* grad_input,
-                       uint8_t* taken) {
+const int64_t* unpool_adjoint(const UnpoolProblem& problem, const T* grad_output, const int64_t* index, T* grad_input,
+                              uint8_t* taken) {
   const int64_t step = problem.step;
   clear(taken, problem.to, 1, 1);
   for (int64_t i = problem.from - 1; i >= 0; --i) {
     const int64_t place = index[i * step];
-    if (place < 0 || place >= problem.to) return place;
+    if (place < 0 || place >= problem.to) return index + i * step;
     grad_input[i * step] = taken[place] ? T(0) : grad_output[place * step];
     taken[place] = 1;
   }
-  return kNoIndex;
+  return nullptr;
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -138,9 +138,6 @@ struct AverageProblem {
   T factor;
 };
 
-// What unpooling returns if every index is a place of its plane; itself it never is.
-constexpr int64_t kNoIndex = INT64_MIN;
-
 // One task is one element of `outer` and a block of `inner`; tasks write disjoint outputs.
 template <typename T>
 struct PoolKernels {
@@ -162,10 +159,10 @@ struct PoolKernels {
   void (*irregular_gather)(const IrregularProblem&, const T* input, const void* winner, int winner_bytes, T* output,
                            int64_t task);
 
-  // Both return an index outside the plane if they meet one, or kNoIndex.
-  int64_t (*unpool)(const UnpoolProblem&, const T* input, const int64_t* index, T* output);
-  int64_t (*unpool_adjoint)(const UnpoolProblem&, const T* grad_output, const int64_t* index, T* grad_input,
-                            uint8_t* taken);  // a byte per element of `to`
+  // Both return where they met an index outside the plane, or null.
+  const int64_t* (*unpool)(const UnpoolProblem&, const T* input, const int64_t* index, T* output);
+  const int64_t* (*unpool_adjoint)(const UnpoolProblem&, const T* grad_output, const int64_t* index, T* grad_input,
+                                   uint8_t* taken);  // a byte per element of `to`
 
   int64_t (*average_tasks)(const AverageProblem<T>&);
   int64_t (*average_workspace)(const AverageProblem<T>&);  // elements, per thread

@@ -125,7 +125,10 @@ def _avg_pool(
 def _adaptive_size(op: str, dimensions: int, input: Tensor, output_size: Any) -> Any:
     """Return ``output_size`` with the input's sizes in place of None, as the 2-d and 3-d built-ins allow."""
     check_tensors(op, input=input)
-    given = [s for s in output_size if s is not None] if isinstance(output_size, list | tuple) else output_size
+    if isinstance(output_size, tuple):
+        given: Any = tuple([size for size in output_size if size is not None])
+    else:
+        given = [size for size in output_size if size is not None] if isinstance(output_size, list) else output_size
     as_ints(op, "output_size", given, dimensions)
     if dimensions == 1:
         return output_size
@@ -232,9 +235,9 @@ def _fractional_max_pool(
     spare = 0 if dimensions == 2 else 1  # as the built-ins
     if any(k < 1 or n < 0 or n + k - 1 + spare > i for k, n, i in zip(kernel, sizes, x.shape[2:], strict=True)):
         raise RuntimeError(
-            f"{op}(): kernel_size must be positive, output_size not negative, and output_size + kernel_size - "
-            f"{1 - spare} at most the input's size, got kernel_size {kernel} and output_size {sizes} for an input of "
-            f"shape {tuple(input.shape)}"
+            f"{op}(): kernel_size must be positive, output_size not negative, and their sum at most the input's size"
+            f"{'' if spare else ' plus 1'}, got kernel_size {kernel} and output_size {sizes} for an input of shape "
+            f"{tuple(input.shape)}"
         )
     wanted = (*x.shape[:2], dimensions)
     fits = samples.dim() == 3 and samples.shape[0] >= wanted[0] and tuple(samples.shape[1:]) == wanted[1:]
