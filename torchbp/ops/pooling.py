@@ -273,6 +273,16 @@ def _check_irregular(input, windows, input_size, output_size, kernel_size) -> No
     )
 
 
+def _check_windows(op: str, windows: Tensor, input_size: Sizes, output_size: Sizes, kernel_size: Sizes) -> None:
+    for (start, end), size, k in zip(_axis_windows(windows, output_size), input_size, kernel_size, strict=True):
+        outside = (start < 0) | (end <= start) | (end > size) | (end - start > k)
+        if bool(outside.any()):
+            raise RuntimeError(
+                f"{op}: windows must lie inside the input of size {list(input_size)} and span at most "
+                f"{list(kernel_size)}, but got [{int(start[outside][0])}, {int(end[outside][0])})"
+            )
+
+
 def _fake_irregular(input, windows, output_size, kernel_size):
     _check_irregular(input, windows, input.shape[2:], output_size, kernel_size)
     shape, format = (*input.shape[:2], *output_size), _irregular_format(input, windows)
@@ -281,6 +291,7 @@ def _fake_irregular(input, windows, output_size, kernel_size):
 
 
 def _composite_irregular(input, windows, output_size, kernel_size):
+    _check_windows("irregular_max_pool", windows, input.shape[2:], output_size, kernel_size)
     shape, pairs = (*input.shape[:2], *output_size), _axis_windows(windows, output_size)
     plane, winner = input.flatten(2), torch.zeros(shape, dtype=torch.int64, device=input.device)
     best = input.new_empty(0)
@@ -309,6 +320,7 @@ def _fake_irregular_scatter(grad_output, winner, windows, input_size, kernel_siz
 
 
 def _composite_irregular_scatter(grad_output, winner, windows, input_size, kernel_size):
+    _check_windows("irregular_max_pool_scatter", windows, input_size, winner.shape[2:], kernel_size)
     flat = irregular_indices(winner, windows, input_size).flatten(2)
     plane = grad_output.new_zeros((*grad_output.shape[:2], math.prod(input_size)))
     gx = plane.scatter_add_(2, flat, grad_output.flatten(2)).view(*grad_output.shape[:2], *input_size)
@@ -322,6 +334,7 @@ def _fake_irregular_gather(input, winner, windows, kernel_size):
 
 
 def _composite_irregular_gather(input, winner, windows, kernel_size):
+    _check_windows("irregular_max_pool_gather", windows, input.shape[2:], winner.shape[2:], kernel_size)
     flat = irregular_indices(winner, windows, input.shape[2:]).flatten(2)
     return laid_out(input.flatten(2).gather(2, flat).view(winner.shape), _irregular_format(winner, windows))
 
