@@ -39,4 +39,4 @@ def test_suite_on_another_instruction_set(capability: str) -> None:
 
 @pytest.mark.slow
 def test_suite_without_the_extension() -> None:
-    run_suite(str(TESTS / "test_layers.py"), str(TESTS / "test_operators.py"), TORCHBP_KERNELS="0")
+    run_suite(str(TESTS / "test_layers.py"), str(TESTS / "test_operators.py"), "-m", "not slow", TORCHBP_KERNELS="0")
