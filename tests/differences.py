@@ -233,7 +233,7 @@ def empty_batch(name: str, given: Given) -> bool:
     if any(d == 0 for _, _, d, _, _ in lists):
         return True
     return "transpose" in name and any(
-        0 <= e and 0 <= p and s > 0 < d and (e >= max(s, d) or (i - 1) * s - 2 * p + d * (k - 1) + e + 1 == 0)
+        i == 0 or 0 <= e and 0 <= p and s > 0 < d and (e >= max(s, d) or (i - 1) * s - 2 * p + d * (k - 1) + e + 1 == 0)
         for k, (i, s, d, p, e) in zip(weight.shape[2:], lists, strict=True)
     )
 
@@ -255,11 +255,14 @@ def no_places(name: str, given: Given) -> bool:
     """Tell whether values are to go to places in planes that have none."""
     if not name.startswith("max_unpool") or not given["input"].numel():
         return False
-    if given.get("output_size") is not None:
-        return 0 in given["output_size"][-dimensions(name) :]
-    default = given["kernel_size"]
+    default, n, size = given["kernel_size"], dimensions(name), given.get("output_size")
     lists = geometry(name, given, kernel_size=default, stride=default, padding=0)
-    return lists is not None and min((i - 1) * s + k - 2 * p for i, k, s, p in lists) == 0
+    if lists is None or size is not None and len(size) not in (n, n + 2):
+        return False
+    usual = [(i - 1) * s + k - 2 * p for i, k, s, p in lists]
+    sizes = usual if size is None else list(size[-n:])
+    possible = all(abs(wanted - u) < s for wanted, u, (_, _, s, _) in zip(sizes, usual, lists, strict=True))
+    return min(sizes) == 0 and (size is None or possible)
 
 
 NOT_A_TENSOR = Difference("the built-in asks the argument for a method before it looks at its type")

@@ -41,8 +41,8 @@ def _sides(padding: Sizes, dimensions: int) -> tuple[Sizes, Sizes]:
 
 
 def _padded(input: Tensor, padding: Sizes, stride: Sizes) -> tuple[Tensor, Sizes]:
-    """Return the input and the padding left to do: none where the two sides differ."""
-    if len(padding) == len(stride):
+    """Return the input and the padding left to do: none where the two sides differ, or where nothing is padded."""
+    if len(padding) == len(stride) and 0 not in input.shape[2:]:
         return input, padding
     before, after = _sides(padding, len(stride))
     sides = [side for p, q in zip(reversed(before), reversed(after), strict=True) for side in (p, q)]

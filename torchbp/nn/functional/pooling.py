@@ -192,7 +192,7 @@ def _lp_pool(
     check_not_empty(op, x)
     if averages:
         _check_volume(op, x, window["kernel_size"])
-    if not x.is_floating_point():
+    if not (x.is_floating_point() or x.is_complex() and not averages):
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {x.dtype}")
     if p == 0:
         raise ZeroDivisionError(f"{op}(): norm_type must not be zero, got {norm_type}")
