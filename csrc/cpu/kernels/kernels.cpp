@@ -1,8 +1,5 @@
 // The table of every kernel of the instruction set TORCHBP_ISA.
-#include "convolution.h"
-#include "normalization.h"
-#include "pooling.h"
-#include "separable.h"
+#include "table.h"
 
 #define TORCHBP_STRING_OF(name) #name
 #define TORCHBP_STRING(name) TORCHBP_STRING_OF(name)

@@ -1,13 +1,79 @@
-// Kernels of separable linear maps, of the instruction set TORCHBP_ISA.
+// Separable linear maps: the problems and their kernels, and those of the instruction set being compiled.
 #pragma once
 
-#include "table.h"
+#include "problem.h"
 
 namespace torchbp {
+
+// One spatial axis of a separable linear map, as a sparse matrix: output o is the sum of weight[t] times
+// the source at source[t] over the taps t in [begin[o], begin[o + 1]), and is written at target[o].
+template <typename T>
+struct SeparableAxis {
+  int64_t outputs;
+  const int64_t* begin;
+  const int64_t* source;  // an offset; for the last axis the place in the row, which may stand in a buffer
+  const T* weight;        // null where every weight is one
+  const int64_t* target;  // an offset; null for the last axis, whose runs know theirs
+};
+
+// Consecutive outputs of the last axis, consecutive in the target too, whose taps follow one rule.
+struct SeparableRun {
+  enum Kind : int32_t {
+    kZero,     // no taps
+    kStepped,  // equally many taps, each `step` places further from one output to the next
+    kIndexed,  // equally many taps, at the places of `lane_index`
+    kListed,   // any taps, as the axis lists them
+  };
+  Kind kind;
+  bool unit;     // every weight is one
+  bool gradual;  // the place of each tap moves by 0 or 1 from one output to the next
+  int64_t first;
+  int64_t count;
+  int64_t target;  // offset of the first
+  int64_t taps;
+  int64_t step;
+  int64_t lanes;  // where the run's [taps][count] weights and places begin
+};
+
+// y = (M_0 x M_1 x M_2) x for every image and channel: padding, interpolation, unfolding and their adjoints.
+// Offsets in source and target are sums over the axes, so any strides are read and written in place.
+template <typename T>
+struct SeparableProblem {
+  int64_t batch;
+  int64_t channels;
+  bool channels_last;  // the channels are consecutive, and the vector axis; otherwise the last axis is
+  int64_t source_batch_stride;
+  int64_t source_channel_stride;
+  int64_t target_batch_stride;
+  int64_t target_channel_stride;
+  SeparableAxis<T> axis[kSpatial];
+  // A source row has `row` places; `piece` of them at a time are source_step apart, and the pieces piece_stride.
+  int64_t row;
+  int64_t piece;
+  int64_t piece_stride;
+  int64_t source_step;
+  int64_t target_step;
+  int64_t runs;
+  const SeparableRun* run;
+  const T* lane_weight;
+  const int32_t* lane_index;
+};
+
+// One task is a block of output rows (of one block of channels); tasks write disjoint outputs.
+template <typename T>
+struct SeparableKernels {
+  int64_t (*tasks)(const SeparableProblem<T>&);
+  int64_t (*workspace)(const SeparableProblem<T>&);  // elements, per thread
+  void (*apply)(const SeparableProblem<T>&, const T* source, T* target, T* workspace, int64_t task);
+};
+
+#ifdef TORCHBP_ISA
 namespace TORCHBP_ISA {
 
 SeparableKernels<float> separable_float();
 SeparableKernels<double> separable_double();
 
 }  // namespace TORCHBP_ISA
+#endif
+
 }  // namespace torchbp
