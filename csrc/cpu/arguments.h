@@ -5,8 +5,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/util/BFloat16.h>
 #include <c10/util/SmallVector.h>
 
+#include <algorithm>
 #include <array>
 
 #include "kernels/table.h"
@@ -60,7 +62,19 @@ inline int64_t window_room(const char* op, int64_t input, int64_t kernel, int64_
   return padded - window_extent(op, kernel, dilation);
 }
 
-// The half-width types have no loops of their own: they are computed in float and rounded once.
+// How kernels name a type in memory.
+template <typename T>
+struct InKernels {
+  typedef T Type;
+  typedef T Compute;
+};
+template <>
+struct InKernels<at::BFloat16> {
+  typedef BFloat16 Type;
+  typedef float Compute;
+};
+
+// The half-width types without loops of their own are computed in float and rounded once.
 inline bool computes_in_float(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
 }
@@ -72,6 +86,18 @@ void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOption
     const at::Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
     T* scratch = workspace.data_ptr<T>();
     for (int64_t i = begin; i < end; ++i) task(i, scratch);
+  });
+}
+
+// Runs body(begin, end, workspace) over parts of the tasks, each thread with workspace bytes of its own. Where the
+// elements are few, fewer threads share them.
+template <typename Body>
+void run_ranges(int64_t tasks, int64_t elements, int64_t workspace_bytes, const Body& body) {
+  constexpr int64_t kWorth = 16384;  // elements that are worth waking another thread
+  const int64_t per_task = std::max<int64_t>(1, elements / std::max<int64_t>(1, tasks));
+  at::parallel_for(0, tasks, std::max<int64_t>(1, kWorth / per_task), [&](int64_t begin, int64_t end) {
+    const at::Tensor workspace = at::empty({workspace_bytes}, at::kByte);
+    body(begin, end, workspace.data_ptr());
   });
 }
 

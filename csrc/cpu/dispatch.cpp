@@ -63,12 +63,36 @@ const ConvolutionKernels<double>& convolution_kernels<double>() {
   return kernels().convolution_double;
 }
 template <>
-const PoolKernels<float>& pool_kernels<float>() {
-  return kernels().pool_float;
+const MaxPoolKernels<float>& max_pool_kernels<float>() {
+  return kernels().max_pool_float;
 }
 template <>
-const PoolKernels<double>& pool_kernels<double>() {
-  return kernels().pool_double;
+const MaxPoolKernels<double>& max_pool_kernels<double>() {
+  return kernels().max_pool_double;
+}
+template <>
+const MaxPoolKernels<BFloat16>& max_pool_kernels<BFloat16>() {
+  return kernels().max_pool_bfloat16;
+}
+template <>
+const IrregularPoolKernels<float>& irregular_pool_kernels<float>() {
+  return kernels().irregular_pool_float;
+}
+template <>
+const IrregularPoolKernels<double>& irregular_pool_kernels<double>() {
+  return kernels().irregular_pool_double;
+}
+template <>
+const AveragePoolKernels<float, float>& average_pool_kernels<float, float>() {
+  return kernels().average_pool_float;
+}
+template <>
+const AveragePoolKernels<double, double>& average_pool_kernels<double, double>() {
+  return kernels().average_pool_double;
+}
+template <>
+const AveragePoolKernels<BFloat16, float>& average_pool_kernels<BFloat16, float>() {
+  return kernels().average_pool_bfloat16;
 }
 template <>
 const ChannelKernels<float>& channel_kernels<float>() {

@@ -17,8 +17,12 @@ std::vector<std::string> instruction_sets_built();
 
 template <typename T>
 const ConvolutionKernels<T>& convolution_kernels();
+template <typename S>
+const MaxPoolKernels<S>& max_pool_kernels();
 template <typename T>
-const PoolKernels<T>& pool_kernels();
+const IrregularPoolKernels<T>& irregular_pool_kernels();
+template <typename S, typename T>
+const AveragePoolKernels<S, T>& average_pool_kernels();
 template <typename T>
 const ChannelKernels<T>& channel_kernels();
 template <typename T>

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include "arguments.h"
@@ -81,34 +82,49 @@ at::ScalarType winner_type(int64_t taps) { return taps <= 256 ? at::kByte : at::
 
 int winner_bytes(const Tensor& winner) { return winner.scalar_type() == at::kByte ? 1 : 4; }
 
-std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride,
-                                    IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
-  constexpr const char* op = "max_pool";
+// The maxima and, where wanted, the winners; an undefined winner otherwise.
+std::tuple<Tensor, Tensor> run_max_pool(const char* op, const Tensor& input, IntArrayRef kernel_size,
+                                        IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, bool ceil_mode,
+                                        bool winners) {
   check_batched(op, "input", input);
   PoolProblem problem = window_problem(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, ceil_mode);
-  if (computes_in_float(input)) {
-    auto [output, winner] = max_pool(input.to(at::kFloat), kernel_size, stride, padding, dilation, ceil_mode);
-    return {output.to(input.scalar_type()), winner};
+  const int64_t taps = tap_count(op, problem);
+  if (input.scalar_type() == at::kHalf) {
+    auto [output, winner] =
+        run_max_pool(op, input.to(at::kFloat), kernel_size, stride, padding, dilation, ceil_mode, winners);
+    return {output.to(at::kHalf), winner};
   }
   const at::MemoryFormat format = input.suggest_memory_format();
   const Tensor dense = input.contiguous(format);
   set_planes(problem, dense, format);
   const auto shape = pooled_shape(input, problem.output);
   Tensor output = at::empty(shape, input.options().memory_format(format));
-  Tensor winner = at::empty(shape, input.options().dtype(winner_type(tap_count(op, problem))).memory_format(format));
+  Tensor winner;
+  if (winners) winner = at::empty(shape, input.options().dtype(winner_type(taps)).memory_format(format));
   if (output.numel() == 0) return {output, winner};
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
-    const scalar_t* from = dense.const_data_ptr<scalar_t>();
-    scalar_t* to = output.data_ptr<scalar_t>();
-    void* winners = winner.data_ptr();
-    const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.max_tasks(problem), kernel.max_workspace(problem), input.options(),
-                        [&](int64_t task, scalar_t* workspace) {
-                          kernel.max_pool(problem, from, to, winners, bytes, workspace, task);
-                        });
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, input.scalar_type(), "max_pool", [&] {
+    typedef InKernels<scalar_t>::Type S;
+    const MaxPoolKernels<S>& kernel = max_pool_kernels<S>();
+    const S* from = static_cast<const S*>(dense.const_data_ptr());
+    S* to = static_cast<S*>(output.data_ptr());
+    void* places = winners ? winner.data_ptr() : nullptr;
+    const int bytes = winner_type(taps) == at::kByte ? 1 : 4;
+    run_ranges(kernel.forward_tasks(problem), std::max(output.numel(), dense.numel()),
+               kernel.forward_workspace(problem), [&](int64_t begin, int64_t end, void* workspace) {
+                 kernel.forward(problem, from, to, places, bytes, begin, end, workspace);
+               });
   });
   return {output, winner};
+}
+
+std::tuple<Tensor, Tensor> max_pool(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride,
+                                    IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
+  return run_max_pool("max_pool", input, kernel_size, stride, padding, dilation, ceil_mode, true);
+}
+
+Tensor max_pool_values(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
+                       IntArrayRef dilation, bool ceil_mode) {
+  return std::get<0>(run_max_pool("max_pool_values", input, kernel_size, stride, padding, dilation, ceil_mode, false));
 }
 
 // Checks winner against the geometry and returns the problem with its output sizes taken from it.
@@ -142,23 +158,27 @@ Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& winner, IntArra
       winner_problem(op, grad_output, "grad_output", winner, input_size, kernel_size, stride, padding, dilation);
   TORCH_CHECK(grad_output.sizes() == winner.sizes(), op, ": grad_output must have the shape of winner, ",
               winner.sizes(), ", but got ", grad_output.sizes());
-  if (computes_in_float(grad_output))
-    return max_pool_scatter(grad_output.to(at::kFloat), winner, input_size, kernel_size, stride, padding, dilation)
-        .to(grad_output.scalar_type());
   // The winners keep the layout of the forward pass; a gradient may arrive expanded or permuted.
   const at::MemoryFormat format = winner.suggest_memory_format();
+  set_planes(problem, winner, format);
+  const at::ScalarType type = grad_output.scalar_type();
+  if (type == at::kHalf || (type == at::kBFloat16 && !max_pool_kernels<BFloat16>().rounds_once(problem)))
+    return max_pool_scatter(grad_output.to(at::kFloat), winner, input_size, kernel_size, stride, padding, dilation)
+        .to(type);
   const Tensor dense = grad_output.contiguous(format), winners = winner.contiguous(format);
-  set_planes(problem, dense, format);
   Tensor grad_input = at::empty(pooled_shape(grad_output, problem.input), grad_output.options().memory_format(format));
   if (grad_input.numel() == 0) return grad_input;
-  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
-    const scalar_t* from = dense.const_data_ptr<scalar_t>();
-    scalar_t* to = grad_input.data_ptr<scalar_t>();
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, type, op, [&] {
+    typedef InKernels<scalar_t>::Type S;
+    const MaxPoolKernels<S>& kernel = max_pool_kernels<S>();
+    const S* from = static_cast<const S*>(dense.const_data_ptr());
+    S* to = static_cast<S*>(grad_input.data_ptr());
     const void* taps = winners.const_data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, grad_output.options(),
-                        [&](int64_t task, scalar_t*) { kernel.max_scatter(problem, from, taps, bytes, to, task); });
+    run_ranges(kernel.scatter_tasks(problem), std::max(grad_input.numel(), dense.numel()),
+               kernel.scatter_workspace(problem), [&](int64_t begin, int64_t end, void* workspace) {
+                 kernel.scatter(problem, from, taps, bytes, to, begin, end, workspace);
+               });
   });
   return grad_input;
 }
@@ -169,22 +189,22 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& winner, IntArrayRef ke
   check_batched(op, "input", input);
   PoolProblem problem =
       winner_problem(op, input, "input", winner, input.sizes().slice(2), kernel_size, stride, padding, dilation);
-  if (computes_in_float(input))
-    return max_pool_gather(input.to(at::kFloat), winner, kernel_size, stride, padding, dilation)
-        .to(input.scalar_type());
+  if (input.scalar_type() == at::kHalf)
+    return max_pool_gather(input.to(at::kFloat), winner, kernel_size, stride, padding, dilation).to(at::kHalf);
   const at::MemoryFormat format = winner.suggest_memory_format();
   const Tensor dense = input.contiguous(format), winners = winner.contiguous(format);
   set_planes(problem, dense, format);
   Tensor output = at::empty(winner.sizes(), input.options().memory_format(format));
   if (output.numel() == 0) return output;
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
-    const scalar_t* from = dense.const_data_ptr<scalar_t>();
-    scalar_t* to = output.data_ptr<scalar_t>();
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, input.scalar_type(), op, [&] {
+    typedef InKernels<scalar_t>::Type S;
+    const MaxPoolKernels<S>& kernel = max_pool_kernels<S>();
+    const S* from = static_cast<const S*>(dense.const_data_ptr());
+    S* to = static_cast<S*>(output.data_ptr());
     const void* taps = winners.const_data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.max_tasks(problem), 0, input.options(),
-                        [&](int64_t task, scalar_t*) { kernel.max_gather(problem, from, taps, bytes, to, task); });
+    run_ranges(kernel.gather_tasks(problem), output.numel(), 0,
+               [&](int64_t begin, int64_t end, void*) { kernel.gather(problem, from, taps, bytes, to, begin, end); });
   });
   return output;
 }
@@ -272,13 +292,13 @@ std::tuple<Tensor, Tensor> irregular_max_pool(const Tensor& input, const Tensor&
   Tensor winner = at::empty(shape, input.options().dtype(irregular_winner_type(op, kernel_size)).memory_format(format));
   if (output.numel() == 0) return {output, winner};
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = output.data_ptr<scalar_t>();
     void* places = winner.data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.irregular_tasks(irregular.problem), 0, input.options(), [&](int64_t task, scalar_t*) {
-      kernel.irregular_max_pool(irregular.problem, from, to, places, bytes, task);
+    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, input.options(), [&](int64_t task, scalar_t*) {
+      kernel.forward(irregular.problem, from, to, places, bytes, task);
     });
   });
   return {output, winner};
@@ -312,12 +332,12 @@ Tensor irregular_max_pool_scatter(const Tensor& grad_output, const Tensor& winne
       at::empty(pooled_shape(grad_output, spatial(input_size, 1).data()), grad_output.options().memory_format(format));
   if (grad_input.numel() == 0) return grad_input;
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = grad_input.data_ptr<scalar_t>();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.irregular_tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
-      kernel.irregular_scatter(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
+    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
+      kernel.scatter(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
     });
   });
   return grad_input;
@@ -337,12 +357,12 @@ Tensor irregular_max_pool_gather(const Tensor& input, const Tensor& winner, cons
   Tensor output = at::empty(winner.sizes(), input.options().memory_format(format));
   if (output.numel() == 0) return output;
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
+    const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = output.data_ptr<scalar_t>();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.irregular_tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
-      kernel.irregular_gather(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
+    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
+      kernel.gather(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
     });
   });
   return output;
@@ -405,7 +425,8 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, IntArrayRef output
     const int64_t* index = places.const_data_ptr<int64_t>();
     run_planes(op, indices, from, output_size, format,
                [&](const UnpoolProblem& problem, int64_t source, int64_t place, uint8_t*) {
-                 return pool_kernels<scalar_t>().unpool(problem, values + source, index + source, target + place);
+                 return irregular_pool_kernels<scalar_t>().unpool(problem, values + source, index + source,
+                                                                  target + place);
                });
   });
   return output;
@@ -430,8 +451,8 @@ Tensor max_unpool_adjoint(const Tensor& grad_output, const Tensor& indices) {
     const int64_t* index = places.const_data_ptr<int64_t>();
     run_planes(op, indices, from, grad_output.sizes().slice(2), format,
                [&](const UnpoolProblem& problem, int64_t source, int64_t place, uint8_t* taken) {
-                 return pool_kernels<scalar_t>().unpool_adjoint(problem, values + place, index + source,
-                                                                target + source, taken);
+                 return irregular_pool_kernels<scalar_t>().unpool_adjoint(problem, values + place, index + source,
+                                                                          target + source, taken);
                });
   });
   return grad_input;
@@ -445,6 +466,8 @@ struct Windows {
   std::array<std::vector<int64_t>, kSpatial> start, end, length;
   Sizes input, output;
   int64_t divisor = 0;  // replaces the product of the lengths unless zero
+  // Along the width: the windows are the part inside the input of [o * step - padding, ... + kernel), unless step is 0.
+  int64_t step = 0, kernel = 0, padding = 0;
 };
 
 void check_pooled_gradient(const char* op, const Tensor& grad_output, IntArrayRef input_size, const int64_t* output) {
@@ -464,6 +487,9 @@ Windows fixed_windows(const char* op, IntArrayRef input_size, IntArrayRef kernel
   if (grad_output != nullptr) check_pooled_gradient(op, *grad_output, input_size, p.output);
   Windows windows;
   windows.divisor = divisor_override.value_or(0);
+  windows.step = p.stride[2];
+  windows.kernel = p.kernel[2];
+  windows.padding = p.padding[2];
   for (int d = 0; d < kSpatial; ++d) {
     windows.input[d] = p.input[d];
     windows.output[d] = p.output[d];
@@ -496,42 +522,68 @@ Windows adaptive_windows(const char* op, IntArrayRef input_size, IntArrayRef out
       windows.length[d].push_back(windows.end[d].back() - windows.start[d].back());
     }
   }
+  const int64_t in = windows.input[2], out = windows.output[2];
+  if (out > 0 && in % out == 0) windows.step = windows.kernel = in / out;
   return windows;
+}
+
+// The outputs [first[i], end[i]) whose windows cover input i: starts and ends of windows never decrease.
+void find_cover(const Windows& windows, int axis, std::vector<int64_t>& first, std::vector<int64_t>& end) {
+  const auto& starts = windows.start[axis];
+  const auto& ends = windows.end[axis];
+  for (int64_t i = 0; i < windows.input[axis]; ++i) {
+    end.push_back(std::upper_bound(starts.begin(), starts.end(), i) - starts.begin());
+    first.push_back(std::min(end.back(), std::upper_bound(ends.begin(), ends.end(), i) - ends.begin()));
+  }
 }
 
 // Averages `from` (spread = false) or spreads it back over the windows (spread = true).
 Tensor run_average(const char* op, const Windows& windows, const Tensor& from, bool spread) {
-  if (computes_in_float(from)) return run_average(op, windows, from.to(at::kFloat), spread).to(from.scalar_type());
+  if (from.scalar_type() == at::kHalf) return run_average(op, windows, from.to(at::kFloat), spread).to(at::kHalf);
   const at::MemoryFormat format = planar_format(from);
   const Tensor dense = from.contiguous(format);
   Tensor to = at::empty(pooled_shape(from, (spread ? windows.input : windows.output).data()),
                         from.options().memory_format(format));
   if (to.numel() == 0) return to;
   if (from.numel() == 0) return to.zero_();
-  AT_DISPATCH_FLOATING_TYPES(from.scalar_type(), "average_pool", [&] {
-    AverageProblem<scalar_t> problem{};
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, from.scalar_type(), "average_pool", [&] {
+    typedef InKernels<scalar_t>::Type S;
+    typedef InKernels<scalar_t>::Compute T;
+    AverageProblem<T> problem{};
     set_planes(problem, dense, format);
-    problem.factor = windows.divisor == 0 ? scalar_t(1) : scalar_t(1) / static_cast<scalar_t>(windows.divisor);
-    std::array<std::vector<scalar_t>, kSpatial> scale;
+    problem.factor = windows.divisor == 0 ? T(1) : T(1) / static_cast<T>(windows.divisor);
+    problem.step = windows.step;
+    problem.kernel = windows.kernel;
+    problem.padding = windows.padding;
+    std::array<std::vector<T>, kSpatial> scale;
+    std::array<std::vector<int64_t>, kSpatial> cover_first, cover_end;
     for (int d = 0; d < kSpatial; ++d) {
       problem.input[d] = windows.input[d];
       problem.output[d] = windows.output[d];
       problem.start[d] = windows.start[d].data();
       problem.end[d] = windows.end[d].data();
       for (const int64_t length : windows.length[d])
-        scale[d].push_back(windows.divisor == 0 ? scalar_t(1) / static_cast<scalar_t>(length) : scalar_t(1));
+        scale[d].push_back(windows.divisor == 0 ? T(1) / static_cast<T>(length) : T(1));
+      scale[d].resize(scale[d].size() + kScaleSlack);
       problem.scale[d] = scale[d].data();
+      if (spread) find_cover(windows, d, cover_first[d], cover_end[d]);
+      problem.cover_first[d] = cover_first[d].data();
+      problem.cover_end[d] = cover_end[d].data();
     }
-    const PoolKernels<scalar_t>& kernel = pool_kernels<scalar_t>();
-    const scalar_t* source = dense.const_data_ptr<scalar_t>();
-    scalar_t* target = to.data_ptr<scalar_t>();
-    run_tasks<scalar_t>(kernel.average_tasks(problem), kernel.average_workspace(problem), from.options(),
-                        [&](int64_t task, scalar_t* workspace) {
-                          if (spread)
-                            kernel.average_spread(problem, source, target, workspace, task);
-                          else
-                            kernel.average_pool(problem, source, target, workspace, task);
-                        });
+    const AveragePoolKernels<S, T>& kernel = average_pool_kernels<S, T>();
+    const S* source = static_cast<const S*>(dense.const_data_ptr());
+    S* target = static_cast<S*>(to.data_ptr());
+    const int64_t elements = std::max(to.numel(), from.numel());
+    if (spread)
+      run_ranges(kernel.adjoint_tasks(problem), elements, kernel.adjoint_workspace(problem),
+                 [&](int64_t begin, int64_t end, void* workspace) {
+                   kernel.adjoint(problem, source, target, begin, end, workspace);
+                 });
+    else
+      run_ranges(kernel.tasks(problem), elements, kernel.workspace(problem),
+                 [&](int64_t begin, int64_t end, void* workspace) {
+                   kernel.forward(problem, source, target, begin, end, workspace);
+                 });
   });
   return to;
 }
@@ -579,6 +631,7 @@ Tensor adaptive_average_pool_adjoint(const Tensor& grad_output, IntArrayRef inpu
 
 TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
   m.impl("max_pool", max_pool);
+  m.impl("max_pool_values", max_pool_values);
   m.impl("max_pool_scatter", max_pool_scatter);
   m.impl("max_pool_gather", max_pool_gather);
   m.impl("irregular_max_pool", irregular_max_pool);

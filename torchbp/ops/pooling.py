@@ -126,6 +126,14 @@ def _composite_max(input, kernel_size, stride, padding, dilation, ceil_mode):
     return laid_out(output, format), laid_out(winner.to(winner_dtype(kernel_size)), format)
 
 
+def _fake_values(input, kernel_size, stride, padding, dilation, ceil_mode):
+    return _fake_max(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
+
+
+def _composite_values(input, kernel_size, stride, padding, dilation, ceil_mode):
+    return _composite_max(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
+
+
 def _fake_scatter(grad_output, winner, input_size, kernel_size, stride, padding, dilation):
     shape = (*grad_output.shape[:2], *input_size)
     return torch.empty(
@@ -151,6 +159,7 @@ def _composite_gather(input, winner, kernel_size, stride, padding, dilation):
 
 
 _max = register("max_pool", fake=_fake_max, composite=_composite_max, flops=flops_none)
+_values = register("max_pool_values", fake=_fake_values, composite=_composite_values, flops=flops_none)
 _scatter = register("max_pool_scatter", fake=_fake_scatter, composite=_composite_scatter, flops=flops_none)
 _gather = register("max_pool_gather", fake=_fake_gather, composite=_composite_gather, flops=flops_none)
 
@@ -160,6 +169,14 @@ def max_pool(
 ) -> tuple[Tensor, Tensor]:
     """Return the maxima of the windows and their winners, both (N, C, *output)."""
     call = _max if input.dtype in KERNEL_DTYPES else _composite_max
+    return call(input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool_values(
+    input: Tensor, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil_mode: bool
+) -> Tensor:
+    """Return the maxima of the windows alone, (N, C, *output)."""
+    call = _values if input.dtype in KERNEL_DTYPES else _composite_values
     return call(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 

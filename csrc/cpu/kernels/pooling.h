@@ -42,8 +42,12 @@ struct UnpoolProblem {
   int64_t step;
 };
 
+// Entries behind the last scale of an average, so that vectors of them can be read whole.
+constexpr int64_t kScaleSlack = 16;
+
 // Windows of an average along each axis: output o averages the inputs [start[o], end[o]) and weighs
-// them with the product over the axes of scale[o], times `factor`.
+// them with the product over the axes of scale[o], times `factor`. The outputs [cover_first[i], cover_end[i])
+// are those whose windows cover input i.
 template <typename T>
 struct AverageProblem {
   int64_t outer;
@@ -53,46 +57,78 @@ struct AverageProblem {
   const int64_t* start[kSpatial];
   const int64_t* end[kSpatial];
   const T* scale[kSpatial];
+  const int64_t* cover_first[kSpatial];
+  const int64_t* cover_end[kSpatial];
   T factor;
+  // Where step is not 0, windows along the width are the part inside the input of [o * step - padding, ... + kernel).
+  int64_t step;
+  int64_t kernel;
+  int64_t padding;
 };
 
-// One task is one element of `outer` and a block of `inner`; tasks write disjoint outputs.
-template <typename T>
-struct PoolKernels {
-  int64_t (*max_tasks)(const PoolProblem&);
-  int64_t (*max_workspace)(const PoolProblem&);  // elements, per thread
-  // winner_bytes is 1 or 4.
-  void (*max_pool)(const PoolProblem&, const T* input, T* output, void* winner, int winner_bytes, T* workspace,
-                   int64_t task);
-  void (*max_scatter)(const PoolProblem&, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
-                      int64_t task);
-  void (*max_gather)(const PoolProblem&, const T* input, const void* winner, int winner_bytes, T* output, int64_t task);
+// Kernels run the tasks [begin, end), which write disjoint outputs. S is a type in memory: bfloat16 is computed in
+// float and rounded once.
+template <typename S>
+struct MaxPoolKernels {
+  int64_t (*forward_tasks)(const PoolProblem&);
+  int64_t (*forward_workspace)(const PoolProblem&);  // bytes, per thread
+  // winner_bytes is 1 or 4; winner may be null.
+  void (*forward)(const PoolProblem&, const S* input, S* output, void* winner, int winner_bytes, int64_t begin,
+                  int64_t end, void* workspace);
 
-  // The same three for windows that follow no stride; the winner is a place in its own window.
-  int64_t (*irregular_tasks)(const IrregularProblem&);
-  void (*irregular_max_pool)(const IrregularProblem&, const T* input, T* output, void* winner, int winner_bytes,
-                             int64_t task);
-  void (*irregular_scatter)(const IrregularProblem&, const T* grad_output, const void* winner, int winner_bytes,
-                            T* grad_input, int64_t task);
-  void (*irregular_gather)(const IrregularProblem&, const T* input, const void* winner, int winner_bytes, T* output,
-                           int64_t task);
+  // Adds what each output got to the input that won it.
+  int64_t (*scatter_tasks)(const PoolProblem&);
+  int64_t (*scatter_workspace)(const PoolProblem&);
+  void (*scatter)(const PoolProblem&, const S* gradient, const void* winner, int winner_bytes, S* grad_input,
+                  int64_t begin, int64_t end, void* workspace);
+  bool (*rounds_once)(const PoolProblem&);  // whether it keeps sums in registers until they are complete
+
+  // Reads the winners' values.
+  int64_t (*gather_tasks)(const PoolProblem&);
+  void (*gather)(const PoolProblem&, const S* input, const void* winner, int winner_bytes, S* output, int64_t begin,
+                 int64_t end);
+};
+
+// The same three for windows that follow no stride; the winner is a place in its own window.
+template <typename T>
+struct IrregularPoolKernels {
+  int64_t (*tasks)(const IrregularProblem&);
+  void (*forward)(const IrregularProblem&, const T* input, T* output, void* winner, int winner_bytes, int64_t task);
+  void (*scatter)(const IrregularProblem&, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
+                  int64_t task);
+  void (*gather)(const IrregularProblem&, const T* input, const void* winner, int winner_bytes, T* output,
+                 int64_t task);
 
   // Both return where they met an index outside the plane, or null.
   const int64_t* (*unpool)(const UnpoolProblem&, const T* input, const int64_t* index, T* output);
   const int64_t* (*unpool_adjoint)(const UnpoolProblem&, const T* grad_output, const int64_t* index, T* grad_input,
                                    uint8_t* taken);  // a byte per element of `to`
+};
 
-  int64_t (*average_tasks)(const AverageProblem<T>&);
-  int64_t (*average_workspace)(const AverageProblem<T>&);  // elements, per thread
-  void (*average_pool)(const AverageProblem<T>&, const T* input, T* output, T* workspace, int64_t task);
-  void (*average_spread)(const AverageProblem<T>&, const T* grad_output, T* grad_input, T* workspace, int64_t task);
+// T is what S is computed in.
+template <typename S, typename T>
+struct AveragePoolKernels {
+  int64_t (*tasks)(const AverageProblem<T>&);
+  int64_t (*workspace)(const AverageProblem<T>&);  // bytes, per thread
+  void (*forward)(const AverageProblem<T>&, const S* input, S* output, int64_t begin, int64_t end, void* workspace);
+
+  int64_t (*adjoint_tasks)(const AverageProblem<T>&);
+  int64_t (*adjoint_workspace)(const AverageProblem<T>&);
+  void (*adjoint)(const AverageProblem<T>&, const S* gradient, S* grad_input, int64_t begin, int64_t end,
+                  void* workspace);
 };
 
 #ifdef TORCHBP_ISA
 namespace TORCHBP_ISA {
 
-PoolKernels<float> pool_float();
-PoolKernels<double> pool_double();
+MaxPoolKernels<float> max_pool_float();
+MaxPoolKernels<double> max_pool_double();
+MaxPoolKernels<BFloat16> max_pool_bfloat16();
+IrregularPoolKernels<float> irregular_pool_float();
+IrregularPoolKernels<double> irregular_pool_double();
+AveragePoolKernels<float, float> average_pool_float();
+AveragePoolKernels<double, double> average_pool_double();
+AveragePoolKernels<BFloat16, float> average_pool_bfloat16();
 
 }  // namespace TORCHBP_ISA
 #endif

@@ -12,4 +12,9 @@ namespace torchbp {
 constexpr int kSpatial = 3;          // every problem has depth, height and width; absent ones have size 1
 constexpr int kAxes = kSpatial + 1;  // ... and the batch, as the outermost axis
 
+// Upper half of a float: a type in memory only.
+struct BFloat16 {
+  uint16_t bits;
+};
+
 }  // namespace torchbp

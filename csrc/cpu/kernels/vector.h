@@ -2,7 +2,7 @@
 // GCC and Clang: arithmetic is written once and is SSE2, NEON, AVX2 or AVX-512 by compiler flag.
 #pragma once
 
-#include <cstdint>
+#include "problem.h"
 
 #if defined(__AVX512F__)
 #define TORCHBP_VECTOR_BYTES 64
@@ -43,6 +43,141 @@ TORCHBP_INLINE void store(T* to, const Vector<T>& v) {
 
 TORCHBP_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 TORCHBP_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <typename T>
+constexpr int64_t kLanes = Lanes<T>::count;
+
+// The integer of the same size as T, so that vectors of both have equally many lanes.
+template <typename T>
+struct Same;
+template <>
+struct Same<float> {
+  typedef int32_t Integer;
+};
+template <>
+struct Same<double> {
+  typedef int64_t Integer;
+};
+template <typename T>
+using Integer = typename Same<T>::Integer;
+
+template <int kBytes>
+struct Word;
+template <>
+struct Word<1> {
+  typedef uint8_t Type;
+};
+template <>
+struct Word<2> {
+  typedef uint16_t Type;
+};
+template <>
+struct Word<4> {
+  typedef int32_t Type;
+};
+// As many integers of a size as T has lanes.
+template <typename T, int kBytes>
+struct WordLanes {
+  typedef typename Word<kBytes>::Type Vector __attribute__((vector_size(Lanes<T>::count * kBytes)));
+};
+template <typename T, int kBytes>
+using Words = typename WordLanes<T, kBytes>::Vector;
+
+template <typename T>
+struct IntegerLanes {
+  typedef Integer<T> Vector __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+};
+template <typename T>
+using IntegerVector = typename IntegerLanes<T>::Vector;
+
+// A type in memory, and the type it is computed in.
+template <typename S>
+struct Storage {
+  typedef S Compute;
+};
+template <>
+struct Storage<BFloat16> {
+  typedef float Compute;
+};
+template <typename S>
+using Compute = typename Storage<S>::Compute;
+
+TORCHBP_INLINE float value_of(float v) { return v; }
+TORCHBP_INLINE double value_of(double v) { return v; }
+TORCHBP_INLINE float value_of(BFloat16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+TORCHBP_INLINE void set_value(float* to, float v) { *to = v; }
+TORCHBP_INLINE void set_value(double* to, double v) { *to = v; }
+TORCHBP_INLINE void set_value(BFloat16* to, float v) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &v, sizeof(bits));
+  to->bits = v != v ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+TORCHBP_INLINE Vector<float> load_values(const float* from) { return load(from); }
+TORCHBP_INLINE Vector<double> load_values(const double* from) { return load(from); }
+TORCHBP_INLINE Vector<float> load_values(const BFloat16* from) {
+  Words<float, 2> half;
+  __builtin_memcpy(&half, from, sizeof(half));
+  typedef uint32_t Wide __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+  return reinterpret_cast<Vector<float>>(__builtin_convertvector(half, Wide) << 16);
+}
+
+TORCHBP_INLINE void store_values(float* to, const Vector<float>& v) { store(to, v); }
+TORCHBP_INLINE void store_values(double* to, const Vector<double>& v) { store(to, v); }
+// Rounded to nearest, ties to even; a NaN becomes the quiet NaN.
+TORCHBP_INLINE void store_values(BFloat16* to, const Vector<float>& v) {
+  typedef uint32_t Wide __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+  const Wide bits = reinterpret_cast<Wide>(v);
+  const Wide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Wide quiet = rounded * 0 + 0x7fc0;
+  const Words<float, 2> half = __builtin_convertvector(v != v ? quiet : rounded, Words<float, 2>);
+  __builtin_memcpy(to, &half, sizeof(half));
+}
+
+// Of 2 n consecutive elements a and b: those at even places, those at odd places; and the inverse.
+#define TORCHBP_SHUFFLE(name, two, four, eight, sixteen)               \
+  template <typename V>                                                \
+  TORCHBP_INLINE V name(const V& a, const V& b) {                      \
+    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                \
+    if constexpr (lanes == 2) return __builtin_shufflevector two;      \
+    if constexpr (lanes == 4) return __builtin_shufflevector four;     \
+    if constexpr (lanes == 8) return __builtin_shufflevector eight;    \
+    if constexpr (lanes == 16) return __builtin_shufflevector sixteen; \
+  }
+TORCHBP_SHUFFLE(even_places, (a, b, 0, 2), (a, b, 0, 2, 4, 6), (a, b, 0, 2, 4, 6, 8, 10, 12, 14),
+                (a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30))
+TORCHBP_SHUFFLE(odd_places, (a, b, 1, 3), (a, b, 1, 3, 5, 7), (a, b, 1, 3, 5, 7, 9, 11, 13, 15),
+                (a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31))
+TORCHBP_SHUFFLE(first_of_pairs, (a, b, 0, 2), (a, b, 0, 4, 1, 5), (a, b, 0, 8, 1, 9, 2, 10, 3, 11),
+                (a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23))
+TORCHBP_SHUFFLE(rest_of_pairs, (a, b, 1, 3), (a, b, 2, 6, 3, 7), (a, b, 4, 12, 5, 13, 6, 14, 7, 15),
+                (a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31))
+#undef TORCHBP_SHUFFLE
+
+// Reads a vector, or what of it lies before `limit`.
+template <typename S, bool kChecked>
+TORCHBP_INLINE Vector<Compute<S>> load_before(const S* from, const S* limit) {
+  if constexpr (!kChecked) return load_values(from);
+  if (limit - from >= kLanes<Compute<S>>) return load_values(from);
+  Vector<Compute<S>> v = {};
+  for (int64_t lane = 0; lane < limit - from; ++lane) v[lane] = value_of(from[lane]);
+  return v;
+}
+
+// Writes a vector, or the `count` elements that matter where there is no room for all of it.
+template <typename S>
+TORCHBP_INLINE void store_before(S* to, const Vector<Compute<S>>& v, int64_t count, int64_t room) {
+  if (room >= kLanes<Compute<S>>)
+    store_values(to, v);
+  else
+    for (int64_t lane = 0; lane < smaller(count, kLanes<Compute<S>>); ++lane) set_value(to + lane, v[lane]);
+}
 
 // Division rounded up and down; the divisor is positive, the dividend may be negative. Dividing by one,
 // the usual step, costs no division.

@@ -1,0 +1,129 @@
+// Finding the largest element of a window, and reading and writing who it was.
+#pragma once
+
+#include "vector.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+
+// What stands for the winner of a window without elements.
+constexpr int32_t kNone = -1;
+
+// The best values of a vector of windows, and their taps.
+template <typename T, bool kWinner>
+struct Champion {
+  Vector<T> best;
+  IntegerVector<T> tap;
+
+  // The first of equals stays; a NaN always wins, so the last one is kept.
+  TORCHBP_INLINE void meet(const Vector<T>& value, const IntegerVector<T>& other) {
+    const IntegerVector<T> take = (value > best) | (value != value);
+    best = take ? value : best;
+    if constexpr (kWinner) tap = take ? other : tap;
+  }
+};
+
+// The same for one window. Masks in place of branches: which of a few random values is the largest cannot be
+// predicted.
+template <typename T>
+TORCHBP_INLINE void meet_one(T* best, Integer<T>* winner, T value, Integer<T> tap) {
+  const Integer<T> take = -static_cast<Integer<T>>((value > *best) | (value != value));
+  Integer<T> old_bits, new_bits;
+  __builtin_memcpy(&old_bits, best, sizeof(T));
+  __builtin_memcpy(&new_bits, &value, sizeof(T));
+  old_bits ^= (old_bits ^ new_bits) & take;
+  __builtin_memcpy(best, &old_bits, sizeof(T));
+  *winner ^= (*winner ^ tap) & take;
+}
+
+template <typename T>
+TORCHBP_INLINE void store_winners(uint8_t* to, const IntegerVector<T>& tap) {
+  const Words<T, 1> narrow = __builtin_convertvector(tap, Words<T, 1>);
+  __builtin_memcpy(to, &narrow, sizeof(narrow));
+}
+template <typename T>
+TORCHBP_INLINE void store_winners(int32_t* to, const IntegerVector<T>& tap) {
+  const Words<T, 4> narrow = __builtin_convertvector(tap, Words<T, 4>);
+  __builtin_memcpy(to, &narrow, sizeof(narrow));
+}
+
+template <typename T>
+TORCHBP_INLINE void store_winners(int64_t* to, const IntegerVector<T>& tap) {
+  __builtin_memcpy(to, &tap, sizeof(tap));
+}
+
+template <typename T>
+TORCHBP_INLINE IntegerVector<T> load_places(const Integer<T>* from) {
+  IntegerVector<T> places;
+  __builtin_memcpy(&places, from, sizeof(places));
+  return places;
+}
+
+template <typename T>
+TORCHBP_INLINE IntegerVector<T> load_winners(const uint8_t* from) {
+  Words<T, 1> narrow;
+  __builtin_memcpy(&narrow, from, sizeof(narrow));
+  return __builtin_convertvector(narrow, IntegerVector<T>);
+}
+template <typename T>
+TORCHBP_INLINE IntegerVector<T> load_winners(const int32_t* from) {
+  Words<T, 4> narrow;
+  __builtin_memcpy(&narrow, from, sizeof(narrow));
+  return __builtin_convertvector(narrow, IntegerVector<T>);
+}
+
+// One wide window of a contiguous tensor, row by row: elements meet lane by lane, and the lanes at the end.
+template <typename T>
+struct WideContest {
+  Champion<T, true> lanes = {Vector<T>{}, IntegerVector<T>{}};
+  bool any = false;  // whether the lanes hold elements
+  T rest = 0;        // of the elements that fill no vector
+  Integer<T> rest_place = kNone;
+
+  // `count` elements of which the first has place `first`.
+  template <typename S>
+  TORCHBP_INLINE void row(const S* from, int64_t count, Integer<T> first) {
+    int64_t i = 0;
+    for (; i + kLanes<T> <= count; i += kLanes<T>) {
+      const IntegerVector<T> place = IntegerVector<T>{} + static_cast<Integer<T>>(first + i);
+      if (any)
+        lanes.meet(load_values(from + i), place);
+      else
+        lanes = {load_values(from + i), place};
+      any = true;
+    }
+    for (; i < count; ++i) {
+      const T value = value_of(from[i]);
+      if (rest_place < 0 || value > rest || value != value) {
+        rest = value;
+        rest_place = static_cast<Integer<T>>(first + i);
+      }
+    }
+  }
+
+  // Leaves the winner in rest and rest_place: the first of equals, and the last NaN.
+  TORCHBP_INLINE void finish() {
+    for (int64_t lane = 0; any && lane < kLanes<T>; ++lane) {
+      const T value = lanes.best[lane];
+      const Integer<T> place = lanes.tap[lane] + static_cast<Integer<T>>(lane);
+      const bool nan = value != value, rest_nan = rest != rest, earlier = place < rest_place;
+      const bool take =
+          rest_place < 0 || (nan ? !rest_nan || !earlier : !rest_nan && (value > rest || (value == rest && earlier)));
+      if (!take) continue;
+      rest = value;
+      rest_place = place;
+    }
+  }
+};
+
+// Calls body with the winners as bytes or as 32-bit integers.
+template <typename Body>
+TORCHBP_INLINE void with_winner(const void* winner, int winner_bytes, Body body) {
+  if (winner_bytes == 1)
+    body(static_cast<const uint8_t*>(winner));
+  else
+    body(static_cast<const int32_t*>(winner));
+}
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp
