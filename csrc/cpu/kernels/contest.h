@@ -36,42 +36,6 @@ TORCHBP_INLINE void meet_one(T* best, Integer<T>* winner, T value, Integer<T> ta
   *winner ^= (*winner ^ tap) & take;
 }
 
-template <typename T>
-TORCHBP_INLINE void store_winners(uint8_t* to, const IntegerVector<T>& tap) {
-  const Words<T, 1> narrow = __builtin_convertvector(tap, Words<T, 1>);
-  __builtin_memcpy(to, &narrow, sizeof(narrow));
-}
-template <typename T>
-TORCHBP_INLINE void store_winners(int32_t* to, const IntegerVector<T>& tap) {
-  const Words<T, 4> narrow = __builtin_convertvector(tap, Words<T, 4>);
-  __builtin_memcpy(to, &narrow, sizeof(narrow));
-}
-
-template <typename T>
-TORCHBP_INLINE void store_winners(int64_t* to, const IntegerVector<T>& tap) {
-  __builtin_memcpy(to, &tap, sizeof(tap));
-}
-
-template <typename T>
-TORCHBP_INLINE IntegerVector<T> load_places(const Integer<T>* from) {
-  IntegerVector<T> places;
-  __builtin_memcpy(&places, from, sizeof(places));
-  return places;
-}
-
-template <typename T>
-TORCHBP_INLINE IntegerVector<T> load_winners(const uint8_t* from) {
-  Words<T, 1> narrow;
-  __builtin_memcpy(&narrow, from, sizeof(narrow));
-  return __builtin_convertvector(narrow, IntegerVector<T>);
-}
-template <typename T>
-TORCHBP_INLINE IntegerVector<T> load_winners(const int32_t* from) {
-  Words<T, 4> narrow;
-  __builtin_memcpy(&narrow, from, sizeof(narrow));
-  return __builtin_convertvector(narrow, IntegerVector<T>);
-}
-
 // One wide window of a contiguous tensor, row by row: elements meet lane by lane, and the lanes at the end.
 template <typename T>
 struct WideContest {

@@ -193,15 +193,15 @@ TORCHBP_INLINE void combine_rows(const Pile<Compute<S>>& pile, int64_t count, S*
   const int64_t rows = kCount ? kCount : pile.count;
   for (int64_t i = 0; i < count; i += kLanes<T>) {
     Champion<T, kWinner> champion = {load(pile.best[0] + i), IntegerVector<T>{}};
-    if constexpr (kWinner) champion.tap = load_places<T>(pile.tap[0] + i) + pile.base[0];
+    if constexpr (kWinner) champion.tap = widen<T>(pile.tap[0] + i) + pile.base[0];
     for (int64_t r = 1; r < rows; ++r) {
       IntegerVector<T> tap = {};
-      if constexpr (kWinner) tap = load_places<T>(pile.tap[r] + i) + pile.base[r];
+      if constexpr (kWinner) tap = widen<T>(pile.tap[r] + i) + pile.base[r];
       champion.meet(load(pile.best[r] + i), tap);
     }
     if (i + kLanes<T> <= room) {
       store_values(to + i, champion.best);
-      if constexpr (kWinner) store_winners<T>(winner + i, champion.tap);
+      if constexpr (kWinner) narrow<T>(champion.tap, winner + i);
     } else {
       for (int64_t lane = 0; lane < count - i; ++lane) {
         set_value(to + i + lane, champion.best[lane]);
@@ -434,7 +434,7 @@ TORCHBP_INLINE void fill_line(const S* gradient, const W* winner, int64_t size, 
   for (; i < end; i += lanes) {
     if (i + lanes <= readable) {
       store(line + (i - from), load_values(gradient + i));
-      const IntegerVector<T> winners = load_winners<T>(winner + i);
+      const IntegerVector<T> winners = widen<T>(winner + i);
       __builtin_memcpy(line_winner + (i - from), &winners, sizeof(winners));
     } else {
       for (int64_t lane = 0; lane < end - i; ++lane) {
@@ -467,7 +467,7 @@ TORCHBP_INLINE Vector<T> gather_phase(const PoolProblem& p, const Cover<T>* cove
       const int64_t distance = phase + p.padding[2] - k * pitch;
       if (kStep == 2 && (distance & 1)) continue;
       const int64_t at = place + divide_down(distance, kStep);
-      const IntegerVector<T> won = load_places<T>(covers[r].winner + at) == covers[r].base + static_cast<Integer<T>>(k);
+      const IntegerVector<T> won = widen<T>(covers[r].winner + at) == covers[r].base + static_cast<Integer<T>>(k);
       sum += won ? load(covers[r].line + at) : Vector<T>{};
     }
   return sum;
@@ -588,7 +588,7 @@ void gather_pixels(const PoolProblem& p, const Band& band, const S* gradient, co
         for (int64_t i = 0; i < count; ++i)
           for (int64_t b = 0; b < kBlock; ++b) {
             const int64_t at = places[i].at + c + b * lanes;
-            sum[b] += load_winners<T>(winner + at) == places[i].tap ? load_values(gradient + at) : Vector<T>{};
+            sum[b] += widen<T>(winner + at) == places[i].tap ? load_values(gradient + at) : Vector<T>{};
           }
         for (int64_t b = 0; b < kBlock; ++b) store_values(pixel + c + b * lanes, sum[b]);
       }
@@ -597,7 +597,7 @@ void gather_pixels(const PoolProblem& p, const Band& band, const S* gradient, co
         for (int64_t i = 0; i < count; ++i) {
           const int64_t at = places[i].at + c;
           if (at + lanes <= all) {
-            sum += load_winners<T>(winner + at) == places[i].tap ? load_values(gradient + at) : Vector<T>{};
+            sum += widen<T>(winner + at) == places[i].tap ? load_values(gradient + at) : Vector<T>{};
           } else {
             for (int64_t lane = 0; lane < all - at; ++lane)
               if (static_cast<Integer<T>>(winner[at + lane]) == places[i].tap)

@@ -4,6 +4,10 @@
 
 #include "problem.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define TORCHBP_VECTOR_BYTES 64
 #define TORCHBP_TILE_ROWS 12
@@ -61,7 +65,7 @@ struct Same<double> {
 template <typename T>
 using Integer = typename Same<T>::Integer;
 
-template <int kBytes>
+template <uint64_t kBytes>
 struct Word;
 template <>
 struct Word<1> {
@@ -75,12 +79,16 @@ template <>
 struct Word<4> {
   typedef int32_t Type;
 };
+template <>
+struct Word<8> {
+  typedef int64_t Type;
+};
 // As many integers of a size as T has lanes.
-template <typename T, int kBytes>
+template <typename T, uint64_t kBytes>
 struct WordLanes {
   typedef typename Word<kBytes>::Type Vector __attribute__((vector_size(Lanes<T>::count * kBytes)));
 };
-template <typename T, int kBytes>
+template <typename T, uint64_t kBytes>
 using Words = typename WordLanes<T, kBytes>::Vector;
 
 template <typename T>
@@ -89,6 +97,66 @@ struct IntegerLanes {
 };
 template <typename T>
 using IntegerVector = typename IntegerLanes<T>::Vector;
+
+// Reads or writes small non-negative integers, one for each lane of T, narrowed modulo their size. Compilers break the
+// general conversion into single elements where the sizes differ by more than a factor of two.
+template <typename T, typename N>
+TORCHBP_INLINE IntegerVector<T> widen(const N* from) {
+  Words<T, sizeof(N)> narrow;
+  __builtin_memcpy(&narrow, from, sizeof(narrow));
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(N) == 1)
+    return reinterpret_cast<IntegerVector<T>>(_mm512_cvtepu8_epi32(reinterpret_cast<__m128i>(narrow)));
+  if constexpr (sizeof(T) == 4 && sizeof(N) == 2)
+    return reinterpret_cast<IntegerVector<T>>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(narrow)));
+  if constexpr (sizeof(T) == 8 && sizeof(N) == 1)
+    return reinterpret_cast<IntegerVector<T>>(
+        _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4 && sizeof(N) == 1)
+    return reinterpret_cast<IntegerVector<T>>(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  if constexpr (sizeof(T) == 4 && sizeof(N) == 2)
+    return reinterpret_cast<IntegerVector<T>>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(narrow)));
+  if constexpr (sizeof(T) == 8 && sizeof(N) == 1) {
+    int32_t bits;
+    __builtin_memcpy(&bits, from, sizeof(bits));
+    return reinterpret_cast<IntegerVector<T>>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bits)));
+  }
+#endif
+  if constexpr (sizeof(N) == 1 && sizeof(T) == 4)
+    return __builtin_convertvector(__builtin_convertvector(narrow, Words<T, 2>), IntegerVector<T>);
+  return __builtin_convertvector(narrow, IntegerVector<T>);
+}
+
+template <typename T, typename N>
+TORCHBP_INLINE void narrow(const IntegerVector<T>& v, N* to) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(N) == 1)
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+  if constexpr (sizeof(T) == 4 && sizeof(N) == 2)
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(v)));
+  if constexpr (sizeof(T) == 8 && sizeof(N) == 1)
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm512_cvtepi64_epi8(reinterpret_cast<__m512i>(v)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4 && sizeof(N) <= 2) {
+    const IntegerVector<T> low = v & (sizeof(N) == 1 ? 0xff : 0xffff);
+    const __m256i whole = reinterpret_cast<__m256i>(low);
+    const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    if constexpr (sizeof(N) == 2) return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), half);
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(half, half));
+  }
+#endif
+  if constexpr (sizeof(N) == sizeof(Integer<T>)) {
+    __builtin_memcpy(to, &v, sizeof(v));
+  } else if constexpr (sizeof(N) == 1 && sizeof(T) == 4) {
+    const Words<T, 1> words = __builtin_convertvector(__builtin_convertvector(v, Words<T, 2>), Words<T, 1>);
+    __builtin_memcpy(to, &words, sizeof(words));
+  } else {
+    const Words<T, sizeof(N)> words = __builtin_convertvector(v, Words<T, sizeof(N)>);
+    __builtin_memcpy(to, &words, sizeof(words));
+  }
+}
 
 // A type in memory, and the type it is computed in.
 template <typename S>
@@ -122,10 +190,8 @@ TORCHBP_INLINE void set_value(BFloat16* to, float v) {
 TORCHBP_INLINE Vector<float> load_values(const float* from) { return load(from); }
 TORCHBP_INLINE Vector<double> load_values(const double* from) { return load(from); }
 TORCHBP_INLINE Vector<float> load_values(const BFloat16* from) {
-  Words<float, 2> half;
-  __builtin_memcpy(&half, from, sizeof(half));
   typedef uint32_t Wide __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
-  return reinterpret_cast<Vector<float>>(__builtin_convertvector(half, Wide) << 16);
+  return reinterpret_cast<Vector<float>>(reinterpret_cast<Wide>(widen<float>(&from->bits)) << 16);
 }
 
 TORCHBP_INLINE void store_values(float* to, const Vector<float>& v) { store(to, v); }
@@ -136,8 +202,7 @@ TORCHBP_INLINE void store_values(BFloat16* to, const Vector<float>& v) {
   const Wide bits = reinterpret_cast<Wide>(v);
   const Wide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Wide quiet = rounded * 0 + 0x7fc0;
-  const Words<float, 2> half = __builtin_convertvector(v != v ? quiet : rounded, Words<float, 2>);
-  __builtin_memcpy(to, &half, sizeof(half));
+  narrow<float>(reinterpret_cast<IntegerVector<float>>(v != v ? quiet : rounded), &to->bits);
 }
 
 // Of 2 n consecutive elements a and b: those at even places, those at odd places; and the inverse.
