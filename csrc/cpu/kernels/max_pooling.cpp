@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kRows = 32;
 // Elements of reduced rows held at a time: with their winners they fill most of a first-level cache.
 constexpr int64_t kHeld = 3072;
+
 // Taps of a window along one axis that lie inside the input.
 TORCHBP_INLINE Range inside_taps(const PoolProblem& p, int axis, int64_t output) {
   const int64_t start = output * p.stride[axis] - p.padding[axis];
@@ -32,33 +33,40 @@ TORCHBP_INLINE Range inside_windows(const PoolProblem& p) {
 // ---------------------------------------------------------------------------------------------
 // Forward
 
-// How the rows of outputs are cut and which reduced rows are kept.
+// How rows of outputs are cut, and the reduced rows that are held: of every depth of a window `height` consecutive
+// ones, the row ih at place ih % height; or, for windows of many rows, `height` rows in the order they are met.
 struct Plan {
-  bool ring;      // reduced rows stay, at a slot of their own, until no window needs them
-  int64_t depth;  // slots of one plane
-  int64_t slots;
+  bool piled;
+  int64_t planes;
+  int64_t height;
   int64_t chunk;   // outputs of a row at a time
-  int64_t length;  // elements of a slot
+  int64_t length;  // elements of a held row
+  Range inside;    // outputs along the width whose windows lie inside the input
 };
 
 template <typename T>
 Plan plan_of(const PoolProblem& p) {
   Plan plan;
-  plan.depth = p.dilation[1] > kRows ? kRows + 1 : p.dilation[1] * smaller(p.kernel[1] - 1, kRows) + 1;
-  plan.ring = plan.depth <= kRows && p.kernel[0] * plan.depth <= kRows;
-  plan.slots = plan.ring ? p.kernel[0] * plan.depth : kRows;
-  const int64_t held = larger(kHeld / plan.slots, 4 * kLanes<T>);
-  plan.chunk = smaller(p.output[2], larger(1, held / p.inner));
+  const bool deep = p.dilation[1] > kRows || p.dilation[1] * (p.kernel[1] - 1) >= kRows;
+  const int64_t extent = deep ? kRows + 1 : p.dilation[1] * (p.kernel[1] - 1) + 1;
+  plan.piled = extent > kRows || p.kernel[0] * extent > kRows;
+  plan.planes = plan.piled ? 1 : p.kernel[0];
+  const int64_t most = larger(kHeld / (plan.planes * (plan.piled ? kRows : extent + p.stride[1])), 4 * kLanes<T>);
+  plan.chunk = smaller(p.output[2], larger(1, most / p.inner));
   if (plan.chunk > kLanes<T> && plan.chunk < p.output[2]) plan.chunk -= plan.chunk % kLanes<T>;
   plan.length = plan.chunk * p.inner + kLanes<T>;
+  plan.height = plan.piled ? kRows
+                : p.stride[1] > extent
+                    ? extent  // the rows between the windows are left out
+                    : larger(extent, smaller(kHeld / (plan.planes * plan.length), p.input[1]));
+  plan.inside = inside_windows(p);
   return plan;
 }
 
-template <typename S>
-int64_t forward_workspace(const PoolProblem& p) {
-  typedef Compute<S> T;
+template <typename T>
+int64_t band_workspace(const PoolProblem& p) {
   const Plan plan = plan_of<T>(p);
-  return (plan.slots + 1) * plan.length * static_cast<int64_t>(sizeof(T) + sizeof(Integer<T>));
+  return (plan.planes * plan.height + 1) * plan.length * static_cast<int64_t>(sizeof(T) + sizeof(Integer<T>));
 }
 
 // A vector of elements `kStep` apart (0: `step` apart).
@@ -107,69 +115,115 @@ TORCHBP_INLINE void reduce_run(const S* from, int64_t count, int64_t taps, int64
   }
 }
 
-template <typename S, bool kWinner, int kStep, bool kChecked>
-void reduce_taps(const S* from, int64_t count, int64_t taps, int64_t pitch, int64_t step, const S* limit,
-                 Compute<S>* best, Integer<Compute<S>>* tap) {
-  if (taps == 2 && (kStep != 2 || pitch == 1))
-    reduce_run<S, kWinner, 2, kStep, kChecked>(from, count, taps, pitch, step, limit, best, tap);
-  else if (taps == 3 && (kStep != 2 || pitch == 1))
-    reduce_run<S, kWinner, 3, kStep, kChecked>(from, count, taps, pitch, step, limit, best, tap);
-  else
-    reduce_run<S, kWinner, 0, kStep, kChecked>(from, count, taps, pitch, step, limit, best, tap);
-}
+// Where the rows to be reduced lie, and where they go.
+template <typename S>
+struct Reduction {
+  const S* row;
+  int64_t row_stride;
+  int64_t rows;
+  const S* limit;  // the end of the input
+  int64_t first;   // outputs [first, last) of a row
+  int64_t last;
+  Compute<S>* best;
+  Integer<Compute<S>>* tap;
+  int64_t length;  // from one reduced row to the next
+};
 
+// The outputs [from, to), whose windows reach beyond the row.
 template <typename S, bool kWinner>
-TORCHBP_INLINE void reduce_any(const S* from, int64_t count, int64_t taps, int64_t pitch, int64_t step, const S* limit,
-                               Compute<S>* best, Integer<Compute<S>>* tap) {
-  const int64_t whole = (count + kLanes<Compute<S>> - 1) / kLanes<Compute<S>> * kLanes<Compute<S>>;
-  const bool inside = whole * step + (taps - 1) * pitch <= limit - from;
-  if (step == 1 && inside)
-    reduce_taps<S, kWinner, 1, false>(from, count, taps, pitch, step, limit, best, tap);
-  else if (step == 2 && inside)
-    reduce_taps<S, kWinner, 2, false>(from, count, taps, pitch, step, limit, best, tap);
-  else if (step == 1)
-    reduce_taps<S, kWinner, 1, true>(from, count, taps, pitch, step, limit, best, tap);
-  else if (step == 2)
-    reduce_taps<S, kWinner, 2, true>(from, count, taps, pitch, step, limit, best, tap);
-  else
-    reduce_run<S, kWinner, 0, 0, true>(from, count, taps, pitch, step, limit, best, tap);
-}
-
-// Reduces a row along its windows: outputs [first, last), of which `inside` lie inside the input.
-template <typename S, bool kWinner>
-void reduce_row(const PoolProblem& p, const Range& inside, const S* row, const S* limit, int64_t first, int64_t last,
-                Compute<S>* best, Integer<Compute<S>>* tap) {
+TORCHBP_INLINE void reduce_border(const PoolProblem& p, const S* row, const S* limit, int64_t from, int64_t to,
+                                  Compute<S>* best, Integer<Compute<S>>* tap) {
   typedef Compute<S> T;
   const int64_t inner = p.inner, pitch = p.dilation[2] * inner;
-  const bool flat = inner == 1 || p.stride[2] == 1;  // a run of windows is one run of elements
-  for (int64_t o = first; o < last;) {
-    const int64_t start = o * p.stride[2] - p.padding[2];
-    const int64_t at = (o - first) * inner;
-    if (o >= inside.first && o < inside.last) {
-      const int64_t windows = flat ? smaller(inside.last, last) - o : 1;
-      reduce_any<S, kWinner>(row + start * inner, windows * inner, p.kernel[2], pitch, inner == 1 ? p.stride[2] : 1,
-                             limit, best + at, tap + at);
-      o += windows;
-      continue;
-    }
+  for (int64_t o = from; o < to; ++o, best += inner, tap += inner) {
     const Range taps = inside_taps(p, 2, o);
-    const S* from = row + (start + taps.first * p.dilation[2]) * inner;
+    const S* at = row + (o * p.stride[2] - p.padding[2] + taps.first * p.dilation[2]) * inner;
     if (taps.first >= taps.last) {
-      for (int64_t c = 0; c < inner; ++c) best[at + c] = -static_cast<T>(__builtin_inf());
+      for (int64_t c = 0; c < inner; ++c) best[c] = -static_cast<T>(__builtin_inf());
+      for (int64_t c = 0; c < inner; ++c) tap[c] = kNone;
     } else if (inner == 1) {
-      T value = value_of(*from);
+      T value = value_of(*at);
       Integer<T> winner = static_cast<Integer<T>>(taps.first);
-      for (int64_t k = taps.first + 1; k < taps.last; ++k)
-        meet_one(&value, &winner, value_of(row[start + k * p.dilation[2]]), static_cast<Integer<T>>(k));
-      best[at] = value;
-      if constexpr (kWinner) tap[at] = winner;
+      for (int64_t k = taps.first + 1; k < taps.last; ++k) {
+        at += pitch;
+        meet_one(&value, &winner, value_of(*at), static_cast<Integer<T>>(k));
+      }
+      *best = value;
+      if constexpr (kWinner) *tap = winner;
     } else {
-      reduce_any<S, kWinner>(from, inner, taps.last - taps.first, pitch, 1, limit, best + at, tap + at);
-      if constexpr (kWinner)
-        for (int64_t c = 0; c < inner; ++c) tap[at + c] += static_cast<Integer<T>>(taps.first);
+      for (int64_t c = 0; c < inner; c += kLanes<T>) {
+        Champion<T, kWinner> champion = {load_before<S, true>(at + c, limit),
+                                         IntegerVector<T>{} + static_cast<Integer<T>>(taps.first)};
+        for (int64_t k = taps.first + 1; k < taps.last; ++k)
+          champion.meet(load_before<S, true>(at + (k - taps.first) * pitch + c, limit),
+                        IntegerVector<T>{} + static_cast<Integer<T>>(k));
+        store(best + c, champion.best);
+        if constexpr (kWinner) __builtin_memcpy(tap + c, &champion.tap, sizeof(champion.tap));
+      }
     }
-    ++o;
   }
+}
+
+// Reduces rows along their windows.
+template <typename S, bool kWinner, int kTaps, int kStep, bool kChecked>
+void reduce_rows(const PoolProblem& p, const Range& inside, const Reduction<S>& r) {
+  const int64_t inner = p.inner, pitch = p.dilation[2] * inner;
+  const int64_t from = smaller(larger(inside.first, r.first), r.last);
+  const int64_t to = smaller(larger(inside.last, from), r.last);
+  const bool flat = inner == 1 || p.stride[2] == 1;  // a run of windows is one run of elements
+  for (int64_t i = 0; i < r.rows; ++i) {
+    const S* row = r.row + i * r.row_stride;
+    Compute<S>* best = r.best + i * r.length - r.first * inner;
+    Integer<Compute<S>>* tap = r.tap + i * r.length - r.first * inner;
+    reduce_border<S, kWinner>(p, row, r.limit, r.first, from, best + r.first * inner, tap + r.first * inner);
+    if (flat)
+      reduce_run<S, kWinner, kTaps, kStep, kChecked>(row + (from * p.stride[2] - p.padding[2]) * inner,
+                                                     (to - from) * inner, p.kernel[2], pitch, p.stride[2], r.limit,
+                                                     best + from * inner, tap + from * inner);
+    else
+      for (int64_t o = from; o < to; ++o)
+        reduce_run<S, kWinner, kTaps, 1, kChecked>(row + (o * p.stride[2] - p.padding[2]) * inner, inner, p.kernel[2],
+                                                   pitch, 1, r.limit, best + o * inner, tap + o * inner);
+    reduce_border<S, kWinner>(p, row, r.limit, to, r.last, best + to * inner, tap + to * inner);
+  }
+}
+
+template <typename S, bool kWinner>
+void reduce(const PoolProblem& p, const Range& inside, Reduction<S> r) {
+  constexpr int64_t lanes = kLanes<Compute<S>>;
+  const int64_t step = p.inner == 1 ? p.stride[2] : 1, taps = p.inner > 1 || p.dilation[2] == 1 ? p.kernel[2] : 0;
+  // What the last vector of a row may read, from the start of the row; the rows that have as much go first.
+  const int64_t read = (smaller(r.last, inside.last) * p.stride[2] + p.kernel[2] * p.dilation[2]) * p.inner +
+                       (step + 1) * lanes;
+  const int64_t room = r.limit - r.row - read;
+  const int64_t safe = room < 0 ? 0 : smaller(r.rows, room / larger(1, r.row_stride) + 1);
+  Reduction<S> rest = r;
+  r.rows = step <= 2 ? safe : 0;
+  rest.row += r.rows * r.row_stride;
+  rest.best += r.rows * r.length;
+  rest.tap += r.rows * r.length;
+  rest.rows -= r.rows;
+  if (r.rows > 0) {
+    if (step == 1 && taps == 2)
+      reduce_rows<S, kWinner, 2, 1, false>(p, inside, r);
+    else if (step == 1 && taps == 3)
+      reduce_rows<S, kWinner, 3, 1, false>(p, inside, r);
+    else if (step == 1)
+      reduce_rows<S, kWinner, 0, 1, false>(p, inside, r);
+    else if (taps == 2)
+      reduce_rows<S, kWinner, 2, 2, false>(p, inside, r);
+    else if (taps == 3)
+      reduce_rows<S, kWinner, 3, 2, false>(p, inside, r);
+    else
+      reduce_rows<S, kWinner, 0, 2, false>(p, inside, r);
+  }
+  if (rest.rows == 0) return;
+  if (step == 1)
+    reduce_rows<S, kWinner, 0, 1, true>(p, inside, rest);
+  else if (step == 2)
+    reduce_rows<S, kWinner, 0, 2, true>(p, inside, rest);
+  else
+    reduce_rows<S, kWinner, 0, 0, true>(p, inside, rest);
 }
 
 // Reduced rows that wait to be combined.
@@ -254,17 +308,24 @@ void pool_wide(const PoolProblem& p, const S* plane, int64_t od, int64_t oh, S* 
   }
 }
 
+// Input rows [first, last) that the windows of an output row span.
+TORCHBP_INLINE Range spanned(const PoolProblem& p, int64_t oh) {
+  const Range taps = inside_taps(p, 1, oh);
+  const int64_t start = oh * p.stride[1] - p.padding[1];
+  if (taps.first >= taps.last) return {0, 0};
+  return {start + taps.first * p.dilation[1], start + (taps.last - 1) * p.dilation[1] + 1};
+}
+
 // The rows of outputs of one band, chunk by chunk along the width.
 template <typename S, typename W, bool kWinner>
-void pool_band(const PoolProblem& p, const Band& band, const S* input, S* output, W* winner, const S* end,
-               void* workspace) {
+void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S* input, S* output, W* winner,
+               const S* end, void* workspace) {
   typedef Compute<S> T;
-  const Plan plan = plan_of<T>(p);
-  const Range inside = inside_windows(p);
   const S* limit = input + p.outer * volume(p.input) * p.inner;
   const S* plane = input + band.outer * volume(p.input) * p.inner;
+  const int64_t slots = plan.planes * plan.height, row_stride = p.input[2] * p.inner;
   T* held = static_cast<T*>(workspace);
-  Integer<T>* held_tap = reinterpret_cast<Integer<T>*>(held + (plan.slots + 1) * plan.length);
+  Integer<T>* held_tap = reinterpret_cast<Integer<T>*>(held + (slots + 1) * plan.length);
   const int64_t row_length = p.output[2] * p.inner;
   const int64_t first_row = (band.outer * p.output[0] + band.depth) * p.output[1];
   const Range depths = inside_taps(p, 0, band.depth);
@@ -275,11 +336,34 @@ void pool_band(const PoolProblem& p, const Band& band, const S* input, S* output
     }
     return;
   }
-  int64_t row_at[kRows];  // the input row that a slot holds
   for (int64_t o = 0; o < p.output[2]; o += plan.chunk) {
     const int64_t last = smaller(o + plan.chunk, p.output[2]), count = (last - o) * p.inner;
-    for (int64_t slot = 0; slot < plan.slots; ++slot) row_at[slot] = -1;
+    // Reduces input rows [from, to) at depth id to places that follow each other in the held rows.
+    const auto reduce_some = [&](int64_t id, int64_t from, int64_t to, int64_t slot) {
+      const Reduction<S> r = {plane + (id * p.input[1] + from) * row_stride, row_stride, to - from, limit, o, last,
+                              held + slot * plan.length, held_tap + slot * plan.length, plan.length};
+      reduce<S, kWinner>(p, plan.inside, r);
+    };
+    int64_t reduced = 0;  // the rows before it are held, if they still are needed
+    int64_t strip = band.first;  // the outputs before it have their rows
     for (int64_t oh = band.first; oh < band.last; ++oh) {
+      if (!plan.piled && oh == strip) {
+        const Range now = spanned(p, oh);
+        int64_t from = larger(now.first, reduced), to = from;
+        do {
+          to = larger(to, spanned(p, strip).last);
+          ++strip;
+        } while (plan.height > p.stride[1] && strip < band.last &&
+                 spanned(p, strip).last - now.first <= plan.height);
+        reduced = to;
+        while (from < to) {
+          const int64_t place = from % plan.height, rows = smaller(to - from, plan.height - place);
+          for (int64_t kd = depths.first; kd < depths.last; ++kd)
+            reduce_some(band.depth * p.stride[0] - p.padding[0] + kd * p.dilation[0], from, from + rows,
+                        kd * plan.height + place);
+          from += rows;
+        }
+      }
       S* to = output + (first_row + oh) * row_length + o * p.inner;
       W* places = kWinner ? winner + (first_row + oh) * row_length + o * p.inner : nullptr;
       const int64_t room = plan.chunk == p.output[2] ? end - to : row_length - o * p.inner;
@@ -287,23 +371,19 @@ void pool_band(const PoolProblem& p, const Band& band, const S* input, S* output
       Pile<T> pile;
       for (int64_t kd = depths.first; kd < depths.last; ++kd)
         for (int64_t kh = heights.first; kh < heights.last; ++kh) {
-          const int64_t id = band.depth * p.stride[0] - p.padding[0] + kd * p.dilation[0];
           const int64_t ih = oh * p.stride[1] - p.padding[1] + kh * p.dilation[1];
           if (pile.count == kRows) {  // what was met so far becomes the first row of the next pile
-            T* sum = held + plan.slots * plan.length;
-            Integer<T>* sum_tap = held_tap + plan.slots * plan.length;
+            T* sum = held + slots * plan.length;
+            Integer<T>* sum_tap = held_tap + slots * plan.length;
             combine<T, Integer<T>, kWinner>(pile, count, sum, sum_tap, plan.length);
             pile.count = 0;
             pile.add(sum, sum_tap, 0);
           }
-          const int64_t slot = plan.ring ? kd * plan.depth + ih % plan.depth : pile.count;
-          T* best = held + slot * plan.length;
-          Integer<T>* tap = held_tap + slot * plan.length;
-          if (!plan.ring || row_at[slot] != ih)
-            reduce_row<S, kWinner>(p, inside, plane + (id * p.input[1] + ih) * p.input[2] * p.inner, limit, o, last,
-                                   best, tap);
-          row_at[slot] = ih;
-          pile.add(best, tap, (kd * p.kernel[1] + kh) * p.kernel[2]);
+          const int64_t slot = plan.piled ? pile.count : kd * plan.height + ih % plan.height;
+          if (plan.piled)
+            reduce_some(band.depth * p.stride[0] - p.padding[0] + kd * p.dilation[0], ih, ih + 1, slot);
+          pile.add(held + slot * plan.length, held_tap + slot * plan.length,
+                   (kd * p.kernel[1] + kh) * p.kernel[2]);
         }
       if (pile.count > 0) combine<S, W, kWinner>(pile, count, to, places, room);
       // Dilated windows may miss the input altogether.
@@ -319,16 +399,88 @@ void pool_band(const PoolProblem& p, const Band& band, const S* input, S* output
   }
 }
 
-int64_t forward_tasks(const PoolProblem& p) { return band_tasks(p.outer, p.output); }
+// Whether planes are so small that they are pooled side by side.
+template <typename T>
+TORCHBP_INLINE bool side_by_side(const PoolProblem& p) {
+  constexpr int64_t bytes = 48 << 10;
+  const int64_t elements = volume(p.input) + 2 * volume(p.output);
+  return p.inner == 1 && p.outer > 1 && smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T> &&
+         elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
+}
+
+// The image that a few planes make.
+template <typename T>
+TORCHBP_INLINE PoolProblem image_of(const PoolProblem& p) {
+  PoolProblem image = p;
+  image.outer = 1;
+  image.inner = kLanes<T>;
+  return image;
+}
+
+template <typename S>
+int64_t forward_tasks(const PoolProblem& p) {
+  typedef Compute<S> T;
+  return side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, p.output);
+}
+
+template <typename S>
+int64_t forward_workspace(const PoolProblem& p) {
+  typedef Compute<S> T;
+  if (!side_by_side<T>(p)) return band_workspace<T>(p);
+  const int64_t elements = image_size<T>(volume(p.input)) + 2 * image_size<T>(volume(p.output));
+  return elements * static_cast<int64_t>(sizeof(T)) + band_workspace<T>(image_of<T>(p));
+}
+
+template <typename S, typename W, bool kWinner>
+void pool_image(const PoolProblem& p, const S* input, S* output, W* winner, int64_t begin, int64_t end,
+                void* workspace) {
+  typedef Compute<S> T;
+  const PoolProblem image = image_of<T>(p);
+  const Plan plan = plan_of<T>(image);
+  const int64_t from = volume(p.input), to = volume(p.output);
+  T* source = static_cast<T*>(workspace);
+  T* target = source + image_size<T>(from);
+  Integer<T>* places = reinterpret_cast<Integer<T>*>(target + image_size<T>(to));
+  T* rest = target + 2 * image_size<T>(to);
+  const S* limit = input + p.outer * from;
+  const int64_t room = smaller(p.outer, end * kLanes<T>) * to;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, p.outer - first);
+    planes_to_image<T>(planes, from, source, [&](int64_t plane, int64_t e) {
+      return load_before<S, true>(input + (first + plane) * from + e, limit);
+    });
+    for (int64_t depth = 0; depth < p.output[0]; ++depth)
+      pool_band<T, Integer<T>, kWinner>(image, plan, {0, depth, 0, p.output[1]}, source, target, places,
+                                        target + to * kLanes<T>, rest);
+    image_to_planes<T>(planes, to, target, [&](int64_t plane, int64_t e, const Vector<T>& values) {
+      const int64_t at = (first + plane) * to + e;
+      store_before(output + at, values, to - e, room - at);
+    });
+    if constexpr (kWinner)
+      image_to_planes<T>(planes, to, reinterpret_cast<const T*>(places),
+                         [&](int64_t plane, int64_t e, const Vector<T>& values) {
+                           const int64_t at = (first + plane) * to + e;
+                           const IntegerVector<T> taps = reinterpret_cast<IntegerVector<T>>(values);
+                           if (room - at >= kLanes<T>)
+                             narrow<T>(taps, winner + at);
+                           else
+                             for (int64_t i = 0; i < smaller(to - e, kLanes<T>); ++i)
+                               winner[at + i] = static_cast<W>(taps[i]);
+                         });
+  }
+}
 
 template <typename S, typename W, bool kWinner>
 void pool_tasks_of(const PoolProblem& p, const S* input, S* output, W* winner, int64_t begin, int64_t end,
                    void* workspace) {
+  if (side_by_side<Compute<S>>(p))
+    return pool_image<S, W, kWinner>(p, input, output, winner, begin, end, workspace);
   // Vectors may be stored beyond the end of a row where this thread writes next.
   const Band last = band_of(p.outer, p.output, end - 1);
   const S* room = output + ((last.outer * p.output[0] + last.depth) * p.output[1] + last.last) * p.output[2] * p.inner;
+  const Plan plan = plan_of<Compute<S>>(p);
   for (int64_t task = begin; task < end; ++task)
-    pool_band<S, W, kWinner>(p, band_of(p.outer, p.output, task), input, output, winner, room, workspace);
+    pool_band<S, W, kWinner>(p, plan, band_of(p.outer, p.output, task), input, output, winner, room, workspace);
 }
 
 template <typename S>
@@ -392,11 +544,11 @@ bool gathers(const PoolProblem& p) {
   return windows <= kCovers<T> && rows <= kCovers<T>;
 }
 
-// Rows of gradients and winners of a contiguous tensor that cover a row of inputs, with room around them:
-// a winner of -1 belongs to no window.
+// Rows of gradients and winners of a contiguous tensor that cover rows of inputs, with room around them: a winner of
+// -1 belongs to no window. Of every depth that covers one, `height` consecutive rows, the row oh at place oh % height.
 struct Lines {
-  int64_t depth;   // slots of one plane
-  int64_t planes;  // planes of slots
+  int64_t planes;
+  int64_t height;
   int64_t chunk;   // inputs of a row at a time
   int64_t length;  // elements of a line
 };
@@ -404,21 +556,19 @@ struct Lines {
 template <typename T>
 Lines lines_of(const PoolProblem& p) {
   Lines lines;
-  const int64_t reach = p.dilation[2] * (p.kernel[2] - 1);
-  lines.depth = covering_span(p, 1);
+  const int64_t reach = p.dilation[2] * (p.kernel[2] - 1), span = covering_span(p, 1);
   lines.planes = covering_span(p, 0);
-  const int64_t held = larger(kHeld / (lines.depth * lines.planes), 4 * kLanes<T>) * p.stride[2];
-  lines.chunk = p.input[2] <= held ? p.input[2] : held - held % (2 * kLanes<T>);
+  const int64_t most = larger(kHeld / ((span + 1) * lines.planes), 4 * kLanes<T>) * p.stride[2];
+  lines.chunk = p.input[2] <= most ? p.input[2] : most - most % (2 * kLanes<T>);
   lines.length = (lines.chunk + reach) / p.stride[2] + 2 + 3 * kLanes<T>;
+  lines.height = larger(span, smaller(kHeld / (lines.planes * lines.length), p.output[1]));
   return lines;
 }
 
-template <typename S>
-int64_t backward_workspace(const PoolProblem& p) {
-  typedef Compute<S> T;
-  if (p.inner > 1 || !gathers<T>(p)) return 0;
+template <typename T>
+int64_t lines_workspace(const PoolProblem& p) {
   const Lines lines = lines_of<T>(p);
-  return lines.depth * lines.planes * lines.length * static_cast<int64_t>(sizeof(T) + sizeof(Integer<T>));
+  return lines.height * lines.planes * lines.length * static_cast<int64_t>(sizeof(T) + sizeof(Integer<T>));
 }
 
 // Copies a row's places [from, to) to a line; those outside [0, size) have no winner.
@@ -492,62 +642,90 @@ void gather_row(const PoolProblem& p, const Cover<Compute<S>>* covers, int64_t c
 }
 
 template <typename S>
-TORCHBP_INLINE void gather_any(const PoolProblem& p, const Cover<Compute<S>>* covers, int64_t count,
-                               int64_t first_place, int64_t from, int64_t to, S* row, int64_t room) {
+using GatherRow = void (*)(const PoolProblem&, const Cover<Compute<S>>*, int64_t, int64_t, int64_t, int64_t, S*,
+                           int64_t);
+
+template <typename S>
+GatherRow<S> gather_row_of(const PoolProblem& p) {
   const int64_t taps = p.dilation[2] == 1 ? p.kernel[2] : 0;
-  if (p.stride[2] == 1 && taps == 3)
-    gather_row<S, 3, 1>(p, covers, count, first_place, from, to, row, room);
-  else if (p.stride[2] == 1)
-    gather_row<S, 0, 1>(p, covers, count, first_place, from, to, row, room);
-  else if (taps == 2)
-    gather_row<S, 2, 2>(p, covers, count, first_place, from, to, row, room);
-  else if (taps == 3)
-    gather_row<S, 3, 2>(p, covers, count, first_place, from, to, row, room);
-  else
-    gather_row<S, 0, 2>(p, covers, count, first_place, from, to, row, room);
+  if (p.stride[2] == 1) return taps == 3 ? gather_row<S, 3, 1> : gather_row<S, 0, 1>;
+  return taps == 2 ? gather_row<S, 2, 2> : taps == 3 ? gather_row<S, 3, 2> : gather_row<S, 0, 2>;
 }
 
 // Rows of inputs of a contiguous tensor.
 template <typename S, typename W>
-void gather_lines(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
-                  const S* end, void* workspace) {
+void gather_lines(const PoolProblem& p, const Lines& lines, GatherRow<S> gather, const Band& band, const S* gradient,
+                  const W* winner, S* grad_input, const S* end, void* workspace) {
   typedef Compute<S> T;
-  const Lines lines = lines_of<T>(p);
-  const int64_t slots = lines.depth * lines.planes, reach = p.dilation[2] * (p.kernel[2] - 1);
+  const int64_t reach = p.dilation[2] * (p.kernel[2] - 1);
   T* line = static_cast<T*>(workspace);
-  Integer<T>* line_winner = reinterpret_cast<Integer<T>*>(line + slots * lines.length);
+  Integer<T>* line_winner = reinterpret_cast<Integer<T>*>(line + lines.height * lines.planes * lines.length);
   const int64_t planes = band.outer * p.output[0], all = p.outer * volume(p.output);
   S* rows = grad_input + (band.outer * p.input[0] + band.depth) * p.input[1] * p.input[2];
   const Range depths = covering(p, 0, band.depth);
-  int64_t row_at[kCovers<T>];  // the row of outputs that a slot holds
   Cover<T> covers[kCovers<T>];
   for (int64_t from = 0; from < p.input[2]; from += lines.chunk) {
     const int64_t to = smaller(from + lines.chunk, p.input[2]);
     const int64_t first_place = divide_down(from + p.padding[2] - reach, p.stride[2]);
-    for (int64_t slot = 0; slot < slots; ++slot) row_at[slot] = -1;
+    int64_t filled = 0;           // the rows of outputs before it are held, if they still are needed
+    int64_t strip = band.first;  // the rows of inputs before it have their lines
     for (int64_t ih = band.first; ih < band.last; ++ih) {
       const Range heights = covering(p, 1, ih);
+      if (ih == strip) {
+        int64_t oh = larger(filled, heights.first);
+        do {
+          filled = larger(filled, covering(p, 1, strip).last);
+          ++strip;
+        } while (strip < band.last && covering(p, 1, strip).last - heights.first <= lines.height);
+        for (; oh < filled; ++oh)
+          for (int64_t od = depths.first; od < depths.last; ++od) {
+            const int64_t at = ((planes + od) * p.output[1] + oh) * p.output[2];
+            const int64_t slot = ((od - depths.first) * lines.height + oh % lines.height) * lines.length;
+            fill_line(gradient + at, winner + at, p.output[2], first_place, first_place + lines.length - kLanes<T>,
+                      all - at, line + slot, line_winner + slot);
+          }
+      }
       int64_t count = 0;
       for (int64_t od = depths.first; od < depths.last; ++od) {
         const int64_t kd = covering_tap(p, 0, band.depth, od);
         for (int64_t oh = heights.first; kd >= 0 && oh < heights.last; ++oh) {
           const int64_t kh = covering_tap(p, 1, ih, oh);
           if (kh < 0) continue;
-          const int64_t slot = (od - depths.first) * lines.depth + oh % lines.depth;
-          T* to_line = line + slot * lines.length;
-          Integer<T>* to_winner = line_winner + slot * lines.length;
-          const int64_t at = ((planes + od) * p.output[1] + oh) * p.output[2];
-          if (row_at[slot] != oh)
-            fill_line(gradient + at, winner + at, p.output[2], first_place, first_place + lines.length - kLanes<T>,
-                      all - at, to_line, to_winner);
-          row_at[slot] = oh;
-          covers[count++] = {to_line, to_winner, static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2])};
+          const int64_t slot = ((od - depths.first) * lines.height + oh % lines.height) * lines.length;
+          covers[count++] = {line + slot, line_winner + slot,
+                             static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2])};
         }
       }
       S* row = rows + ih * p.input[2];
-      gather_any<S>(p, covers, count, first_place, from, to, row, lines.chunk == p.input[2] ? end - row : p.input[2]);
+      gather(p, covers, count, first_place, from, to, row, lines.chunk == p.input[2] ? end - row : p.input[2]);
     }
   }
+}
+
+// A row of outputs of a channels-last tensor that covers a row of inputs.
+template <typename T>
+struct PixelRow {
+  int64_t at;  // of the first output's first channel
+  Integer<T> tap;
+};
+
+// What kBlock vectors of channels of one input get from the outputs `widths` of each row.
+template <typename S, typename W, int kBlock>
+TORCHBP_INLINE void gather_block(const PoolProblem& p, const PixelRow<Compute<S>>* rows, int64_t count,
+                                 const Range& widths, int64_t iw, const S* gradient, const W* winner,
+                                 Vector<Compute<S>>* sum) {
+  typedef Compute<S> T;
+  for (int64_t b = 0; b < kBlock; ++b) sum[b] = Vector<T>{};
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t ow = widths.first; ow < widths.last; ++ow) {
+      const int64_t kw = covering_tap(p, 2, iw, ow);
+      if (kw < 0) continue;
+      const int64_t at = rows[r].at + ow * p.inner;
+      const IntegerVector<T> tap = IntegerVector<T>{} + (rows[r].tap + static_cast<Integer<T>>(kw));
+      for (int64_t b = 0; b < kBlock; ++b)
+        sum[b] += widen<T>(winner + at + b * kLanes<T>) == tap ? load_values(gradient + at + b * kLanes<T>)
+                                                                 : Vector<T>{};
+    }
 }
 
 // Rows of inputs of a channels-last tensor.
@@ -555,70 +733,110 @@ template <typename S, typename W>
 void gather_pixels(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
                    const S* end) {
   typedef Compute<S> T;
-  constexpr int64_t lanes = kLanes<T>, kBlock = 4;
+  constexpr int64_t lanes = kLanes<T>;
   const int64_t inner = p.inner, planes = band.outer * p.output[0], all = p.outer * volume(p.output) * inner;
-  S* rows = grad_input + (band.outer * p.input[0] + band.depth) * p.input[1] * p.input[2] * inner;
+  S* pixel = grad_input + ((band.outer * p.input[0] + band.depth) * p.input[1] + band.first) * p.input[2] * inner;
   const Range depths = covering(p, 0, band.depth);
-  struct Place {
-    int64_t at;  // of the output's first channel
-    Integer<T> tap;
-  };
-  Place places[kCovers<T>];
+  PixelRow<T> rows[kCovers<T>];
   for (int64_t ih = band.first; ih < band.last; ++ih) {
     const Range heights = covering(p, 1, ih);
-    for (int64_t iw = 0; iw < p.input[2]; ++iw) {
-      const Range widths = covering(p, 2, iw);
-      int64_t count = 0;
-      for (int64_t od = depths.first; od < depths.last; ++od) {
-        const int64_t kd = covering_tap(p, 0, band.depth, od);
-        for (int64_t oh = heights.first; kd >= 0 && oh < heights.last; ++oh) {
-          const int64_t kh = covering_tap(p, 1, ih, oh);
-          for (int64_t ow = widths.first; kh >= 0 && ow < widths.last; ++ow) {
-            const int64_t kw = covering_tap(p, 2, iw, ow);
-            if (kw < 0) continue;
-            places[count++] = {(((planes + od) * p.output[1] + oh) * p.output[2] + ow) * inner,
-                               static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2] + kw)};
-          }
-        }
-      }
-      S* pixel = rows + (ih * p.input[2] + iw) * inner;
-      int64_t c = 0;
-      for (; c + kBlock * lanes <= inner; c += kBlock * lanes) {
-        Vector<T> sum[kBlock] = {};
-        for (int64_t i = 0; i < count; ++i)
-          for (int64_t b = 0; b < kBlock; ++b) {
-            const int64_t at = places[i].at + c + b * lanes;
-            sum[b] += widen<T>(winner + at) == places[i].tap ? load_values(gradient + at) : Vector<T>{};
-          }
-        for (int64_t b = 0; b < kBlock; ++b) store_values(pixel + c + b * lanes, sum[b]);
-      }
-      for (; c < inner; c += lanes) {
-        Vector<T> sum = {};
-        for (int64_t i = 0; i < count; ++i) {
-          const int64_t at = places[i].at + c;
-          if (at + lanes <= all) {
-            sum += widen<T>(winner + at) == places[i].tap ? load_values(gradient + at) : Vector<T>{};
-          } else {
-            for (int64_t lane = 0; lane < all - at; ++lane)
-              if (static_cast<Integer<T>>(winner[at + lane]) == places[i].tap)
-                sum[lane] += value_of(gradient[at + lane]);
-          }
-        }
-        store_before(pixel + c, sum, inner - c, end - pixel - c);
+    int64_t count = 0;
+    for (int64_t od = depths.first; od < depths.last; ++od) {
+      const int64_t kd = covering_tap(p, 0, band.depth, od);
+      for (int64_t oh = heights.first; kd >= 0 && oh < heights.last; ++oh) {
+        const int64_t kh = covering_tap(p, 1, ih, oh);
+        if (kh >= 0)
+          rows[count++] = {((planes + od) * p.output[1] + oh) * p.output[2] * inner,
+                           static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2])};
       }
     }
+    const int64_t last_row = count > 0 ? rows[count - 1].at + p.output[2] * inner : 0;
+    for (int64_t iw = 0; iw < p.input[2]; ++iw, pixel += inner) {
+      const Range widths = covering(p, 2, iw);
+      Vector<T> sum[4];
+      int64_t c = 0;
+      for (; c + 4 * lanes <= inner; c += 4 * lanes) {
+        gather_block<S, W, 4>(p, rows, count, widths, iw, gradient + c, winner + c, sum);
+        for (int64_t b = 0; b < 4; ++b) store_values(pixel + c + b * lanes, sum[b]);
+      }
+      for (; c + 2 * lanes <= inner; c += 2 * lanes) {
+        gather_block<S, W, 2>(p, rows, count, widths, iw, gradient + c, winner + c, sum);
+        for (int64_t b = 0; b < 2; ++b) store_values(pixel + c + b * lanes, sum[b]);
+      }
+      for (; c < inner; c += lanes) {
+        if (c + lanes <= inner || last_row + lanes <= all) {
+          gather_block<S, W, 1>(p, rows, count, widths, iw, gradient + c, winner + c, sum);
+        } else {
+          sum[0] = Vector<T>{};
+          for (int64_t r = 0; r < count; ++r)
+            for (int64_t ow = widths.first; ow < widths.last; ++ow)
+              for (int64_t lane = 0; lane < inner - c; ++lane) {
+                const int64_t at = rows[r].at + ow * inner + c + lane, kw = covering_tap(p, 2, iw, ow);
+                if (kw >= 0 && static_cast<int64_t>(winner[at]) == rows[r].tap + kw)
+                  sum[0][lane] += value_of(gradient[at]);
+              }
+        }
+        store_before(pixel + c, sum[0], inner - c, end - pixel - c);
+      }
+    }
+  }
+}
+
+template <typename S>
+int64_t backward_workspace(const PoolProblem& p) {
+  typedef Compute<S> T;
+  if (!gathers<T>(p)) return 0;
+  if (!side_by_side<T>(p)) return p.inner > 1 ? 0 : lines_workspace<T>(p);
+  const int64_t elements = image_size<T>(volume(p.input)) + 2 * image_size<T>(volume(p.output));
+  return elements * static_cast<int64_t>(sizeof(T));
+}
+
+template <typename S, typename W>
+void gather_image(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end,
+                  void* workspace) {
+  typedef Compute<S> T;
+  const PoolProblem image = image_of<T>(p);
+  const int64_t from = volume(p.output), to = volume(p.input);
+  T* source = static_cast<T*>(workspace);
+  Integer<T>* places = reinterpret_cast<Integer<T>*>(source + image_size<T>(from));
+  T* target = source + 2 * image_size<T>(from);
+  const int64_t all = p.outer * from, room = smaller(p.outer, end * kLanes<T>) * to;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, p.outer - first);
+    planes_to_image<T>(planes, from, source, [&](int64_t plane, int64_t e) {
+      return load_before<S, true>(gradient + (first + plane) * from + e, gradient + all);
+    });
+    planes_to_image<T>(planes, from, reinterpret_cast<T*>(places), [&](int64_t plane, int64_t e) {
+      const int64_t at = (first + plane) * from + e;
+      IntegerVector<T> taps = {};
+      if (at + kLanes<T> <= all)
+        taps = widen<T>(winner + at);
+      else
+        for (int64_t i = 0; i < all - at; ++i) taps[i] = static_cast<Integer<T>>(winner[at + i]);
+      return reinterpret_cast<Vector<T>>(taps);
+    });
+    for (int64_t depth = 0; depth < p.input[0]; ++depth)
+      gather_pixels<T, Integer<T>>(image, {0, depth, 0, p.input[1]}, source, places, target, target + to * kLanes<T>);
+    image_to_planes<T>(planes, to, target, [&](int64_t plane, int64_t e, const Vector<T>& values) {
+      const int64_t at = (first + plane) * to + e;
+      store_before(grad_input + at, values, to - e, room - at);
+    });
   }
 }
 
 template <typename S, typename W>
 void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end,
                   void* workspace) {
+  if (side_by_side<Compute<S>>(p)) return gather_image(p, gradient, winner, grad_input, begin, end, workspace);
   const Band last = band_of(p.outer, p.input, end - 1);
-  const S* room = grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
+  const S* room =
+      grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
+  const Lines lines = lines_of<Compute<S>>(p);
+  const GatherRow<S> gather = gather_row_of<S>(p);
   for (int64_t task = begin; task < end; ++task) {
     const Band band = band_of(p.outer, p.input, task);
     if (p.inner == 1)
-      gather_lines(p, band, gradient, winner, grad_input, room, workspace);
+      gather_lines(p, lines, gather, band, gradient, winner, grad_input, room, workspace);
     else
       gather_pixels(p, band, gradient, winner, grad_input, room);
   }
@@ -690,7 +908,9 @@ void max_scatter(const PoolProblem& problem, const S* grad_output, const void* w
 
 template <typename S>
 int64_t backward_tasks(const PoolProblem& p) {
-  return gathers<Compute<S>>(p) ? band_tasks(p.outer, p.input) : slice_tasks(p);
+  typedef Compute<S> T;
+  if (!gathers<T>(p)) return slice_tasks(p);
+  return side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, p.input);
 }
 
 template <typename S>
@@ -718,7 +938,7 @@ void pick(const PoolProblem& problem, const S* input, const void* winner, int wi
 template <typename S>
 MaxPoolKernels<S> kernels_of() {
   return {
-      forward_tasks,       forward_workspace<S>,     forward<S>, backward_tasks<S>, backward_workspace<S>, backward<S>,
+      forward_tasks<S>,       forward_workspace<S>,     forward<S>, backward_tasks<S>, backward_workspace<S>, backward<S>,
       gathers<Compute<S>>, slice_tasks<PoolProblem>, pick<S>,
   };
 }

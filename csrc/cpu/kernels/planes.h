@@ -71,5 +71,52 @@ void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) 
     for (int64_t c = 0; c < channels; ++c) to[i * inner + c] = T{};
 }
 
+// Small planes of a contiguous tensor leave vectors along the width half empty. As many planes as a vector has lanes
+// are turned into one image with the planes as its channels instead.
+
+template <typename T>
+TORCHBP_INLINE void transpose(Vector<T>* rows) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t half = 1; half < lanes; half *= 2) {
+    Vector<T> mixed[lanes];
+    for (int64_t i = 0; i < lanes / 2; ++i) {
+      mixed[2 * i] = first_of_pairs(rows[i], rows[i + lanes / 2]);
+      mixed[2 * i + 1] = rest_of_pairs(rows[i], rows[i + lanes / 2]);
+    }
+    for (int64_t i = 0; i < lanes; ++i) rows[i] = mixed[i];
+  }
+}
+
+// Elements of an image made of planes of `elements`, with room for whole vectors of them.
+template <typename T>
+TORCHBP_INLINE int64_t image_size(int64_t elements) {
+  return (elements + kLanes<T>) * kLanes<T>;
+}
+
+// image[e][plane] = read(plane, e), which returns a vector of consecutive elements; missing planes repeat the last.
+template <typename T, typename Read>
+TORCHBP_INLINE void planes_to_image(int64_t planes, int64_t elements, T* image, const Read& read) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t e = 0; e < elements; e += lanes) {
+    Vector<T> rows[lanes];
+    for (int64_t plane = 0; plane < lanes; ++plane) rows[plane] = read(smaller(plane, planes - 1), e);
+    transpose<T>(rows);
+    for (int64_t i = 0; i < lanes; ++i) store(image + (e + i) * lanes, rows[i]);
+  }
+}
+
+// write(plane, e, vector of image[e ...][plane]), the ends of the planes first: what is written beyond one is
+// overwritten by the next.
+template <typename T, typename Write>
+TORCHBP_INLINE void image_to_planes(int64_t planes, int64_t elements, const T* image, const Write& write) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t e = (elements - 1) / lanes * lanes; e >= 0; e -= lanes) {
+    Vector<T> rows[lanes];
+    for (int64_t i = 0; i < lanes; ++i) rows[i] = load(image + (e + i) * lanes);
+    transpose<T>(rows);
+    for (int64_t plane = 0; plane < planes; ++plane) write(plane, e, rows[plane]);
+  }
+}
+
 }  // namespace TORCHBP_ISA
 }  // namespace torchbp
