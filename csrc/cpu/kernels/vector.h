@@ -245,9 +245,10 @@ TORCHBP_INLINE void store_before(S* to, const Vector<Compute<S>>& v, int64_t cou
 }
 
 // Division rounded up and down; the divisor is positive, the dividend may be negative. Dividing by one,
-// the usual step, costs no division.
+// or two, the usual steps, costs no division.
 TORCHBP_INLINE int64_t divide_down(int64_t a, int64_t b) {
   if (b == 1) return a;
+  if (b == 2) return a >> 1;
   return a >= 0 ? a / b : -((-a + b - 1) / b);
 }
 TORCHBP_INLINE int64_t divide_up(int64_t a, int64_t b) { return -divide_down(-a, b); }
