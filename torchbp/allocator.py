@@ -1,9 +1,12 @@
-"""Memory that stays: the C library's freed blocks.
+"""Memory that stays: the C library's freed blocks, and the workspaces of the kernels.
 
 glibc maps every large block anew and gives it back when it is freed, so a network's every step pays for fresh
 pages: the kernel zeroes them and the processor faults on each. :func:`keep_freed_memory` makes glibc hold on to what
 was freed, for the whole process, PyTorch's own layers included. It is off unless asked for; docs/allocator.md
 says what it gains and what it costs.
+
+The kernels of torchbp keep one workspace per thread between calls; :func:`workspace_bytes` counts them and
+:func:`release_workspaces` frees them.
 """
 
 from __future__ import annotations
@@ -18,11 +21,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torchbp._extension import extension
+
 __all__ = [
     "KeptMemory",
     "keep_freed_memory",
     "keeps_freed_memory",
     "release_freed_memory",
+    "release_workspaces",
+    "unavailable",
+    "workspace_bytes",
 ]
 
 # malloc.h, sys/mman.h
@@ -121,6 +129,11 @@ def keeps_freed_memory() -> bool:
     return _state.on
 
 
+def unavailable() -> str:
+    """Return why :func:`keep_freed_memory` can do nothing on this platform, or an empty string where it can."""
+    return _glibc()[1]
+
+
 def release_freed_memory() -> None:
     """Give the C library's freed memory back to the system, and undo :func:`keep_freed_memory`.
 
@@ -133,6 +146,21 @@ def release_freed_memory() -> None:
     with _state.lock:
         _state.called = False
         _state.release()
+
+
+def release_workspaces() -> None:
+    """Free the workspaces that torchbp's kernels keep between calls, those of all threads.
+
+    May be called at any time: a workspace that a kernel of another thread is using is freed when that kernel is done
+    with it. Without the compiled extension there are none.
+    """
+    if extension is not None:
+        extension.release_workspaces()
+
+
+def workspace_bytes() -> int:
+    """Return how many bytes torchbp's kernels keep in workspaces, over all threads; 0 without the extension."""
+    return int(extension.workspace_bytes()) if extension is not None else 0
 
 
 class _State:
