@@ -41,6 +41,14 @@ std::vector<pybind11::bytes> workspace_contents(int64_t bytes, int64_t tasks) {
   return {found.begin(), found.end()};
 }
 
+bool sanitized() {
+#ifdef __SANITIZE_ADDRESS__
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -56,6 +64,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("workspace_contents", &workspace_contents, "What each of some tasks finds in its workspace of so many bytes.");
   m.attr("kept_workspace") = torchbp::kKeptWorkspace;
   m.attr("compiler") = compiler();
+  m.attr("sanitized") = sanitized();
   m.attr("openmp") = openmp();
   m.attr("torch_version") = TORCH_VERSION;
 }

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,12 @@ def test_a_thread_that_ends_frees_its_own(threads):
     thread = threading.Thread(target=other)
     thread.start()
     thread.join()
-    assert held[0] > 0 and allocator.workspace_bytes() == 0
+    assert held[0] > 0
+    for _ in range(1000):  # Python's thread is joined a moment before the system's has ended
+        if allocator.workspace_bytes() == 0:
+            break
+        time.sleep(0.01)
+    assert allocator.workspace_bytes() == 0
 
 
 @kernels

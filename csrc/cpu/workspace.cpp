@@ -5,6 +5,12 @@
 #ifndef _WIN32
 #include <pthread.h>
 #endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
 
 #include <atomic>
 #include <cstring>
@@ -114,6 +120,8 @@ Workspace::Workspace(size_t bytes) : bytes_(bytes) {
       }
       buffer_ = buffer;
       data_ = buffer->data;
+      // A sanitizer is told where this workspace ends.
+      ASAN_POISON_MEMORY_REGION(static_cast<char*>(data_) + bytes, buffer->capacity - bytes);
       return;
     }
   }
@@ -126,6 +134,7 @@ Workspace::~Workspace() {
     c10::free_cpu(data_);
     return;
   }
+  ASAN_UNPOISON_MEMORY_REGION(data_, buffer->capacity);
   if (buffer->state.exchange(State::in_use) == State::discarded) buffer->resize(0);
   buffer->state = State::idle;
 }
