@@ -83,7 +83,7 @@ def resized(draw: random.Random, x: Tensor) -> Tensor:
 
 def stray(draw: random.Random, x: Tensor) -> Tensor:
     """Return ``x`` with one value that is not finite, or, of integers, out of any range."""
-    if not x.numel() or x.dtype is torch.bool:
+    if not x.numel() or x.dtype is torch.bool or x.is_complex():
         return x
     x = x.clone()
     odd = (math.nan, math.inf, -math.inf) if x.is_floating_point() else (-1, 127, 2**31, -(2**63), 2**63 - 1)
