@@ -36,7 +36,7 @@ REFUSALS = (
     RuntimeError,
     ValueError,
     TypeError,
-    IndexError,
+    LookupError,
     NotImplementedError,
     OverflowError,
     ZeroDivisionError,
