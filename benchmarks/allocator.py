@@ -3,7 +3,8 @@
 Every measurement is a process of its own: the default, kept without and with huge pages, in turn over several rounds;
 the medians over the rounds are compared. The layers are stock PyTorch's unless ``--layers torchbp``.
 
-    python benchmarks/allocator.py [--threads 2] [--rounds 3] [--steps 12] [--models vgg lenet] [--layers torch] [--json FILE]
+    python benchmarks/allocator.py [--threads 2] [--rounds 3] [--steps 12] [--models vgg lenet]
+        [--layers torch] [--json FILE]
 """
 
 from __future__ import annotations
