@@ -1,5 +1,6 @@
 # make demo   environment, build, then the main job: train on real digits, torch.nn beside torchbp.nn
 # make test   environment, build, the whole test suite
+# make sanitize  an instrumented build under random arguments: memory errors, undefined behaviour; EXAMPLES=... of each
 # make quick  the quick part of the suite;  make lint  all linters;  make clean  remove what was built
 #
 # PYTHON=...  the interpreter to build the environment from (3.10 or newer); TORCH=...  the torch to install.
@@ -15,7 +16,7 @@ SOURCE := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h'
 # One worker per core, and one thread in each: tests of threading set their own numbers.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test quick lint format build clean
+.PHONY: demo test quick sanitize lint format build clean
 
 demo: build
 	$(BIN)/torchbp train
@@ -25,6 +26,23 @@ test: build
 
 quick: build
 	$(PYTEST) tests -m "not slow"
+
+# Built apart, in build/sanitized; the sanitizer must be in the process before Python is,
+# and the C++ library with it, whose exceptions it intercepts.
+EXAMPLES  ?= 40
+SANITIZED := build/sanitized
+SANITIZER  = env LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096:abort_on_error=0 \
+	UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=$(SANITIZED) OMP_NUM_THREADS=1
+CAPABILITY := import torch; best = torch.backends.cpu.get_cpu_capability().lower(); \
+	print(*dict.fromkeys(["default", *["avx2"] * (best == "avx512"), best]))
+
+sanitize: build
+	TORCHBP_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp $(SANITIZED)/temp
+	for capability in $$($(BIN)/python -c '$(CAPABILITY)'); do \
+		$(SANITIZER) ATEN_CPU_CAPABILITY=$$capability \
+			$(BIN)/python tests/fuzz_operators.py --require-sanitizer --examples $(EXAMPLES) || exit 1; \
+	done
 
 lint: build
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 Environment variables:
     TORCHBP_BUILD_EXTENSION  0 installs without compiled kernels (composite formulas only); default 1.
+    TORCHBP_SANITIZE         1 adds AddressSanitizer and UndefinedBehaviourSanitizer, as `make sanitize` does.
     MAX_JOBS                 how many compilers run at once.
 
 The leaf kernels in csrc/cpu/kernels are compiled once per instruction set and chosen at run time, so
@@ -24,6 +25,15 @@ ROOT = Path(__file__).parent.resolve()
 REMEDY = "To install without compiled kernels, set TORCHBP_BUILD_EXTENSION=0."
 # Strict comparisons are not needed (no kernel reads floating-point flags); NaN and infinity are kept.
 KERNEL_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+# vptr checks would need the type information that PyTorch and pybind11 hide.
+SANITIZE_FLAGS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=vptr",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+    "-O1",
+    "-g1",
+]
 INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],
@@ -58,7 +68,7 @@ def accepts(command: str, flags: list[str]) -> bool:
     return probe.returncode == 0
 
 
-def compile_kernels(command: str, folder: Path, names: list[str]) -> list[str]:
+def compile_kernels(command: str, folder: Path, names: list[str], extra: list[str]) -> list[str]:
     """Compile every kernel file for every instruction set, if it changed, and return the objects."""
     kernels = Path("csrc/cpu/kernels")
     newest_header = max(path.stat().st_mtime for path in [*kernels.glob("*.h"), Path("setup.py")])
@@ -71,7 +81,7 @@ def compile_kernels(command: str, folder: Path, names: list[str]) -> list[str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists() and target.stat().st_mtime > max(newest_header, source.stat().st_mtime):
                 continue
-            flags = [*KERNEL_FLAGS, *INSTRUCTION_SETS[name], f"-DTORCHBP_ISA={name}"]
+            flags = [*KERNEL_FLAGS, *INSTRUCTION_SETS[name], f"-DTORCHBP_ISA={name}", *extra]
             jobs.append(([*command.split(), *flags, "-c", str(source), "-o", str(target)], target))
     workers = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
 
@@ -105,9 +115,13 @@ def extension_arguments() -> dict[str, object]:
     if not openmp:
         print("torchbp: this compiler has no -fopenmp; the kernels will run on one thread.", file=sys.stderr)
 
+    sanitize = SANITIZE_FLAGS if os.environ.get("TORCHBP_SANITIZE") == "1" else []
+
     class Build(BuildExtension):
         def build_extensions(self) -> None:
-            self.extensions[0].extra_objects += compile_kernels(command, Path(self.build_temp, "kernels"), names)
+            self.extensions[0].extra_objects += compile_kernels(
+                command, Path(self.build_temp, "kernels"), names, sanitize
+            )
             super().build_extensions()
 
     extension = CppExtension(
@@ -115,8 +129,8 @@ def extension_arguments() -> dict[str, object]:
         sorted(str(path) for path in [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]),
         include_dirs=[str(ROOT / "csrc"), str(ROOT / "torchbp" / "ops"), pybind11.get_include()],
         define_macros=[(f"TORCHBP_HAVE_{name.upper()}", None) for name in names if name != "baseline"],
-        extra_compile_args=["-O2", "-fvisibility=hidden", *openmp],
-        extra_link_args=openmp,
+        extra_compile_args=["-O2", "-fvisibility=hidden", *openmp, *sanitize],
+        extra_link_args=[*openmp, *sanitize],
         depends=[str(path) for path in [*Path("csrc").rglob("*.h"), Path("torchbp/ops/schemas.def")]],
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}

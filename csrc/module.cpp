@@ -1,9 +1,15 @@
-// torchbp._C: facts about this build. Importing it registers the operators.
+// torchbp._C: facts about this build, and the kernels' workspaces. Importing it registers the operators.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "cpu/arguments.h"
 #include "cpu/dispatch.h"
+#include "cpu/workspace.h"
 
 namespace {
 
@@ -25,6 +31,24 @@ bool openmp() {
 #endif
 }
 
+// Each task leaves zeros behind.
+std::vector<pybind11::bytes> workspace_contents(int64_t bytes, int64_t tasks) {
+  std::vector<std::string> found(static_cast<size_t>(tasks));
+  torchbp::run_tasks<char>(tasks, bytes, {}, [&](int64_t task, char* workspace) {
+    found[static_cast<size_t>(task)].assign(workspace, static_cast<size_t>(bytes));
+    std::fill_n(workspace, bytes, '\0');
+  });
+  return {found.begin(), found.end()};
+}
+
+bool sanitized() {
+#ifdef __SANITIZE_ADDRESS__
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -33,7 +57,14 @@ PYBIND11_MODULE(_C, m) {
       "instruction_set", [] { return std::string(torchbp::kernels().instruction_set); },
       "The instruction set whose kernels run in this process.");
   m.def("instruction_sets_built", &torchbp::instruction_sets_built, "The instruction sets compiled in.");
+  m.def("release_workspaces", &torchbp::release_workspaces, "Free the workspaces that the threads keep.",
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("workspace_bytes", &torchbp::workspace_bytes, "How many bytes the threads keep in workspaces.",
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("workspace_contents", &workspace_contents, "What each of some tasks finds in its workspace of so many bytes.");
+  m.attr("kept_workspace") = torchbp::kKeptWorkspace;
   m.attr("compiler") = compiler();
+  m.attr("sanitized") = sanitized();
   m.attr("openmp") = openmp();
   m.attr("torch_version") = TORCH_VERSION;
 }

@@ -238,6 +238,7 @@ def test_json_schema(results):
         "versions",
         "settings",
         "data",
+        "allocator",
         "layers",
         "largest_difference",
         "sides",
@@ -256,6 +257,7 @@ def test_json_schema(results):
         "seed": 3,
         "threads": 1,
         "dtype": "float32",
+        "default_allocator": False,
         "plot": None,
         "json": "-",
     }
@@ -313,7 +315,7 @@ def test_training_leaves_the_random_state_to_the_seed(results):
 
 
 def test_measuring_does_not_change_the_networks():
-    settings = train.Settings("digits", None, "lenet", "both", 1, 32, 0.03, 0.9, 0, None, "float32", None, None)
+    settings = train.Settings("digits", None, "lenet", "both", 1, 32, 0.03, 0.9, 0, None, "float32", True, None, None)
     digits = train.load("digits", None, 0)
     sides = train.build_sides(settings, digits.image_size, steps=1)
     before = {name: {k: v.clone() for k, v in s.network.state_dict().items()} for name, s in sides.items()}
@@ -330,6 +332,18 @@ def test_tables_and_plot_by_default(torchbp_command, tmp_path):
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     for text in ("conv1", "Conv2d", "CrossEntropyLoss", "forward", "test accuracy", "torchbp / torch"):
         assert text in done.out
+
+
+def test_both_sides_train_with_kept_memory_unless_told_otherwise(results, torchbp_command, monkeypatch):
+    reason = torchbp.allocator.unavailable()
+    assert results()["allocator"] == {"keeps_freed_memory": not reason, "unavailable": reason}
+    assert results("--default-allocator")["allocator"] == {"keeps_freed_memory": False, "unavailable": reason}
+    assert not torchbp.allocator.keeps_freed_memory()  # it ends with the command
+    line = "Allocator of both sides: "
+    assert line + "the default\n" in torchbp_command(*QUICK, "--no-plot", "--default-allocator").out
+    assert (line + "keeps freed memory" in torchbp_command(*QUICK, "--no-plot").out) == (not reason)
+    monkeypatch.setattr(torchbp.allocator, "_glibc", lambda: (None, "the C library is not glibc"))
+    assert line + "the default, because the C library is not glibc" in torchbp_command(*QUICK, "--no-plot").out
 
 
 def test_json_file_comes_with_the_tables(torchbp_command, tmp_path):

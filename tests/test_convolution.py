@@ -186,3 +186,14 @@ def test_lazy_layers_become_the_eager_ones(name: str) -> None:
     with calls() as counter:
         getattr(nn, name)(4, 2)(x)
     assert sum(counter.values()) == 1  # the first call is ours, too
+
+
+@pytest.mark.parametrize("stride", [50, 2**31, 2**62])
+def test_a_stride_far_beyond_the_input_meets_one_position(stride: int) -> None:
+    x, w = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, 9, 8), (4, 3, 3, 2)))
+    operators, geometry = torch.ops.torchbp, ([0, 0], [1, 1], 1)
+    y = operators.convolution(x, w, None, [stride, stride], *geometry)
+    assert torch.equal(y, operators.convolution(x, w, None, [50, 50], *geometry)) and y.shape == (2, 4, 1, 1)
+    for name, arguments in (("convolution_input", (y, w, None, [9, 8])), ("convolution_weight", (x, y, [3, 2]))):
+        found = [getattr(operators, name)(*arguments, [s, s], *geometry) for s in (stride, 50)]
+        assert torch.equal(*found)

@@ -4,12 +4,13 @@
 - ``torchbp.autograd``: the two generic mechanisms, to make layers of your own;
 - ``torchbp.testing``: the gradient proof;
 - ``torchbp.ops``: the raw operators;
+- ``torchbp.allocator``: memory that is kept instead of fetched anew;
 - ``torchbp.reference``: the same layers as loops in NumPy.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from torchbp import autograd, nn, ops
+from torchbp import allocator, autograd, nn, ops
 from torchbp._extension import kernels_loaded, kernels_status, require_kernels
 
 try:
@@ -17,4 +18,4 @@ try:
 except PackageNotFoundError:  # used from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["autograd", "kernels_loaded", "kernels_status", "nn", "ops", "require_kernels"]
+__all__ = ["allocator", "autograd", "kernels_loaded", "kernels_status", "nn", "ops", "require_kernels"]

@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "kernels/table.h"
+#include "workspace.h"
 
 namespace torchbp {
 
@@ -81,11 +83,17 @@ inline bool computes_in_float(const at::Tensor& tensor) {
 
 // Runs task(index, workspace) for every index below `tasks`, each thread with a workspace of its own.
 template <typename T, typename Task>
-void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOptions& options, const Task& task) {
+void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOptions&, const Task& task) {
+  const auto elements = static_cast<size_t>(workspace_elements);
+  TORCH_CHECK(elements <= std::numeric_limits<size_t>::max() / 2 / sizeof(T),
+              "a kernel's workspace is too large: ", workspace_elements, " elements");
+  const bool poisoned = fills_uninitialized_memory();
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
-    T* scratch = workspace.data_ptr<T>();
-    for (int64_t i = begin; i < end; ++i) task(i, scratch);
+    const Workspace workspace(elements * sizeof(T));
+    for (int64_t i = begin; i < end; ++i) {
+      if (poisoned) workspace.poison();
+      task(i, static_cast<T*>(workspace.data()));
+    }
   });
 }
 

@@ -72,6 +72,7 @@ Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntA
     TORCH_CHECK(room >= 0, op, ": kernel_size ", kernel, " with dilation ", dilation,
                 " is larger than the padded input of size ", input, " with padding ", padding);
     g.output[d] = room / g.stride[d] + 1;
+    g.stride[d] = std::min(g.stride[d], room + 1);  // any larger one meets the same single position
   }
   return g;
 }

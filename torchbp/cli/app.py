@@ -96,6 +96,10 @@ def train(
     ] = 0,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; PyTorch's choice by default.")] = None,
     dtype: Annotated[Precision, typer.Option(help="Number format; bfloat16 through autocast.")] = Precision.float32,
+    default_allocator: Annotated[
+        bool,
+        typer.Option("--default-allocator", help="Leave the C library's allocator alone; else it keeps freed memory."),
+    ] = False,
     plot: Annotated[Path, typer.Option(help="File of the loss curves.")] = Path("loss.png"),
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
     json: Annotated[
@@ -118,6 +122,7 @@ def train(
             seed=seed,
             threads=threads,
             dtype=dtype.value,
+            default_allocator=default_allocator,
             plot=None if no_plot else plot,
             json=json,
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from torchbp import allocator
 from torchbp.cli.compare import LayerComparison
 from torchbp.cli.data import CLASSES, Digits
 from torchbp.cli.info import version
@@ -37,6 +38,7 @@ def as_dict(
             "image_size": digits.image_size,
             "classes": CLASSES,
         },
+        "allocator": {"keeps_freed_memory": allocator.keeps_freed_memory(), "unavailable": allocator.unavailable()},
         "layers": [asdict(layer) for layer in layers],
         "largest_difference": largest_difference(layers),
         "sides": {
@@ -84,6 +86,7 @@ def print_tables(
         diverged = next((at for at, loss in enumerate(side.losses, 1) if not math.isfinite(loss)), None)
         if diverged:
             console.print(f"{name}.nn: the loss is not finite from step {diverged} on; lower --lr.")
+    console.print(f"Allocator of both sides: {_allocator(settings)}", soft_wrap=True, markup=False)
     if settings.plot is not None:
         console.print(f"Loss curves: {settings.plot}", soft_wrap=True, markup=False)
 
@@ -142,6 +145,12 @@ def _print_summary(console: Console, settings: Settings, digits: Digits, sides: 
     for name, values, compared in rows:
         shown.add_row(name, *values, *([compared] if both else []))
     console.print(shown)
+
+
+def _allocator(settings: Settings) -> str:
+    if allocator.keeps_freed_memory():
+        return "keeps freed memory (--default-allocator to leave it alone)"
+    return "the default" if settings.default_allocator else f"the default, because {allocator.unavailable()}"
 
 
 def _text(path: object) -> str | None:

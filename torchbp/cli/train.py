@@ -6,6 +6,7 @@ import copy
 import importlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from torchbp import allocator
 from torchbp.cli.compare import LayerComparison, compare_layers
 from torchbp.cli.data import CLASSES, Digits, load, shifted
 from torchbp.cli.errors import InputError
@@ -40,6 +42,7 @@ class Settings:
     seed: int
     threads: int | None
     dtype: str
+    default_allocator: bool
     plot: Path | None
     json: Path | None
 
@@ -81,6 +84,16 @@ def run(settings: Settings) -> None:
         InputError: an option, an output path or a data file is wrong; all are looked at before training.
     """
     _check_outputs(settings)
+    with _memory(settings):
+        _run(settings)
+
+
+def _memory(settings: Settings) -> AbstractContextManager[object]:
+    """Keep freed memory for both sides, unless the settings or the platform say otherwise."""
+    return nullcontext() if settings.default_allocator else allocator.keep_freed_memory()
+
+
+def _run(settings: Settings) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     digits = load(settings.data, settings.root, settings.seed)
