@@ -103,9 +103,11 @@ template <typename Body>
 void run_ranges(int64_t tasks, int64_t elements, int64_t workspace_bytes, const Body& body) {
   constexpr int64_t kWorth = 16384;  // elements that are worth waking another thread
   const int64_t per_task = std::max<int64_t>(1, elements / std::max<int64_t>(1, tasks));
+  const bool poisoned = fills_uninitialized_memory();
   at::parallel_for(0, tasks, std::max<int64_t>(1, kWorth / per_task), [&](int64_t begin, int64_t end) {
-    const at::Tensor workspace = at::empty({workspace_bytes}, at::kByte);
-    body(begin, end, workspace.data_ptr());
+    const Workspace workspace(static_cast<size_t>(workspace_bytes));
+    if (poisoned) workspace.poison();
+    body(begin, end, workspace.data());
   });
 }
 

@@ -537,8 +537,23 @@ void find_cover(const Windows& windows, int axis, std::vector<int64_t>& first, s
   }
 }
 
+// Axes that one window covers as a whole become one axis.
+void merge_whole_axes(Windows& windows) {
+  const auto whole = [&](int d) {
+    return windows.output[d] == 1 && windows.start[d][0] == 0 && windows.end[d][0] == windows.input[d];
+  };
+  for (int d = kSpatial - 2; d >= 0 && whole(d) && whole(kSpatial - 1); --d) {
+    const int last = kSpatial - 1;
+    windows.input[last] *= windows.input[d];
+    windows.end[last][0] = windows.input[last];
+    windows.length[last][0] *= windows.length[d][0];
+    windows.input[d] = windows.end[d][0] = windows.length[d][0] = 1;
+    windows.step = 0;
+  }
+}
+
 // Averages `from` (spread = false) or spreads it back over the windows (spread = true).
-Tensor run_average(const char* op, const Windows& windows, const Tensor& from, bool spread) {
+Tensor run_average(const char* op, Windows windows, const Tensor& from, bool spread) {
   if (from.scalar_type() == at::kHalf) return run_average(op, windows, from.to(at::kFloat), spread).to(at::kHalf);
   const at::MemoryFormat format = planar_format(from);
   const Tensor dense = from.contiguous(format);
@@ -546,6 +561,7 @@ Tensor run_average(const char* op, const Windows& windows, const Tensor& from, b
                         from.options().memory_format(format));
   if (to.numel() == 0) return to;
   if (from.numel() == 0) return to.zero_();
+  merge_whole_axes(windows);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, from.scalar_type(), "average_pool", [&] {
     typedef InKernels<scalar_t>::Type S;
     typedef InKernels<scalar_t>::Compute T;

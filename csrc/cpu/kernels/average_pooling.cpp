@@ -36,6 +36,48 @@ TORCHBP_INLINE Compute<S> total(const S* from, int64_t count) {
   return sum;
 }
 
+// Planes that are averaged side by side, as one image with the planes as its channels.
+template <typename T>
+TORCHBP_INLINE AverageProblem<T> image_of(const AverageProblem<T>& p) {
+  AverageProblem<T> image = p;
+  image.outer = 1;
+  image.inner = kLanes<T>;
+  return image;
+}
+
+template <typename T>
+int64_t tasks_of(const AverageProblem<T>& p, const int64_t* size) {
+  return side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, size);
+}
+
+template <typename T>
+int64_t images_workspace(const AverageProblem<T>& p) {
+  const int64_t elements = image_size<T>(volume(p.input)) + image_size<T>(volume(p.output));
+  return elements * static_cast<int64_t>(sizeof(T));
+}
+
+// Turns planes of `from` elements into images, calls run(image, result) and turns the results into planes.
+template <typename S, typename Run>
+void run_images(const S* input, int64_t from, S* output, int64_t to, int64_t outer, int64_t begin, int64_t end,
+                void* workspace, const Run& run) {
+  typedef Compute<S> T;
+  T* source = static_cast<T*>(workspace);
+  T* target = source + image_size<T>(from);
+  const S* limit = input + outer * from;
+  const int64_t room = smaller(outer, end * kLanes<T>) * to;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, outer - first);
+    planes_to_image<T>(planes, from, source, [&](int64_t plane, int64_t e) {
+      return load_before<S, true>(input + (first + plane) * from + e, limit);
+    });
+    run(static_cast<const T*>(source), target);
+    image_to_planes<T>(planes, to, target, [&](int64_t plane, int64_t e, const Vector<T>& values) {
+      const int64_t at = (first + plane) * to + e;
+      store_before(output + at, values, to - e, room - at);
+    });
+  }
+}
+
 // The sum of vectors at `count` places.
 template <typename S, bool kChecked>
 TORCHBP_INLINE Vector<Compute<S>> total_at(const S* from, int64_t rows, int64_t row_stride, int64_t columns,
@@ -52,12 +94,13 @@ TORCHBP_INLINE Vector<Compute<S>> total_at(const S* from, int64_t rows, int64_t 
 
 template <typename T>
 int64_t forward_tasks(const AverageProblem<T>& p) {
-  return band_tasks(p.outer, p.output);
+  return tasks_of(p, p.output);
 }
 
 // A row of sums, with room to read whole vectors behind it.
 template <typename T>
 int64_t forward_workspace(const AverageProblem<T>& p) {
+  if (side_by_side<T>(p)) return images_workspace(p);
   return p.inner == 1 ? (p.input[2] + 4 * kLanes<T>)*static_cast<int64_t>(sizeof(T)) : 0;
 }
 
@@ -205,7 +248,18 @@ void average_pixels(const AverageProblem<Compute<S>>& p, const Band& band, const
 template <typename S>
 void forward(const AverageProblem<Compute<S>>& p, const S* input, S* output, int64_t begin, int64_t end,
              void* workspace) {
+  typedef Compute<S> T;
   const int64_t row = p.output[2] * p.inner, from = volume(p.input) * p.inner;
+  if (side_by_side<T>(p)) {
+    const AverageProblem<T> image = image_of(p);
+    return run_images(input, from, output, volume(p.output), p.outer, begin, end, workspace,
+                      [&](const T* source, T* target) {
+                        const T* room = target + volume(p.output) * kLanes<T>;
+                        for (int64_t depth = 0; depth < p.output[0]; ++depth)
+                          average_pixels(image, {0, depth, 0, p.output[1]}, source, source + from * kLanes<T>,
+                                         target + depth * p.output[1] * p.output[2] * kLanes<T>, room);
+                      });
+  }
   const S* limit = input + p.outer * from;
   const auto first_row = [&](const Band& band, int64_t oh) {
     return output + ((band.outer * p.output[0] + band.depth) * p.output[1] + oh) * row;
@@ -216,7 +270,7 @@ void forward(const AverageProblem<Compute<S>>& p, const S* input, S* output, int
     const Band band = band_of(p.outer, p.output, task);
     const S* plane = input + band.outer * from;
     if (p.inner == 1)
-      average_rows(p, band, plane, limit, first_row(band, band.first), room, static_cast<Compute<S>*>(workspace));
+      average_rows(p, band, plane, limit, first_row(band, band.first), room, static_cast<T*>(workspace));
     else
       average_pixels(p, band, plane, limit, first_row(band, band.first), room);
   }
@@ -227,7 +281,7 @@ void forward(const AverageProblem<Compute<S>>& p, const S* input, S* output, int
 
 template <typename T>
 int64_t adjoint_tasks(const AverageProblem<T>& p) {
-  return band_tasks(p.outer, p.input);
+  return tasks_of(p, p.input);
 }
 
 // Zeros around the row of sums, so that windows which are not there add nothing.
@@ -238,6 +292,7 @@ TORCHBP_INLINE int64_t margin(const AverageProblem<T>& p) {
 
 template <typename T>
 int64_t adjoint_workspace(const AverageProblem<T>& p) {
+  if (side_by_side<T>(p)) return images_workspace(p);
   const int64_t line = p.output[2] + 2 * margin(p) + 4 * kLanes<T>;
   return p.inner == 1 ? (line + p.input[2] + kLanes<T>)*static_cast<int64_t>(sizeof(T)) : 0;
 }
@@ -282,6 +337,11 @@ void spread_columns(const AverageProblem<Compute<S>>& p, const Compute<S>* sums,
   if (p.step == 2 && p.kernel == 2) return spread_run<S, 2, 2>(p, sums, to, room);
   if (p.step == 2 && p.kernel == 3) return spread_run<S, 3, 2>(p, sums, to, room);
   if (p.step == 2) return spread_run<S, 0, 2>(p, sums, to, room);
+  if (p.output[2] == 1 && p.start[2][0] == 0 && p.end[2][0] == p.input[2]) {
+    for (int64_t i = 0; i < p.input[2]; i += kLanes<T>)
+      store_before(to + i, Vector<T>{} + sums[0], p.input[2] - i, room - i);
+    return;
+  }
   for (int64_t i = 0; i < p.input[2]; ++i) row[i] = T(0);
   for (int64_t o = 0; o < p.output[2]; ++o)
     for (int64_t i = p.start[2][o]; i < p.end[2][o]; ++i) row[i] += sums[o];
@@ -355,7 +415,18 @@ void spread_pixels(const AverageProblem<Compute<S>>& p, const Band& band, const 
 template <typename S>
 void adjoint(const AverageProblem<Compute<S>>& p, const S* gradient, S* grad_input, int64_t begin, int64_t end,
              void* workspace) {
+  typedef Compute<S> T;
   const int64_t row = p.input[2] * p.inner, from = volume(p.output) * p.inner;
+  if (side_by_side<T>(p)) {
+    const AverageProblem<T> image = image_of(p);
+    return run_images(gradient, from, grad_input, volume(p.input), p.outer, begin, end, workspace,
+                      [&](const T* source, T* target) {
+                        const T* room = target + volume(p.input) * kLanes<T>;
+                        for (int64_t depth = 0; depth < p.input[0]; ++depth)
+                          spread_pixels(image, {0, depth, 0, p.input[1]}, source, source + from * kLanes<T>,
+                                        target + depth * p.input[1] * p.input[2] * kLanes<T>, room);
+                      });
+  }
   const S* limit = gradient + p.outer * from;
   const auto first_row = [&](const Band& band, int64_t ih) {
     return grad_input + ((band.outer * p.input[0] + band.depth) * p.input[1] + ih) * row;
@@ -366,7 +437,7 @@ void adjoint(const AverageProblem<Compute<S>>& p, const S* gradient, S* grad_inp
     const Band band = band_of(p.outer, p.input, task);
     const S* plane = gradient + band.outer * from;
     if (p.inner == 1)
-      spread_rows(p, band, plane, limit, first_row(band, band.first), room, static_cast<Compute<S>*>(workspace));
+      spread_rows(p, band, plane, limit, first_row(band, band.first), room, static_cast<T*>(workspace));
     else
       spread_pixels(p, band, plane, limit, first_row(band, band.first), room);
   }

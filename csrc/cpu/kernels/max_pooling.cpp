@@ -33,8 +33,16 @@ TORCHBP_INLINE Range inside_windows(const PoolProblem& p) {
 // ---------------------------------------------------------------------------------------------
 // Forward
 
+// The smallest power of two that is not below n.
+TORCHBP_INLINE int64_t power_of_two(int64_t n) {
+  int64_t power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
 // How rows of outputs are cut, and the reduced rows that are held: of every depth of a window `height` consecutive
-// ones, the row ih at place ih % height; or, for windows of many rows, `height` rows in the order they are met.
+// ones, a power of two, the row ih at place ih modulo height; or, for windows of many rows, `height` rows in the order
+// they are met.
 struct Plan {
   bool piled;
   int64_t planes;
@@ -55,10 +63,11 @@ Plan plan_of(const PoolProblem& p) {
   plan.chunk = smaller(p.output[2], larger(1, most / p.inner));
   if (plan.chunk > kLanes<T> && plan.chunk < p.output[2]) plan.chunk -= plan.chunk % kLanes<T>;
   plan.length = plan.chunk * p.inner + kLanes<T>;
+  // Where the stride leaves rows out between the windows, one window at a time is reduced.
   plan.height = plan.piled ? kRows
                 : p.stride[1] > extent
-                    ? extent  // the rows between the windows are left out
-                    : larger(extent, smaller(kHeld / (plan.planes * plan.length), p.input[1]));
+                    ? power_of_two(extent)
+                    : power_of_two(larger(extent, smaller(kHeld / (plan.planes * plan.length), p.input[1])));
   plan.inside = inside_windows(p);
   return plan;
 }
@@ -193,8 +202,8 @@ void reduce(const PoolProblem& p, const Range& inside, Reduction<S> r) {
   constexpr int64_t lanes = kLanes<Compute<S>>;
   const int64_t step = p.inner == 1 ? p.stride[2] : 1, taps = p.inner > 1 || p.dilation[2] == 1 ? p.kernel[2] : 0;
   // What the last vector of a row may read, from the start of the row; the rows that have as much go first.
-  const int64_t read = (smaller(r.last, inside.last) * p.stride[2] + p.kernel[2] * p.dilation[2]) * p.inner +
-                       (step + 1) * lanes;
+  const int64_t read =
+      (smaller(r.last, inside.last) * p.stride[2] + p.kernel[2] * p.dilation[2]) * p.inner + (step + 1) * lanes;
   const int64_t room = r.limit - r.row - read;
   const int64_t safe = room < 0 ? 0 : smaller(r.rows, room / larger(1, r.row_stride) + 1);
   Reduction<S> rest = r;
@@ -329,6 +338,7 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
   const int64_t row_length = p.output[2] * p.inner;
   const int64_t first_row = (band.outer * p.output[0] + band.depth) * p.output[1];
   const Range depths = inside_taps(p, 0, band.depth);
+  const bool dense = p.stride[1] <= p.dilation[1] * (p.kernel[1] - 1) + 1;
   if (few_and_wide<T>(p)) {
     for (int64_t oh = band.first; oh < band.last; ++oh) {
       const int64_t at = (first_row + oh) * row_length;
@@ -340,11 +350,18 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
     const int64_t last = smaller(o + plan.chunk, p.output[2]), count = (last - o) * p.inner;
     // Reduces input rows [from, to) at depth id to places that follow each other in the held rows.
     const auto reduce_some = [&](int64_t id, int64_t from, int64_t to, int64_t slot) {
-      const Reduction<S> r = {plane + (id * p.input[1] + from) * row_stride, row_stride, to - from, limit, o, last,
-                              held + slot * plan.length, held_tap + slot * plan.length, plan.length};
+      const Reduction<S> r = {plane + (id * p.input[1] + from) * row_stride,
+                              row_stride,
+                              to - from,
+                              limit,
+                              o,
+                              last,
+                              held + slot * plan.length,
+                              held_tap + slot * plan.length,
+                              plan.length};
       reduce<S, kWinner>(p, plan.inside, r);
     };
-    int64_t reduced = 0;  // the rows before it are held, if they still are needed
+    int64_t reduced = 0;         // the rows before it are held, if they still are needed
     int64_t strip = band.first;  // the outputs before it have their rows
     for (int64_t oh = band.first; oh < band.last; ++oh) {
       if (!plan.piled && oh == strip) {
@@ -353,11 +370,10 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
         do {
           to = larger(to, spanned(p, strip).last);
           ++strip;
-        } while (plan.height > p.stride[1] && strip < band.last &&
-                 spanned(p, strip).last - now.first <= plan.height);
+        } while (dense && strip < band.last && spanned(p, strip).last - now.first <= plan.height);
         reduced = to;
         while (from < to) {
-          const int64_t place = from % plan.height, rows = smaller(to - from, plan.height - place);
+          const int64_t place = (from & (plan.height - 1)), rows = smaller(to - from, plan.height - place);
           for (int64_t kd = depths.first; kd < depths.last; ++kd)
             reduce_some(band.depth * p.stride[0] - p.padding[0] + kd * p.dilation[0], from, from + rows,
                         kd * plan.height + place);
@@ -379,11 +395,9 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
             pile.count = 0;
             pile.add(sum, sum_tap, 0);
           }
-          const int64_t slot = plan.piled ? pile.count : kd * plan.height + ih % plan.height;
-          if (plan.piled)
-            reduce_some(band.depth * p.stride[0] - p.padding[0] + kd * p.dilation[0], ih, ih + 1, slot);
-          pile.add(held + slot * plan.length, held_tap + slot * plan.length,
-                   (kd * p.kernel[1] + kh) * p.kernel[2]);
+          const int64_t slot = plan.piled ? pile.count : kd * plan.height + (ih & (plan.height - 1));
+          if (plan.piled) reduce_some(band.depth * p.stride[0] - p.padding[0] + kd * p.dilation[0], ih, ih + 1, slot);
+          pile.add(held + slot * plan.length, held_tap + slot * plan.length, (kd * p.kernel[1] + kh) * p.kernel[2]);
         }
       if (pile.count > 0) combine<S, W, kWinner>(pile, count, to, places, room);
       // Dilated windows may miss the input altogether.
@@ -397,15 +411,6 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
       }
     }
   }
-}
-
-// Whether planes are so small that they are pooled side by side.
-template <typename T>
-TORCHBP_INLINE bool side_by_side(const PoolProblem& p) {
-  constexpr int64_t bytes = 48 << 10;
-  const int64_t elements = volume(p.input) + 2 * volume(p.output);
-  return p.inner == 1 && p.outer > 1 && smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T> &&
-         elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
 }
 
 // The image that a few planes make.
@@ -473,8 +478,7 @@ void pool_image(const PoolProblem& p, const S* input, S* output, W* winner, int6
 template <typename S, typename W, bool kWinner>
 void pool_tasks_of(const PoolProblem& p, const S* input, S* output, W* winner, int64_t begin, int64_t end,
                    void* workspace) {
-  if (side_by_side<Compute<S>>(p))
-    return pool_image<S, W, kWinner>(p, input, output, winner, begin, end, workspace);
+  if (side_by_side<Compute<S>>(p)) return pool_image<S, W, kWinner>(p, input, output, winner, begin, end, workspace);
   // Vectors may be stored beyond the end of a row where this thread writes next.
   const Band last = band_of(p.outer, p.output, end - 1);
   const S* room = output + ((last.outer * p.output[0] + last.depth) * p.output[1] + last.last) * p.output[2] * p.inner;
@@ -545,7 +549,8 @@ bool gathers(const PoolProblem& p) {
 }
 
 // Rows of gradients and winners of a contiguous tensor that cover rows of inputs, with room around them: a winner of
-// -1 belongs to no window. Of every depth that covers one, `height` consecutive rows, the row oh at place oh % height.
+// -1 belongs to no window. Of every depth that covers one, `height` consecutive rows,
+// a power of two, the row oh at place oh modulo height.
 struct Lines {
   int64_t planes;
   int64_t height;
@@ -561,7 +566,7 @@ Lines lines_of(const PoolProblem& p) {
   const int64_t most = larger(kHeld / ((span + 1) * lines.planes), 4 * kLanes<T>) * p.stride[2];
   lines.chunk = p.input[2] <= most ? p.input[2] : most - most % (2 * kLanes<T>);
   lines.length = (lines.chunk + reach) / p.stride[2] + 2 + 3 * kLanes<T>;
-  lines.height = larger(span, smaller(kHeld / (lines.planes * lines.length), p.output[1]));
+  lines.height = power_of_two(larger(span, smaller(kHeld / (lines.planes * lines.length), p.output[1])));
   return lines;
 }
 
@@ -667,7 +672,7 @@ void gather_lines(const PoolProblem& p, const Lines& lines, GatherRow<S> gather,
   for (int64_t from = 0; from < p.input[2]; from += lines.chunk) {
     const int64_t to = smaller(from + lines.chunk, p.input[2]);
     const int64_t first_place = divide_down(from + p.padding[2] - reach, p.stride[2]);
-    int64_t filled = 0;           // the rows of outputs before it are held, if they still are needed
+    int64_t filled = 0;          // the rows of outputs before it are held, if they still are needed
     int64_t strip = band.first;  // the rows of inputs before it have their lines
     for (int64_t ih = band.first; ih < band.last; ++ih) {
       const Range heights = covering(p, 1, ih);
@@ -680,7 +685,7 @@ void gather_lines(const PoolProblem& p, const Lines& lines, GatherRow<S> gather,
         for (; oh < filled; ++oh)
           for (int64_t od = depths.first; od < depths.last; ++od) {
             const int64_t at = ((planes + od) * p.output[1] + oh) * p.output[2];
-            const int64_t slot = ((od - depths.first) * lines.height + oh % lines.height) * lines.length;
+            const int64_t slot = ((od - depths.first) * lines.height + (oh & (lines.height - 1))) * lines.length;
             fill_line(gradient + at, winner + at, p.output[2], first_place, first_place + lines.length - kLanes<T>,
                       all - at, line + slot, line_winner + slot);
           }
@@ -691,7 +696,7 @@ void gather_lines(const PoolProblem& p, const Lines& lines, GatherRow<S> gather,
         for (int64_t oh = heights.first; kd >= 0 && oh < heights.last; ++oh) {
           const int64_t kh = covering_tap(p, 1, ih, oh);
           if (kh < 0) continue;
-          const int64_t slot = ((od - depths.first) * lines.height + oh % lines.height) * lines.length;
+          const int64_t slot = ((od - depths.first) * lines.height + (oh & (lines.height - 1))) * lines.length;
           covers[count++] = {line + slot, line_winner + slot,
                              static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2])};
         }
@@ -723,8 +728,8 @@ TORCHBP_INLINE void gather_block(const PoolProblem& p, const PixelRow<Compute<S>
       const int64_t at = rows[r].at + ow * p.inner;
       const IntegerVector<T> tap = IntegerVector<T>{} + (rows[r].tap + static_cast<Integer<T>>(kw));
       for (int64_t b = 0; b < kBlock; ++b)
-        sum[b] += widen<T>(winner + at + b * kLanes<T>) == tap ? load_values(gradient + at + b * kLanes<T>)
-                                                                 : Vector<T>{};
+        sum[b] +=
+            widen<T>(winner + at + b * kLanes<T>) == tap ? load_values(gradient + at + b * kLanes<T>) : Vector<T>{};
     }
 }
 
@@ -829,8 +834,7 @@ void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* g
                   void* workspace) {
   if (side_by_side<Compute<S>>(p)) return gather_image(p, gradient, winner, grad_input, begin, end, workspace);
   const Band last = band_of(p.outer, p.input, end - 1);
-  const S* room =
-      grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
+  const S* room = grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
   const Lines lines = lines_of<Compute<S>>(p);
   const GatherRow<S> gather = gather_row_of<S>(p);
   for (int64_t task = begin; task < end; ++task) {
@@ -938,7 +942,7 @@ void pick(const PoolProblem& problem, const S* input, const void* winner, int wi
 template <typename S>
 MaxPoolKernels<S> kernels_of() {
   return {
-      forward_tasks<S>,       forward_workspace<S>,     forward<S>, backward_tasks<S>, backward_workspace<S>, backward<S>,
+      forward_tasks<S>,    forward_workspace<S>,     forward<S>, backward_tasks<S>, backward_workspace<S>, backward<S>,
       gathers<Compute<S>>, slice_tasks<PoolProblem>, pick<S>,
   };
 }

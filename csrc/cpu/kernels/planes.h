@@ -74,6 +74,15 @@ void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) 
 // Small planes of a contiguous tensor leave vectors along the width half empty. As many planes as a vector has lanes
 // are turned into one image with the planes as its channels instead.
 
+// Whether planes are so small.
+template <typename T, typename Problem>
+TORCHBP_INLINE bool side_by_side(const Problem& p) {
+  constexpr int64_t bytes = 48 << 10;
+  const int64_t elements = volume(p.input) + 2 * volume(p.output);
+  return p.inner == 1 && p.outer > 1 && smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T> &&
+         elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
+}
+
 template <typename T>
 TORCHBP_INLINE void transpose(Vector<T>* rows) {
   constexpr int64_t lanes = kLanes<T>;
@@ -90,7 +99,7 @@ TORCHBP_INLINE void transpose(Vector<T>* rows) {
 // Elements of an image made of planes of `elements`, with room for whole vectors of them.
 template <typename T>
 TORCHBP_INLINE int64_t image_size(int64_t elements) {
-  return (elements + kLanes<T>) * kLanes<T>;
+  return (elements + kLanes<T>)*kLanes<T>;
 }
 
 // image[e][plane] = read(plane, e), which returns a vector of consecutive elements; missing planes repeat the last.
