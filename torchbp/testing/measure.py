@@ -1,7 +1,8 @@
-"""Bytes that a graph keeps for its backward pass."""
+"""Bytes that a graph keeps for its backward pass, and how far two tensors are apart."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -40,3 +41,13 @@ def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> 
         sizes.pop(tensor.untyped_storage().data_ptr(), None)
     del result
     return sum(sizes.values())
+
+
+def relative_difference(value: Tensor, expected: Tensor) -> float:
+    """Largest ``|value - expected|`` over largest ``|expected|``; infinite where a value is not finite."""
+    value, expected = value.double(), expected.double()
+    distance = torch.linalg.vector_norm(value - expected, math.inf).item()
+    scale = torch.linalg.vector_norm(expected, math.inf).item()
+    if not math.isfinite(distance):
+        return math.inf
+    return distance / scale if scale else (0.0 if distance == 0 else math.inf)
