@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from torchbp.bench import check, floor, timing
-from torchbp.bench.peers import BUILTIN, STEP, Data, Peer, Side, draw, figures_of, peers_of
+from torchbp.bench.peers import BUILTIN, STEP, TORCHBP, Data, Peer, Side, draw, figures_of, is_ours, peers_of
 from torchbp.bench.results import FAILED, OK, WRONG, CaseResult
 from torchbp.bench.suite import Case
 from torchbp.testing import saved_bytes
-
-_BUILTIN_SLACK = 64  # an inaccurate peer is still a peer, and its error is reported; a wrong one is not
 
 
 @dataclass(frozen=True)
@@ -46,29 +44,24 @@ def measure(case: Case, setting: Setting, peaks: floor.Peaks) -> CaseResult:
 
 
 def _right_sides(case: Case, data: Data, peers: list[Peer], result: CaseResult) -> Mapping[str, Side]:
-    """The peers whose results are right; what the others did goes to ``result``."""
-    exact = check.expected(case, data)
-    limits = check.tolerances(case, data, exact)
+    """The peers whose results are right, those of torchbp last; what the others did goes to ``result``."""
+    standard = check.Standard(case, data)
     sides: dict[str, Side] = {}
-    for peer in peers:
+    for peer in sorted(peers, key=lambda peer: peer.ours):
         try:
+            fault = standard.network_fault() if case.is_model and peer == TORCHBP else ""
             side = Side(case, peer, data)
-            found = check.errors(case, data, side.values(), exact)
+            errors = standard.errors(side.values())
         except Exception as error:  # whatever a layer raises is what there is to report
             _report(result, FAILED if peer.ours else OK, f"{peer.name}: {type(error).__name__}: {error}")
             continue
-        result.errors[peer.name] = found
-        slack = 1 if peer.ours else _BUILTIN_SLACK
-        wrong = [
-            f"{name} {error:.1e} > {slack * limits[name]:.1e}"
-            for name, error in found.items()
-            if not error <= slack * limits[name]
-        ]
-        if wrong:
-            _report(result, WRONG if peer.ours else OK, f"{peer.name}: relative error of {', '.join(wrong)}")
-            continue
-        sides[peer.name] = side
-    if result.status == OK and not any(not peer.ours and peer.name in sides for peer in peers):
+        fault = fault or standard.fault(peer, errors, result.errors)
+        result.errors[peer.name] = errors
+        if fault:
+            _report(result, WRONG if peer.ours else OK, f"{peer.name}: {fault}")
+        else:
+            sides[peer.name] = side
+    if result.status == OK and not any(not is_ours(name) for name in sides):
         _report(result, FAILED, f"no peer of {BUILTIN.namespace} runs it")
     return sides
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +9,13 @@ from torchbp.bench.peers import FIGURES, FORWARD, STEP, TORCHBP, is_ours
 from torchbp.bench.process import TUNED
 from torchbp.bench.results import OK, CaseResult, Change, Results, best_builtin, geometric_mean, ratio
 from torchbp.bench.suite import MODEL_FAMILY
+from torchbp.bench.timing import Timing
 
 Group = tuple[str, int, str]  # allocator, threads, dtype
 
 _SLOWEST = 10
 _ALL = "all layers"
+_HEADS = [figure.replace(" ", "\n") for figure in FIGURES]
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,16 @@ def case_table(results: Results, group: Group, family: str) -> Table:
         if case.family != family:
             continue
         for peer in _our_peers([case]):
-            cells = [_number(ratios([case], figure, peer)) for figure in FIGURES]
-            floors = [
-                _number([timings[peer].median / case.floors[figure]] if (timings := case.timings.get(figure)) else [])
-                for figure in FIGURES
-            ]
-            rows.append([_with_format(case.case, peer), *cells, *floors])
-    columns = ["case", *FIGURES, *(f"{figure} / floor" for figure in FIGURES)]
-    return Table(f"{family}: {label(group)}", columns, rows)
+            cells = []
+            for figure in FIGURES:
+                timings = case.timings.get(figure)
+                if timings is None:
+                    cells.append("-")
+                else:
+                    over = timings[peer].median / case.floors[figure]
+                    cells.append(f"{ratio(timings, peer):.2f} ({_number(over)})")
+            rows.append([_with_format(case.case, peer), *cells])
+    return Table(f"{family}, ratio (time over floor): {label(group)}", ["case", *_HEADS], rows)
 
 
 def problems(results: Results) -> list[str]:
@@ -124,15 +127,14 @@ def comparison_table(changes: Sequence[Change]) -> Table:
         [
             _with_format(change.row.case, change.row.peer),
             change.row.figure,
-            change.row.allocator,
-            str(change.row.threads),
+            f"{change.row.allocator}, {change.row.threads}",
             f"{change.old_ratio:.2f}",
             f"{change.new_ratio:.2f}",
             "faster" if change.faster else "SLOWER",
         ]
         for change in changes
     ]
-    columns = ["case", "figure", "allocator", "threads", "old", "new", ""]
+    columns = ["case", "figure", "allocator,\nthreads", "old", "new", ""]
     return Table("Ratios that changed by more than their spread", columns, rows)
 
 
@@ -150,7 +152,7 @@ def to_markdown(results: Results, images: Sequence[tuple[str, str]]) -> str:
     lines = problems(results)
     if lines:
         parts.append("\n".join(["## Notes", "", *(f"- {line}" for line in lines)]))
-    parts.append("## Every case\n\n" + _HOW_TO_READ_CASES)
+    parts.append("## Every case\n\nRatio to the best built-in way and, in brackets, torchbp's time over the floor.")
     for group in preferred_groups(results):
         for family in dict.fromkeys(case.family for case in cases_of(results, group)):
             table = case_table(results, group, family)
@@ -162,24 +164,24 @@ def to_markdown(results: Results, images: Sequence[tuple[str, str]]) -> str:
 _HOW_TO_READ = """\
 ## How to read it
 
-- A **ratio** is the median time of the best built-in way over torchbp's: 2 means that torchbp takes half the time, below
-  1 that it is slower. The built-in ways are `torch.nn` on contiguous and on channels-last tensors (and under
-  `torch.compile` with `--compile`); a row says in which format torchbp's tensors are. All ways are timed in turn in one
-  process, on the same numbers. Families show the geometric mean over their cases and, in brackets, the worst case.
+- A **ratio** is the median time of the best built-in way over torchbp's: 2 means that torchbp takes half the time,
+  below 1 that it is slower. The built-in ways are `torch.nn` on contiguous and on channels-last tensors (and under
+  `torch.compile` with `--compile`); a row says in which format torchbp's tensors are. All ways are timed in turn in
+  one process, on the same numbers. Families show the geometric mean over their cases and, in brackets, the worst.
 - **Figures**: the forward pass with a gradient recorded, the gradient of the input alone, the gradient of the weights
   alone, and the step that computes all of it. A step of a network includes loss and optimiser (momentum).
-- The **floor** is the time that the bytes which must move would take at the bandwidth measured for a copy of that size,
-  or the multiply-adds at the speed measured for a large matrix product, whichever is longer. Bytes count once: input,
-  weights and output; backward the arriving gradient, what was saved, and the gradients; batch norm reads its input twice.
-- **default allocator** is the process as it starts, **tuned** is with `torchbp.allocator.keep_freed_memory()`, for
-  PyTorch's layers and torchbp's alike. Without it, time in large layers is mostly page faults.
+- The **floor** is the time that the bytes which must move would take at the bandwidth measured for a copy of that
+  size, or the multiply-adds at the speed measured for a large matrix product, whichever is longer. Bytes count once:
+  input, weights and output; backward the arriving gradient, what was saved, and the gradients. Batch norm reads its
+  input twice.
+- **default** is the allocator as a process finds it, **tuned** is with `torchbp.allocator.keep_freed_memory()`, for
+  PyTorch's layers and torchbp's alike. Without it, much of the time of a large layer is page faults.
 - Before a case is timed, output and gradients of every way are compared with the built-in in float64; a case in which
-  torchbp is wrong is not timed and is listed as WRONG. **Errors** are the largest absolute error over the largest value.
+  torchbp is wrong is not timed and is listed as WRONG. **Errors** are the largest absolute error over the largest
+  value.
 - **Kept** is what autograd holds for backward in a step, parameters not counted. **Peak resident size** is that of a
   fresh process that runs three steps, PyTorch and the data included.
 - Times of two machines, or of two runs, mean little beside each other; ratios of one run do."""
-
-_HOW_TO_READ_CASES = "Ratios to the best built-in way, and torchbp's time over the floor."
 
 
 def _family_table(results: Results, group: Group) -> Table:
@@ -189,7 +191,7 @@ def _family_table(results: Results, group: Group) -> Table:
             counted = sum(peer in case.timings.get(FORWARD, {}) for case in members)
             cells = [_mean_and_worst(ratios(members, figure, peer)) for figure in FIGURES]
             rows.append([_with_format(family, peer), str(counted), *cells])
-    return Table(f"Ratio, mean (worst): {label(group)}", ["family", "cases", *FIGURES], rows)
+    return Table(f"Ratio, mean (worst): {label(group)}", ["family", "cases", *_HEADS], rows)
 
 
 def _floor_table(results: Results, group: Group) -> Table:
@@ -198,9 +200,9 @@ def _floor_table(results: Results, group: Group) -> Table:
         cells = []
         for figure in FIGURES:
             ours, theirs = (times_over_floor(members, figure, ours=side) for side in (True, False))
-            cells.append(f"{_number(_mean(ours))} / {_number(_mean(theirs))}" if ours else "-")
+            cells.append(" / ".join(_number(geometric_mean(side)) for side in (ours, theirs)) if ours else "-")
         rows.append([family, *cells])
-    return Table(f"Time over floor, torchbp / best built-in: {label(group)}", ["family", *FIGURES], rows)
+    return Table(f"Time over floor, torchbp / best built-in: {label(group)}", ["family", *_HEADS], rows)
 
 
 def _slowest_table(results: Results) -> Table:
@@ -210,10 +212,11 @@ def _slowest_table(results: Results) -> Table:
             for peer in filter(is_ours, timings):
                 compared = ratio(timings, peer)
                 if compared < 1:
-                    cells = [_with_format(case.case, peer), figure, case.allocator, str(case.threads)]
-                    found.append((compared, [*cells, best_builtin(timings)[0], f"{compared:.2f}"]))
+                    setting = f"{case.allocator}, {case.threads}"
+                    cells = [_with_format(case.case, peer), figure, setting, _format(best_builtin(timings)[0])]
+                    found.append((compared, [*cells, f"{compared:.2f}"]))
     found.sort(key=lambda entry: entry[0])
-    columns = ["case", "figure", "allocator", "threads", "best built-in", "ratio"]
+    columns = ["case", "figure", "allocator,\nthreads", "best\nbuilt-in", "ratio"]
     title = f"The smallest of the {len(found)} ratios below 1"
     return Table(title, columns, [cells for _, cells in found[:_SLOWEST]])
 
@@ -226,9 +229,9 @@ def _model_table(results: Results) -> Table:
                 step = case.timings[STEP]
                 ours = min(filter(is_ours, step), key=lambda peer: step[peer].median)
                 name, theirs = best_builtin(step)
-                cells = [name, f"{theirs.median * 1e3:.1f}", ours, f"{step[ours].median * 1e3:.1f}"]
-                rows.append([case.case, group[0], str(group[1]), *cells, f"{ratio(step, ours):.2f}"])
-    columns = ["network", "allocator", "threads", "best built-in", "step, ms", "best torchbp", "step, ms", "ratio"]
+                cells = [_format(name), _milliseconds(theirs), _format(ours), _milliseconds(step[ours])]
+                rows.append([case.case, f"{group[0]}, {group[1]}", *cells, f"{ratio(step, ours):.2f}"])
+    columns = ["network", "allocator,\nthreads", "best\nbuilt-in", "step, ms", "best\ntorchbp", "step, ms", "ratio"]
     return Table("A training step of whole networks", columns, rows)
 
 
@@ -264,17 +267,20 @@ def _with_format(name: str, peer: str) -> str:
     return " ".join([name, *peer.split(" ")[1:]])
 
 
-def _mean(values: Sequence[float]) -> list[float]:
-    return [geometric_mean(values)] if values else []
+def _format(peer: str) -> str:
+    return peer.partition(" ")[2] or "contiguous"
+
+
+def _milliseconds(timing: Timing) -> str:
+    return f"{timing.median * 1e3:.1f}"
 
 
 def _mean_and_worst(values: Sequence[float]) -> str:
     return f"{geometric_mean(values):.2f} ({min(values):.2f})" if values else "-"
 
 
-def _number(values: Sequence[float]) -> str:
-    value = values[0] if values else math.nan
-    return "-" if math.isnan(value) else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def _mebibytes(size: int | None) -> str:

@@ -215,9 +215,9 @@ def _pools(family: str, name: str) -> Iterator[Case]:
         yield pool(2, window, (1, 64, 28, 28))
         yield pool(2, window, (1, 64, 112, 112), quick=window == (3, 2, 1))
         yield pool(2, window, (16, 16, 28, 28), quick=window == (3, 1, 1))
-        large = window == (2, 2, 0)
+        large = name == "MaxPool" and window == (2, 2, 0)
         yield pool(2, window, (16, 64, 112, 112), quick=large, resident=large)
-        yield pool(2, window, (64, 64, 28, 28))
+        yield pool(2, window, (64, 64, 28, 28), quick=window == (2, 2, 0))
     for window in _WINDOWS:
         yield pool(1, window, (16, 64, 4096))
     for window in _WINDOWS:
@@ -244,7 +244,7 @@ _MAPS = ((1, 64, 56, 56), (16, 16, 28, 28), (16, 64, 112, 112), (64, 64, 14, 14)
 def _normalizations() -> Iterator[Case]:
     for shape in _MAPS:
         large = shape == (16, 64, 112, 112)
-        facts = {"passes": 2, "quick": shape in _MAPS[1:3], "resident": large}
+        facts = {"passes": 2, "quick": large}
         yield _case("batch-norm", "", _Layer("BatchNorm2d", shape[1]), shape, **facts)
     yield _case("batch-norm", "", _Layer("BatchNorm1d", 256), (64, 256), passes=2)
     yield _case("batch-norm", "", _Layer("BatchNorm3d", 16), (4, 16, 16, 28, 28), passes=2)
@@ -257,9 +257,7 @@ def _normalizations() -> Iterator[Case]:
 def _activations() -> Iterator[Case]:
     for name in ("ReLU", "GELU", "SiLU", "Tanh", "Sigmoid"):
         for shape in ((1, 64, 56, 56), (16, 64, 112, 112), (64, 64, 14, 14)):
-            large = name == "ReLU" and shape[0] == 16
-            quick = large or (name in ("GELU", "Sigmoid") and shape[0] == 64)
-            yield _case("activation", "", _Layer(name), shape, quick=quick, resident=large)
+            yield _case("activation", "", _Layer(name), shape, quick=name in ("ReLU", "GELU") and shape[0] == 64)
 
 
 def _softmaxes() -> Iterator[Case]:

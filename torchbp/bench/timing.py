@@ -11,10 +11,9 @@ from statistics import median, quantiles
 
 Calls = Mapping[str, Callable[[], object]]
 
-MIN_ROUNDS, MAX_ROUNDS = 5, 100
-_SECONDS_PER_CALL = 0.03  # the time that rounds are added for, until MAX_ROUNDS
-_SLOW_ROUND = 1.0  # seconds; a slower round is repeated only
-_SLOW_ROUNDS = 3
+_SECONDS = 0.02  # rounds are added until a call has been timed for so long
+_FEWEST, _MOST = 5, 100
+_SLOW_CALLS = ((0.1, 2), (1 / 30, 3))  # seconds, and the rounds of a call that takes longer
 _SHORT_CALL = 2e-3
 
 
@@ -31,21 +30,21 @@ class Timing:
 def in_turn(calls: Calls, rounds: int | None = None) -> dict[str, Timing]:
     """Time ``calls`` in turn, A B C A B C ..., each round starting with another one.
 
-    Without ``rounds`` their number follows from the slowest call: five, more for calls below 6 ms,
-    three where a round takes more than a second. A call below 2 ms is made once untimed before it is timed, so that it
-    finds its operands in the cache as in a network, where the layer before has just written them.
+    Without ``rounds`` each call has five, more (up to a hundred) if it is below 4 ms, and only as many as take a tenth
+    of a second, at least two, if it is above 33 ms. A call below 2 ms is made once untimed before it is timed, so that
+    it finds its operands in the cache as in a network, where the layer before has just written them.
     """
-    for call in calls.values():
-        call()
     first = {name: seconds(call) for name, call in calls.items()}
-    if rounds is None:
-        rounds = _enough_rounds(first)
+    for name, call in calls.items():
+        if first[name] < _SLOW_CALLS[0][0]:  # what a first call adds is nothing to a slow one
+            first[name] = seconds(call)
+    left = {name: enough_rounds(first[name]) if rounds is None else rounds for name in calls}
     taken: dict[str, list[float]] = {name: [] for name in calls}
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for index in range(rounds):
-            for name in _order(list(calls), index):
+        for index in range(max(left.values())):
+            for name in _order([name for name in calls if len(taken[name]) < left[name]], index):
                 if first[name] < _SHORT_CALL:
                     calls[name]()
                 taken[name].append(seconds(calls[name]))
@@ -68,11 +67,12 @@ def summary(values: list[float]) -> Timing:
     return Timing(median(values), low, high, len(values))
 
 
-def _enough_rounds(first: Mapping[str, float]) -> int:
-    if sum(first.values()) > _SLOW_ROUND:
-        return _SLOW_ROUNDS
-    wanted = math.ceil(_SECONDS_PER_CALL / max(max(first.values()), 1e-9))
-    return min(max(wanted, MIN_ROUNDS), MAX_ROUNDS)
+def enough_rounds(duration: float) -> int:
+    """Return how often a call that takes ``duration`` seconds is timed."""
+    for limit, rounds in _SLOW_CALLS:
+        if duration > limit:
+            return rounds
+    return min(max(math.ceil(_SECONDS / max(duration, 1e-9)), _FEWEST), _MOST)
 
 
 def _order(names: list[str], index: int) -> list[str]:

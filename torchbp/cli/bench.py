@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchbp.bench.results import Results
     from torchbp.bench.suite import Case
 
-_QUICK_ROUNDS = 5
+_QUICK_ROUNDS = 3
 _CASES_IN_FULL = 12  # so many cases or fewer are printed one by one
 
 _Read = TypeVar("_Read")
@@ -113,7 +113,7 @@ def _measure(settings: Settings, chosen: Sequence[Case]) -> Results:
         for setting in different
         if setting.threads == threads
         for case in chosen
-        if case.resident
+        if case.resident and (case.is_model or not settings.quick)
         for peer in ("torch", "torchbp")
     ]
     try:
