@@ -213,10 +213,10 @@ def read_rows(path: Path) -> list[Row]:
     types = {"threads": int, "rounds": int, **dict.fromkeys(("median", "low", "high", "floor", "ratio"), float)}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [
-                Row(**{name: types.get(name, str)(value) for name, value in line.items()})
-                for line in csv.DictReader(file)
-            ]
+            lines = csv.DictReader(file)
+            if lines.fieldnames != [column.name for column in fields(Row)]:
+                raise ValueError("other columns")
+            return [Row(**{name: types.get(name, str)(value) for name, value in line.items()}) for line in lines]
     except (ValueError, TypeError) as error:
         raise ValueError("holds no results of torchbp bench") from error
 
