@@ -1,5 +1,6 @@
 # make demo   environment, build, then the main job: train on real digits, torch.nn beside torchbp.nn
 # make test   environment, build, the whole test suite
+# make bench  environment, build, then every layer and network timed beside the built-in: docs/performance.md
 # make quick  the quick part of the suite;  make lint  all linters;  make clean  remove what was built
 #
 # PYTHON=...  the interpreter to build the environment from (3.10 or newer); TORCH=...  the torch to install.
@@ -15,7 +16,7 @@ SOURCE := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h'
 # One worker per core, and one thread in each: tests of threading set their own numbers.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test quick lint format build clean
+.PHONY: demo test quick bench lint format build clean
 
 demo: build
 	$(BIN)/torchbp train
@@ -25,6 +26,10 @@ test: build
 
 quick: build
 	$(PYTEST) tests -m "not slow"
+
+bench: build
+	@mkdir -p build
+	$(BIN)/torchbp bench --json build/bench.json --docs docs/performance.md
 
 lint: build
 	$(BIN)/ruff check .

@@ -156,10 +156,7 @@ def test_a_comparison_shows_what_changed(torchbp_command, no_processes, tmp_path
 @pytest.mark.parametrize("status", [WRONG, FAILED])
 def test_a_wrong_case_is_said_and_the_exit_code_is_1(torchbp_command, monkeypatch, status):
     def case_results(chosen, setting):
-        found = CaseResult(
-            "ReLU, 2", "activation", "default", 1, "float32", status=status, detail="torchbp: [off] by 1"
-        )
-        yield found
+        yield CaseResult("ReLU, 2", "activation", "default", 1, "float32", status, "torchbp: [off] by 1")
 
     monkeypatch.setattr(process, "case_results", case_results)
     done = torchbp_command(*ONE, "--json", "results.json")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.flop_counter import FlopCounterMode
@@ -114,6 +115,13 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
     )
 
 
+def _compiled(module: Module) -> Callable[..., Tensor]:
+    # A gradient is timed on one graph again and again, which a backward that gives its buffers away refuses.
+    torch._functorch.config.donated_buffer = False
+    run: Callable[..., Tensor] = torch.compile(module)
+    return run
+
+
 class Side:
     """A case ready to run one way.
 
@@ -136,7 +144,7 @@ class Side:
         self.case = case
         self.module = module
         self.parameters = dict(module.named_parameters())
-        self.run: Callable[..., Tensor] = torch.compile(module) if peer.compiled else module
+        self.run: Callable[..., Tensor] = _compiled(module) if peer.compiled else module
         self.loss: Module | None = nn.CrossEntropyLoss() if case.is_model else None
         self.input, self.targets, self.grad_output = input, data.targets, grad_output
         self.optimizer = torch.optim.SGD(module.parameters(), 1e-3, 0.9) if case.is_model else None
