@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from torchbp.bench.peers import FIGURES, FORWARD, STEP, TORCHBP
 from torchbp.bench.report import Group, by_family, cases_of, label, preferred_groups, ratios, times_over_floor
-from torchbp.bench.results import CaseResult, Results, geometric_mean
+from torchbp.bench.results import Results, geometric_mean
 
 _COLORS = ("#1d3557", "#457b9d", "#8ab6c9", "#f4a259")
 
-Bars = Callable[[list[CaseResult], str], list[float]]
+_TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
 
 
 def plot(results: Results, directory: Path) -> list[tuple[str, Path]]:
@@ -41,8 +42,7 @@ def _ratios(axes: Axes, results: Results, group: Group) -> None:
     families = by_family(cases_of(results, group))
     bars = {figure: [ratios(members, figure, TORCHBP.name) for members in families.values()] for figure in FIGURES}
     _draw(axes, group, list(families), bars, worst=True)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("above 1 torchbp is faster; contiguous tensors; dot: worst case")
+    axes.set_xlabel("above 1: torchbp is faster; dot: worst")
 
 
 def _floors(axes: Axes, results: Results, group: Group) -> None:
@@ -53,23 +53,29 @@ def _floors(axes: Axes, results: Results, group: Group) -> None:
         for name, ours in (("torchbp", True), ("best built-in", False))
     }
     _draw(axes, group, list(families), bars, worst=False)
-    axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("1: the speed of the machine")
 
 
 def _draw(axes: Axes, group: Group, names: Sequence[str], bars: dict[str, list[list[float]]], *, worst: bool) -> None:
-    """Horizontal bars: a place for each of ``names`` from the top, in it a bar for each of ``bars``."""
+    """Horizontal bars that start at 1: a place for each of ``names`` from the top, in it one for each of ``bars``."""
     height = 0.8 / len(bars)
     for index, (name, values) in enumerate(bars.items()):
         places = [place + (index - (len(bars) - 1) / 2) * height for place in range(len(names))]
         present = [(place, found) for place, found in zip(places, values, strict=True) if found]
         color = _COLORS[index % len(_COLORS)]
-        means = [geometric_mean(found) for _, found in present]
-        axes.barh([place for place, _ in present], means, height, color=color, label=name)
+        if not present:
+            continue
+        beyond = [geometric_mean(found) - 1 for _, found in present]
+        axes.barh([place for place, _ in present], beyond, height, left=1, color=color, label=name)
         if worst:
             lowest = [min(found) for _, found in present]
             axes.plot(lowest, [place for place, _ in present], ".", color="black", markersize=3)
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in _TICKS if low <= tick <= high], minor=False)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(label(group), fontsize="medium")
