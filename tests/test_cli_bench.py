@@ -53,6 +53,7 @@ def no_processes(monkeypatch):
 
     monkeypatch.setattr(process, "case_results", case_results)
     monkeypatch.setattr(process, "resident", resident)
+    monkeypatch.setattr(process, "why_not_tuned", lambda: "")
     return asked
 
 
@@ -110,6 +111,15 @@ def test_every_setting_has_its_process(torchbp_command, no_processes):
     ]
     assert all(setting.dtype == "float64" and setting.rounds == 3 for setting in no_processes)
     assert "2.00 (2.00)" in done.out and "Peak resident size" in done.out
+
+
+def test_an_allocator_that_cannot_be_tuned_is_said(torchbp_command, no_processes, monkeypatch):
+    monkeypatch.setattr(process, "why_not_tuned", lambda: "the C library is musl")
+    done = torchbp_command(*ONE[:3], "--threads", 1)
+    assert done.code == 0 and "note: no tuned allocator: the C library is musl" in done.out
+    assert [setting.allocator for setting in no_processes] == ["default"]
+    done = torchbp_command(*ONE[:3], "--allocator", "tuned")
+    assert (done.code, done.err) == (2, "torchbp: --allocator tuned: the C library is musl\n")
 
 
 def test_models_and_layers(torchbp_command, no_processes):

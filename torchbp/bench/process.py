@@ -28,6 +28,20 @@ class Died(Exception):
 _LAST_WORDS = 300  # characters of a dead process's stderr
 
 
+def why_not_tuned() -> str:
+    """Return why the allocator of this platform cannot be tuned, or an empty string where it can."""
+    from torchbp.allocator import unavailable
+
+    return unavailable()
+
+
+def tune() -> None:
+    """Tune the allocator of this process."""
+    from torchbp.allocator import keep_freed_memory
+
+    keep_freed_memory()
+
+
 def case_results(chosen: Sequence[Case], setting: Setting) -> Iterator[CaseResult]:
     """Measure ``chosen`` in a fresh process. Where a case ends it, that case has failed, and another goes on."""
     left = list(chosen)

@@ -19,7 +19,7 @@ import torch
 from torchbp.bench.floor import measure_peaks
 from torchbp.bench.measure import Setting, measure
 from torchbp.bench.peers import STEP, Side, draw, peers_of
-from torchbp.bench.process import TUNED
+from torchbp.bench.process import TUNED, tune
 from torchbp.bench.results import Resident
 from torchbp.bench.suite import Case, cases
 
@@ -38,9 +38,7 @@ def serve(request: dict[str, Any], answers: TextIO) -> None:
     """Answer ``request``."""
     setting = Setting(**request["setting"])
     if setting.allocator == TUNED:
-        from torchbp.allocator import keep_freed_memory
-
-        keep_freed_memory()
+        tune()
     torch.set_num_threads(setting.threads)
     known = {case.name: case for case in cases()}
     if "resident" in request:

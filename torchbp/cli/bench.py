@@ -105,7 +105,9 @@ def _measure(settings: Settings, chosen: Sequence[Case]) -> Results:
     from torchbp.bench.results import Results
 
     results = Results(machine.facts(), settings.command(), left_out=suite.left_out())
-    different = list(_process_settings(settings))
+    allocators, missing = _allocators(settings)
+    results.notes += [missing] * bool(missing)
+    different = list(_process_settings(settings, allocators))
     # A process for each: torch.nn's and torchbp's, at the largest number of threads.
     threads = max(setting.threads for setting in different)
     residents = [
@@ -138,15 +140,27 @@ def _measure(settings: Settings, chosen: Sequence[Case]) -> Results:
     return results
 
 
-def _process_settings(settings: Settings) -> Iterator[Setting]:
+def _process_settings(settings: Settings, allocators: Sequence[str]) -> Iterator[Setting]:
     from torchbp.bench import machine
     from torchbp.bench.measure import Setting
-    from torchbp.bench.process import ALLOCATORS
 
     rounds = _QUICK_ROUNDS if settings.quick and settings.rounds is None else settings.rounds
-    for allocator in ALLOCATORS if settings.allocator == "both" else (settings.allocator,):
+    for allocator in allocators:
         for threads in dict.fromkeys(settings.threads or (1, machine.cores())):
             yield Setting(allocator, threads, settings.dtype, rounds, settings.compiled)
+
+
+def _allocators(settings: Settings) -> tuple[list[str], str]:
+    """The allocator settings to measure, and why one that was not asked for by name is missing."""
+    from torchbp.bench.process import ALLOCATORS, DEFAULT, TUNED, why_not_tuned
+
+    wanted = list(ALLOCATORS) if settings.allocator == "both" else [settings.allocator]
+    reason = why_not_tuned() if TUNED in wanted else ""
+    if not reason:
+        return wanted, ""
+    if settings.allocator == TUNED:
+        raise InputError(f"--allocator {TUNED}: {reason}")
+    return [DEFAULT], f"no {TUNED} allocator: {reason}"
 
 
 def _show(settings: Settings, results: Results) -> None:
