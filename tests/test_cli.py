@@ -74,7 +74,7 @@ def without_times(results):
 def test_help_lists_the_commands(torchbp_command):
     done = torchbp_command("--help")
     assert done.code == 0
-    assert all(name in done.out for name in ("train", "check", "info"))
+    assert all(name in done.out for name in ("train", "check", "bench", "info"))
 
 
 def test_no_command_shows_the_help(torchbp_command):
@@ -82,7 +82,7 @@ def test_no_command_shows_the_help(torchbp_command):
     assert "Usage" in done.out + done.err
 
 
-@pytest.mark.parametrize("command", ["train", "check", "info"])
+@pytest.mark.parametrize("command", ["train", "check", "bench", "info"])
 def test_every_command_has_help(torchbp_command, command):
     done = torchbp_command(command, "--help")
     assert done.code == 0 and "--json" in done.out

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchbp.cli.compare import compare_layers, relative_difference
+from torchbp.cli.compare import compare_layers
 from torchbp.testing import saved_bytes
+from torchbp.testing.measure import relative_difference
 
 
 def no_autocast():

@@ -49,6 +49,14 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Allocator(str, Enum):
+    """Settings of the memory allocator."""
+
+    default = "default"
+    tuned = "tuned"
+    both = "both"
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from torchbp.cli.info import version
@@ -142,6 +150,70 @@ def check(
 
     code = command.run(layer or [], property or [], as_json=json)
     raise typer.Exit(code)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A sample of every family, in less than two minutes.")] = False,
+    models: Annotated[
+        bool | None, typer.Option("--models/--layers", help="Only networks, or only layers; both by default.")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family of layers; may be given several times.")
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Only cases with this in their names, or matching this pattern; may be given several times."),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=1024, help="Threads; may be given several times; 1 and all cores by default."),
+    ] = None,
+    allocator: Annotated[
+        Allocator, typer.Option(help="The allocator as it is, or after torchbp.allocator.keep_freed_memory().")
+    ] = Allocator.both,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Rounds of every figure; by its time by default.")
+    ] = None,
+    dtype: Annotated[Precision, typer.Option(help="Number format.")] = Precision.float32,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile as a peer as well; slow.")] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="Write everything to this file; - prints it, and no tables.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every timing to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Directory of the plots.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Write the results as a page, .md, with its plots.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Show results that --json wrote, measure nothing.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="OLD NEW", help="Compare two files that --json or --csv wrote, measure nothing."),
+    ] = None,
+    list_cases: Annotated[bool, typer.Option("--list", help="Print the names of the cases, measure nothing.")] = False,
+) -> None:
+    """Time every layer beside torch.nn's, checked first; exit code 1 if a result is wrong."""
+    from torchbp.cli import bench as command
+
+    settings = command.Settings(
+        quick=quick,
+        models=models,
+        families=family or [],
+        patterns=case or [],
+        threads=threads or [],
+        allocator=allocator.value,
+        rounds=rounds,
+        dtype=dtype.value,
+        compiled=compile,
+        json=json,
+        csv=csv,
+        plot=plot,
+        docs=docs,
+        source=source,
+        compare=compare,
+        list=list_cases,
+    )
+    raise typer.Exit(command.run(settings))
 
 
 @app.command()

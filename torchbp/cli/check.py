@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from torchbp.cli.errors import InputError
+from torchbp.cli.errors import require_known
 from torchbp.cli.output import console, progress, table, write_json
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def run(layers: Sequence[str], properties: Sequence[str], *, as_json: bool) -> i
 
     cases = testing.layer_cases()
     known = list(dict.fromkeys(case.layer for case in cases))
-    _require_known("layer", layers, known)
-    _require_known("property", properties, list(testing.PROPERTIES))
+    require_known("layer", layers, known)
+    require_known("property", properties, list(testing.PROPERTIES))
     chosen = [case for case in cases if not layers or case.layer in layers]
     columns = [name for name in testing.PROPERTIES if not properties or name in properties]
 
@@ -76,13 +75,6 @@ def _outcome(case: LayerCase, name: str) -> Outcome:
         if result.property == name:
             return Outcome(case.layer, case.name, name, result.status, result.detail)
     return Outcome(case.layer, case.name, name, "fail", "the check reported nothing for this property")
-
-
-def _require_known(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name.lower(), known, n=3) or sorted(known)
-            raise InputError(f"--{kind} {name}: no such {kind}; try {', '.join(near)}")
 
 
 def _as_dict(outcomes: Sequence[Outcome], properties: Sequence[str]) -> dict[str, Any]:

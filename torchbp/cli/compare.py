@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import Flatten, Module
 
 from torchbp.testing import saved_bytes
+from torchbp.testing.measure import relative_difference
 
 Values = dict[str, Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -69,16 +69,6 @@ def compare_layers(
         inputs["loss"] = (networks[first](images), labels)
     layers["loss"] = dict(losses)
     return [_compare_layer(name, sides, inputs[name], autocast) for name, sides in layers.items()]
-
-
-def relative_difference(value: Tensor, expected: Tensor) -> float:
-    """Largest ``|value - expected|`` over largest ``|expected|``; infinite where a value is not finite."""
-    value, expected = value.double(), expected.double()
-    distance = (value - expected).abs().max().item()
-    scale = expected.abs().max().item()
-    if not math.isfinite(distance):
-        return math.inf
-    return distance / scale if scale else (0.0 if distance == 0 else math.inf)
 
 
 def _recorded_inputs(network: Module, images: Tensor, autocast: Autocast) -> dict[str, tuple[Tensor, ...]]:

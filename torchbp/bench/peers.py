@@ -1,0 +1,194 @@
+"""The ways a case is run: PyTorch and torchbp, each in every memory format, and what is timed of each."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch._functorch.config
+from torch import Tensor
+from torch.nn import Module
+from torch.utils.flop_counter import FlopCounterMode
+
+from torchbp.bench.suite import Case
+
+FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, STEP = FIGURES = ("forward", "input gradient", "weight gradient", "step")
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to run a case: whose layers, in which memory format, compiled or not."""
+
+    name: str
+    namespace: str
+    channels_last: bool = False
+    compiled: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether the layers are torchbp's."""
+        return is_ours(self.name)
+
+
+BUILTIN = Peer("torch", "torch.nn")
+TORCHBP = Peer("torchbp", "torchbp.nn")
+_PEERS = (
+    BUILTIN,
+    Peer("torch channels_last", "torch.nn", channels_last=True),
+    Peer("torch compiled", "torch.nn", compiled=True),
+    TORCHBP,
+    Peer("torchbp channels_last", "torchbp.nn", channels_last=True),
+)
+
+
+def is_ours(name: str) -> bool:
+    """Whether the peer of this name runs torchbp's layers."""
+    return name.partition(" ")[0] == TORCHBP.name
+
+
+def peers_of(case: Case, *, compiled: bool) -> list[Peer]:
+    """Return the ways to run ``case``; memory formats where there are two, ``torch.compile`` on request."""
+    formats = len(case.shape) in _CHANNELS_LAST
+    return [peer for peer in _PEERS if (formats or not peer.channels_last) and (compiled or not peer.compiled)]
+
+
+def figures_of(case: Case, data: Data) -> list[str]:
+    """Return what is timed: of a network the forward pass and a training step, of a layer the gradients as well."""
+    if case.is_model:
+        return [FORWARD, STEP]
+    return [figure for figure in FIGURES if figure != WEIGHT_GRADIENT or data.has_weights]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every peer of a case starts from: input, targets, weights and the gradient that arrives at the output."""
+
+    input: Tensor
+    targets: tuple[Tensor, ...]
+    state: dict[str, Tensor]
+    has_weights: bool
+    grad_output: Tensor
+    multiply_adds: int
+
+    def double(self) -> Data:
+        """The same numbers in float64."""
+        state = {key: value.double() if value.is_floating_point() else value for key, value in self.state.items()}
+        return Data(
+            self.input.double(),
+            self.targets,
+            state,
+            self.has_weights,
+            self.grad_output.double(),
+            self.multiply_adds,
+        )
+
+
+def draw(case: Case, dtype: torch.dtype) -> Data:
+    """Draw the data of ``case``, the same on every call, and count the multiply-adds of its forward pass."""
+    generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
+    nn = importlib.import_module(BUILTIN.namespace)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = case.build(nn).to(dtype)
+    input = torch.randn(case.shape, generator=generator).to(dtype)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        meta, meta_input = copy.deepcopy(network).to("meta"), input.to("meta")
+        if case.is_model:
+            logits = output = meta(meta_input)
+            targets = case.targets(logits.shape, generator)
+        else:
+            targets = case.targets(case.shape, generator)
+            output = meta(meta_input, *(target.to("meta") for target in targets))
+    return Data(
+        input,
+        targets,
+        network.state_dict(),
+        any(True for _ in network.parameters()),
+        torch.randn(output.shape, generator=generator).to(dtype),
+        counter.get_total_flops() // 2,
+    )
+
+
+def _compiled(module: Module) -> Callable[..., Tensor]:
+    # A gradient is timed on one graph again and again, which a backward that gives its buffers away refuses.
+    torch._functorch.config.donated_buffer = False
+    run: Callable[..., Tensor] = torch.compile(module)
+    return run
+
+
+class Side:
+    """A case ready to run one way.
+
+    Layers are run on their input and, backward, on ``data.grad_output``; networks on input, targets and cross-entropy.
+    """
+
+    def __init__(self, case: Case, peer: Peer, data: Data) -> None:
+        """Build the module with the weights of ``data``, and bring all of it into the peer's memory format."""
+        nn = importlib.import_module(peer.namespace)
+        dimensions = len(case.shape)
+        module: Module = case.build(nn).to(data.input.dtype)
+        module.load_state_dict(data.state)
+        input, grad_output = data.input.clone(), data.grad_output.clone()
+        if peer.channels_last:
+            memory_format = _CHANNELS_LAST[dimensions]
+            module = module.to(memory_format=memory_format)  # type: ignore[call-overload]
+            input = input.contiguous(memory_format=memory_format)
+            if grad_output.dim() == dimensions:
+                grad_output = grad_output.contiguous(memory_format=memory_format)
+        self.case = case
+        self.module = module
+        self.parameters = dict(module.named_parameters())
+        self.run: Callable[..., Tensor] = _compiled(module) if peer.compiled else module
+        self.loss: Module | None = nn.CrossEntropyLoss() if case.is_model else None
+        self.input, self.targets, self.grad_output = input, data.targets, grad_output
+        self.optimizer = torch.optim.SGD(module.parameters(), 1e-3, 0.9) if case.is_model else None
+
+    def forward(self) -> Tensor:
+        """Run the layer, or the network without its loss."""
+        return self.run(self.input) if self.loss is not None else self.run(self.input, *self.targets)
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the output and every gradient, by name; a network's gradients as one vector."""
+        self.differentiate(STEP)
+        output = self.forward()
+        if self.loss is not None:
+            gradients = torch.autograd.grad(self.loss(output, *self.targets), list(self.parameters.values()))
+            return {"output": output.detach(), "gradients": torch.cat([each.flatten() for each in gradients])}
+        names, roots = ["input gradient", *(f"{name} gradient" for name in self.parameters)], self._roots(STEP)
+        gradients = torch.autograd.grad(output, roots, self.grad_output)
+        return {"output": output.detach(), **dict(zip(names, gradients, strict=True))}
+
+    def call(self, figure: str) -> Callable[[], object]:
+        """Return what is timed for ``figure``; for a gradient the graph of the forward pass is made here."""
+        self.differentiate(figure)
+        if figure == FORWARD:
+            return self.forward
+        if figure == STEP:
+            return self._training_step if self.loss is not None else self._step
+        roots, output = self._roots(figure), self.forward()
+        return lambda: torch.autograd.grad(output, roots, self.grad_output, retain_graph=True)
+
+    def differentiate(self, figure: str) -> None:
+        """Ask for the gradients of ``figure`` and no others, as a network does with frozen layers."""
+        self.input.requires_grad_(figure != WEIGHT_GRADIENT and self.loss is None)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(figure != INPUT_GRADIENT)
+
+    def _roots(self, figure: str) -> list[Tensor]:
+        weights: list[Tensor] = list(self.parameters.values())
+        return {INPUT_GRADIENT: [self.input], WEIGHT_GRADIENT: weights, STEP: [self.input, *weights]}[figure]
+
+    def _step(self) -> object:
+        return torch.autograd.grad(self.forward(), self._roots(STEP), self.grad_output)
+
+    def _training_step(self) -> None:
+        assert self.loss is not None and self.optimizer is not None
+        self.optimizer.zero_grad()
+        self.loss(self.forward(), *self.targets).backward()
+        self.optimizer.step()
