@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchbp import ops
 from torchbp.autograd.function import ExplicitFunction, save
 
 
@@ -19,7 +20,7 @@ class Softmax(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
-        return torch.softmax(x, dim)
+        return ops.softmax.softmax(x, dim, False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -30,7 +31,7 @@ class Softmax(ExplicitFunction):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (y,) = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return torch._softmax_backward_data(g, y, ctx.dim, y.dtype), None
+            return ops.softmax.softmax_gradient(g, y, ctx.dim, False), None
         return y * (g - (y * g).sum(ctx.dim, keepdim=True)), None
 
     @staticmethod
@@ -54,7 +55,7 @@ class LogSoftmax(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
-        return torch.log_softmax(x, dim)
+        return ops.softmax.softmax(x, dim, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -65,7 +66,7 @@ class LogSoftmax(ExplicitFunction):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (y,) = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return torch._log_softmax_backward_data(g, y, ctx.dim, y.dtype), None
+            return ops.softmax.softmax_gradient(g, y, ctx.dim, True), None
         return g - y.exp() * g.sum(ctx.dim, keepdim=True), None
 
     @staticmethod
