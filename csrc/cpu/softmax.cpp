@@ -1,4 +1,4 @@
-// Softmax and its logarithm along a dimension, and their gradients. Results are contiguous, as the built-in's.
+// Softmax and its logarithm along a dimension. Results are contiguous, as the built-in's.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -39,37 +39,8 @@ Tensor softmax(const Tensor& input, int64_t dim, bool log) {
   return output;
 }
 
-Tensor softmax_gradient(const Tensor& grad_output, const Tensor& output, int64_t dim, bool log) {
-  constexpr const char* op = "softmax_gradient";
-  dim = check_dim(op, output, dim);
-  TORCH_CHECK(grad_output.sizes() == output.sizes(), op, ": grad_output must have output's shape, ", output.sizes(),
-              ", but got ", grad_output.sizes());
-  TORCH_CHECK(grad_output.scalar_type() == output.scalar_type(), op, ": grad_output must have output's dtype, ",
-              output.scalar_type(), ", but got ", grad_output.scalar_type());
-  if (computes_in_float(output))
-    return softmax_gradient(grad_output.to(at::kFloat), output.to(at::kFloat), dim, log).to(output.scalar_type());
-  Tensor grad_input = at::empty(output.sizes(), output.options());
-  if (output.numel() == 0) return grad_input;
-  ClassProblem problem = class_problem(output, dim);
-  const Tensor from = read_classes(problem, grad_output, dim), kept = output.contiguous();
-  problem = with_inner_positions(problem);
-  AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), op, [&] {
-    const SoftmaxKernels<scalar_t>& kernel = softmax_kernels<scalar_t>();
-    const scalar_t* g = from.const_data_ptr<scalar_t>();
-    const scalar_t* y = kept.const_data_ptr<scalar_t>();
-    scalar_t* gx = grad_input.data_ptr<scalar_t>();
-    run_tasks<scalar_t>(
-        kernel.tasks(problem), kernel.workspace(problem), output.options(),
-        [&](int64_t task, scalar_t* workspace) { kernel.gradient(problem, g, y, log, gx, workspace, task); });
-  });
-  return grad_input;
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
-  m.impl("softmax", softmax);
-  m.impl("softmax_gradient", softmax_gradient);
-}
+TORCH_LIBRARY_IMPL(torchbp, CPU, m) { m.impl("softmax", softmax); }
 
 }  // namespace torchbp

@@ -96,8 +96,10 @@ def _composite_cross_entropy(input, target, weight, ignore_index, label_smoothin
     _check_targets("cross_entropy", target, classes, ignore_index)
     if x.numel() == 0:
         total = x.new_zeros(())
-        return _reduced(input.new_zeros(target.shape), total.to(input.dtype), reduction), total, x.new_zeros(
-            (2, *target.shape)
+        return (
+            _reduced(input.new_zeros(target.shape), total.to(input.dtype), reduction),
+            total,
+            x.new_zeros((2, *target.shape)),
         )
     maximum = x.amax(1)
     shifted = x - maximum.unsqueeze(1)
@@ -218,9 +220,7 @@ def cross_entropy_gradient(
 ) -> Tensor:
     """Return the gradient of the scores."""
     call = _cross_entropy_gradient if input.dtype in KERNEL_DTYPES else _composite_cross_entropy_gradient
-    return call(
-        grad_output, input, target, weight, total_weight, normalizer, ignore_index, label_smoothing, reduction
-    )
+    return call(grad_output, input, target, weight, total_weight, normalizer, ignore_index, label_smoothing, reduction)
 
 
 def nll_loss(

@@ -75,15 +75,14 @@ void forward(const ClassProblem& problem, const ClassTargets<T>& targets, const 
   T* logs = most + width;
   T* totals = logs + width;
   for_units<T>(problem, task, [&](const Unit& unit) {
-    load_tile(x, problem.from, classes, unit, width, tile);
+    load_tile(x, problem.from, classes, unit, width, tile, most);
     for (int64_t p = 0; p < unit.count; p += lanes) {
-      Vector<T> high = load(tile + p), sum{}, total{};
-      for (int64_t c = 1; c < classes; ++c) high = greater<T>(load(tile + c * width + p), high);
+      const Vector<T> high = load(most + p);
+      Vector<T> sum{}, total{};
       for (int64_t c = 0; c < classes; ++c) sum += exponential<T>(load(tile + c * width + p) - high);
       if (smooth)
         for (int64_t c = 0; c < classes; ++c)
           total += (load(tile + c * width + p) - high) * (weight ? weight[c] : T(1));
-      store<T>(most + p, high);
       store<T>(logs + p, logarithm<T>(sum));
       store<T>(totals + p, total);
     }
@@ -150,8 +149,11 @@ void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const
   T* most = share + width;
   T* logs = most + width;
   for_units<T>(problem, task, [&](const Unit& unit) {
-    load_tile(x, problem.from, classes, unit, width, tile);
+    T* to = gx + offset_of(problem.to, unit);
     const int64_t padded = (unit.count + lanes - 1) / lanes * lanes;
+    // Whole vectors are read and written where they stand, unless classes or a step lie between their elements.
+    const int64_t direct = problem.from.inner == 1 && problem.to.inner == 1 ? unit.count / lanes * lanes : 0;
+    if (direct < unit.count) load_tile(x, problem.from, classes, unit, width, tile, most);
     for (int64_t p = 0; p < padded; ++p) {
       const bool inside = p < unit.count;
       const int64_t position = unit.position + p;
@@ -163,20 +165,27 @@ void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const
       most[p] = inside ? maximum[position] : T(0);
       logs[p] = inside ? log_sum[position] : T(0);
     }
-    for (int64_t p = 0; p < padded; p += lanes) {
-      const Vector<T> high = load(most + p), log = load(logs + p), factor = load(spread + p), part = load(share + p);
-      for (int64_t c = 0; c < classes; ++c) {
+    const T* from = x + offset_of(problem.from, unit);
+    for (int64_t c = 0; c < classes; ++c) {
+      const T factor = weight ? weight[c] : T(1);
+      const auto value = [&](const T* at, int64_t p) {
+        const Vector<T> v = exponential<T>((load(at) - load(most + p)) - load(logs + p)) * load(spread + p);
+        return smooth ? v - load(share + p) * factor : v;
+      };
+      for (int64_t p = 0; p < direct; p += lanes)
+        store<T>(to + c * problem.to.classes + p, value(from + c * problem.from.classes + p, p));
+      for (int64_t p = direct; p < padded; p += lanes) {
         T* at = tile + c * width + p;
-        const Vector<T> value = exponential<T>((load(at) - high) - log) * factor;
-        store<T>(at, smooth ? value - part * (weight ? weight[c] : T(1)) : value);
+        store<T>(at, value(at, p));
       }
     }
+    store_tile(tile, width, classes, direct, unit, problem.to, gx);
     for (int64_t p = 0; p < unit.count; ++p) {
       const int64_t position = unit.position + p, target = targets.target[position];
       if (is_kept(targets, target, classes))
-        tile[target * width + p] -= coefficients(targets, target, classes, g[position * g_stride]).pick;
+        to[p * problem.to.inner + target * problem.to.classes] -=
+            coefficients(targets, target, classes, g[position * g_stride]).pick;
     }
-    store_tile(tile, width, classes, unit, problem.to, gx);
   });
 }
 

@@ -1,4 +1,4 @@
-// Softmax, its logarithm, and their gradients, in one pass over memory.
+// Softmax and its logarithm, in one pass over memory.
 #include "softmax.h"
 
 #include "tile.h"
@@ -9,7 +9,7 @@ namespace {
 
 template <typename T>
 int64_t workspace(const ClassProblem& problem) {
-  return in_rows<T>(problem) ? 0 : 2 * problem.classes * tile_width<T>(problem);
+  return in_rows<T>(problem) ? 0 : (problem.classes + 1) * tile_width<T>(problem);
 }
 
 template <typename T>
@@ -36,14 +36,15 @@ void forward_row(const T* x, int64_t count, bool log, T* y) {
   store<T>(y + last, final * inverse);
 }
 
+// One vector of positions of a tile whose maximum is known; y's classes are `step` apart, and may be the tile's.
 template <typename T>
-TORCHBP_INLINE void forward_column(T* tile, int64_t classes, int64_t width, bool log) {
-  Vector<T> maximum = load(tile), sum{};
-  for (int64_t c = 1; c < classes; ++c) maximum = greater<T>(load(tile + c * width), maximum);
+TORCHBP_INLINE void forward_column(T* tile, int64_t classes, int64_t width, const Vector<T>& maximum, bool log, T* y,
+                                   int64_t step) {
+  Vector<T> sum{};
   if (log) {
     for (int64_t c = 0; c < classes; ++c) sum += exponential<T>(load(tile + c * width) - maximum);
     const Vector<T> log_sum = logarithm<T>(sum);
-    for (int64_t c = 0; c < classes; ++c) store<T>(tile + c * width, (load(tile + c * width) - maximum) - log_sum);
+    for (int64_t c = 0; c < classes; ++c) store<T>(y + c * step, (load(tile + c * width) - maximum) - log_sum);
     return;
   }
   for (int64_t c = 0; c < classes; ++c) {
@@ -52,7 +53,7 @@ TORCHBP_INLINE void forward_column(T* tile, int64_t classes, int64_t width, bool
     sum += e;
   }
   const Vector<T> inverse = T(1) / sum;
-  for (int64_t c = 0; c < classes; ++c) store<T>(tile + c * width, load(tile + c * width) * inverse);
+  for (int64_t c = 0; c < classes; ++c) store<T>(y + c * step, load(tile + c * width) * inverse);
 }
 
 template <typename T>
@@ -64,64 +65,24 @@ void forward(const ClassProblem& problem, const T* x, bool log, T* y, T* tile, i
     });
     return;
   }
-  const int64_t width = tile_width<T>(problem);
+  const int64_t width = tile_width<T>(problem), lanes = Lanes<T>::count;
+  T* maximum = tile + classes * width;
   for_units<T>(problem, task, [&](const Unit& unit) {
-    load_tile(x, problem.from, classes, unit, width, tile);
-    for (int64_t p = 0; p < unit.count; p += Lanes<T>::count) forward_column(tile + p, classes, width, log);
-    store_tile(tile, width, classes, unit, problem.to, y);
-  });
-}
-
-template <typename T>
-void gradient_row(const T* g, const T* y, int64_t count, bool log, T* gx) {
-  const int64_t last = count - Lanes<T>::count;
-  const IntegerVector<T> fresh = last_lanes<T>(count);
-  const auto term = [&](int64_t i) { return log ? load(g + i) : load(y + i) * load(g + i); };
-  Vector<T> sums = fresh ? term(last) : Vector<T>{};
-  for_vectors<T>(count, [&](int64_t i) { sums += term(i); });
-  const Vector<T> sum = broadcast<T>(sum_across<T>(sums));
-  const auto result = [&](int64_t i) {
-    const Vector<T> kept = load(y + i), cotangent = load(g + i);
-    store<T>(gx + i, log ? cotangent - exponential<T>(kept) * sum : kept * (cotangent - sum));
-  };
-  for_vectors<T>(count, result);
-  result(last);
-}
-
-template <typename T>
-TORCHBP_INLINE void gradient_column(T* g, const T* y, int64_t classes, int64_t width, bool log) {
-  Vector<T> sum{};
-  for (int64_t c = 0; c < classes; ++c) sum += log ? load(g + c * width) : load(y + c * width) * load(g + c * width);
-  for (int64_t c = 0; c < classes; ++c) {
-    const Vector<T> kept = load(y + c * width), cotangent = load(g + c * width);
-    store<T>(g + c * width, log ? cotangent - exponential<T>(kept) * sum : kept * (cotangent - sum));
-  }
-}
-
-template <typename T>
-void gradient(const ClassProblem& problem, const T* g, const T* y, bool log, T* gx, T* workspace, int64_t task) {
-  const int64_t classes = problem.classes;
-  if (in_rows<T>(problem)) {
-    for_units<T>(problem, task, [&](const Unit& unit) {
-      const int64_t to = offset_of(problem.to, unit);
-      gradient_row(g + offset_of(problem.from, unit), y + to, classes, log, gx + to);
-    });
-    return;
-  }
-  const int64_t width = tile_width<T>(problem);
-  T* kept = workspace + classes * width;
-  for_units<T>(problem, task, [&](const Unit& unit) {
-    load_tile(g, problem.from, classes, unit, width, workspace);
-    load_tile(y, problem.to, classes, unit, width, kept);
-    for (int64_t p = 0; p < unit.count; p += Lanes<T>::count)
-      gradient_column(workspace + p, kept + p, classes, width, log);
-    store_tile(workspace, width, classes, unit, problem.to, gx);
+    load_tile(x, problem.from, classes, unit, width, tile, maximum);
+    // Whole vectors go where they belong at once, unless that is across the vector.
+    const int64_t direct = problem.to.inner == 1 ? unit.count / lanes * lanes : 0;
+    T* to = y + offset_of(problem.to, unit);
+    for (int64_t p = 0; p < direct; p += lanes)
+      forward_column(tile + p, classes, width, load(maximum + p), log, to + p, problem.to.classes);
+    for (int64_t p = direct; p < unit.count; p += lanes)
+      forward_column(tile + p, classes, width, load(maximum + p), log, tile + p, width);
+    store_tile(tile, width, classes, direct, unit, problem.to, y);
   });
 }
 
 template <typename T>
 SoftmaxKernels<T> kernels_of() {
-  return {class_tasks<T>, workspace<T>, forward<T>, gradient<T>};
+  return {class_tasks<T>, workspace<T>, forward<T>};
 }
 
 }  // namespace

@@ -29,8 +29,6 @@ struct SoftmaxKernels {
 
   // y = exp(x) / sum of exp(x), or its logarithm.
   void (*forward)(const ClassProblem&, const T* x, bool log, T* y, T* workspace, int64_t task);
-  // gx = y (g - sum of y g), or g - exp(y) sum of g for the logarithm; y and gx are laid out as `to`.
-  void (*gradient)(const ClassProblem&, const T* g, const T* y, bool log, T* gx, T* workspace, int64_t task);
 };
 
 #ifdef TORCHBP_ISA

@@ -69,39 +69,42 @@ TORCHBP_INLINE int64_t offset_of(const ClassStrides& strides, const Unit& unit) 
   return unit.outer * strides.outer + unit.inner * strides.inner;
 }
 
-// tile[class][width] of the unit's positions; what the unit lacks of whole vectors is zero.
-template <typename T>
-TORCHBP_INLINE void load_tile(const T* from, const ClassStrides& strides, int64_t classes, const Unit& unit,
-                              int64_t width, T* __restrict__ tile) {
-  from += offset_of(strides, unit);
-  const int64_t lanes = Lanes<T>::count, padded = (unit.count + lanes - 1) / lanes * lanes;
-  for (int64_t c = 0; c < classes; ++c) {
-    const T* row = from + c * strides.classes;
-    T* __restrict__ to = tile + c * width;
-    if (strides.inner == 1)
-      __builtin_memcpy(to, row, static_cast<uint64_t>(unit.count) * sizeof(T));
-    else
-      for (int64_t p = 0; p < unit.count; ++p) to[p] = row[p * strides.inner];
-    for (int64_t p = unit.count; p < padded; ++p) to[p] = T(0);
-  }
-}
-
-template <typename T>
-TORCHBP_INLINE void store_tile(const T* __restrict__ tile, int64_t width, int64_t classes, const Unit& unit,
-                               const ClassStrides& strides, T* to) {
-  to += offset_of(strides, unit);
-  if (strides.inner == 1) {
-    for (int64_t c = 0; c < classes; ++c)
-      __builtin_memcpy(to + c * strides.classes, tile + c * width, static_cast<uint64_t>(unit.count) * sizeof(T));
-    return;
-  }
-  for (int64_t p = 0; p < unit.count; ++p)
-    for (int64_t c = 0; c < classes; ++c) to[p * strides.inner + c * strides.classes] = tile[c * width + p];
-}
-
 template <typename T>
 TORCHBP_INLINE Vector<T> greater(const Vector<T>& a, const Vector<T>& b) {
   return a > b ? a : b;
+}
+
+// tile[class][width] of the unit's positions, and the maximum over the classes; what the unit lacks of whole vectors
+// is zero.
+template <typename T>
+TORCHBP_INLINE void load_tile(const T* from, const ClassStrides& strides, int64_t classes, const Unit& unit,
+                              int64_t width, T* __restrict__ tile, T* __restrict__ maximum) {
+  from += offset_of(strides, unit);
+  constexpr int64_t lanes = Lanes<T>::count;
+  const int64_t whole = strides.inner == 1 ? unit.count / lanes * lanes : 0;
+  const int64_t padded = (unit.count + lanes - 1) / lanes * lanes;
+  for (int64_t c = 0; c < classes; ++c) {
+    const T* row = from + c * strides.classes;
+    T* __restrict__ to = tile + c * width;
+    for (int64_t p = 0; p < whole; p += lanes) {
+      const Vector<T> v = load(row + p);
+      store<T>(to + p, v);
+      store<T>(maximum + p, c == 0 ? v : greater<T>(v, load(maximum + p)));
+    }
+    for (int64_t p = whole; p < unit.count; ++p) to[p] = row[p * strides.inner];
+    for (int64_t p = unit.count; p < padded; ++p) to[p] = T(0);
+    for (int64_t p = whole; p < padded; p += lanes)
+      store<T>(maximum + p, c == 0 ? load(to + p) : greater<T>(load(to + p), load(maximum + p)));
+  }
+}
+
+// The unit's positions from `first` on.
+template <typename T>
+TORCHBP_INLINE void store_tile(const T* __restrict__ tile, int64_t width, int64_t classes, int64_t first,
+                               const Unit& unit, const ClassStrides& strides, T* to) {
+  to += offset_of(strides, unit);
+  for (int64_t p = first; p < unit.count; ++p)
+    for (int64_t c = 0; c < classes; ++c) to[p * strides.inner + c * strides.classes] = tile[c * width + p];
 }
 
 template <typename T>

@@ -38,7 +38,7 @@ def cases() -> list[LayerCase]:
         )
         found.append(LayerCase(layer, f"{layer}[{name}]", subject))
 
-    # The targets, the class weights, the total weight of a mean; cross_entropy also the scores and two numbers a sample.
+    # The targets, the class weights, the total weight of a mean; cross_entropy also the scores, two numbers a sample.
     scores = lambda x, t: bytes_of(x) + 8 * t.numel()  # noqa: E731
     nothing = lambda x, t: 0  # noqa: E731
     for layer, kept in (("nll_loss", nothing), ("cross_entropy", scores)):
