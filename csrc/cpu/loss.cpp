@@ -109,9 +109,13 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& input, const Tens
   check_targets(op, indices, classes, ignore_index);
   const auto options = input.options();
   std::vector<int64_t> sizes = target.sizes().vec();
-  Tensor loss = kind == Reduction::kNone ? at::zeros(sizes, options) : at::empty({}, options);
+  Tensor loss = at::empty(kind == Reduction::kNone ? sizes : std::vector<int64_t>(), options);
   sizes.insert(sizes.begin(), 2);
-  Tensor normalizer = at::zeros(sizes, options), total_weight = at::empty({}, options);
+  Tensor normalizer = at::empty(sizes, options), total_weight = at::empty({}, options);
+  if (input.numel() == 0) {  // no classes, and every target ignored, or no samples
+    loss.zero_();
+    normalizer.zero_();
+  }
   LossSums total{0, 0};
   ClassProblem problem = class_problem(input, 1);
   const Tensor from = read_classes(problem, input, 1);

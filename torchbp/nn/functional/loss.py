@@ -55,7 +55,9 @@ def mse_loss(
     dtype = torch.promote_types(input.dtype, target.dtype)
     if not (dtype.is_floating_point or dtype.is_complex):
         raise NotImplementedError(f"{op}(): input must be floating-point, got {input.dtype}")
-    x, t = torch.broadcast_tensors(input.to(dtype), target.to(dtype))
+    x, t = input.to(dtype), target.to(dtype)
+    if x.shape != t.shape:
+        x, t = torch.broadcast_tensors(x, t)
     if weight is None:
         return autograd.loss.squared_error(x, t, reduction)
     if weight.shape != input.shape:
@@ -65,8 +67,10 @@ def mse_loss(
 
 
 def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
-    check_tensors(op, "weight", weight=weight)
-    if weight is not None and tuple(weight.shape) != (classes,):
+    if weight is None:
+        return
+    check_tensors(op, weight=weight)
+    if tuple(weight.shape) != (classes,):
         raise RuntimeError(f"{op}(): weight must have one value per class, {(classes,)}, got {tuple(weight.shape)}")
 
 
@@ -76,12 +80,11 @@ def _class_indices(op: str, target: Tensor, input: Tensor, weight: Tensor | None
         raise RuntimeError(f"{op}(): target must hold class indices, int64 or uint8, got {target.dtype}")
     if weight is not None and weight.dtype != input.dtype:
         raise RuntimeError(f"{op}(): weight must have input's dtype {input.dtype}, got {weight.dtype}")
-    return target.long(), None if weight is None else weight.detach()
+    return target if target.dtype == torch.int64 else target.long(), None if weight is None else weight.detach()
 
 
 def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, bool]:
     """Return input as (N, C, *), target with a batch too, and whether it was added."""
-    check_tensors(op, input=input, target=target)
     if not input.is_floating_point():
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
     if input.dim() == 0:
@@ -130,6 +133,7 @@ def nll_loss(
     """
     op = "nll_loss"
     reduction = _reduction(op, size_average, reduce, reduction)
+    check_tensors(op, input=input, target=target)
     x, t, unbatched = _samples(op, input, target, probabilities=False)
     _class_weight(op, weight, x.shape[1])
     ignore_index = as_int(op, "ignore_index", ignore_index)
