@@ -103,6 +103,12 @@ template <typename T>
 TORCHBP_INLINE void store_tile(const T* __restrict__ tile, int64_t width, int64_t classes, int64_t first,
                                const Unit& unit, const ClassStrides& strides, T* to) {
   to += offset_of(strides, unit);
+  if (strides.inner == 1) {
+    const uint64_t bytes = static_cast<uint64_t>(unit.count - first) * sizeof(T);
+    for (int64_t c = 0; c < classes; ++c)
+      __builtin_memcpy(to + c * strides.classes + first, tile + c * width + first, bytes);
+    return;
+  }
   for (int64_t p = first; p < unit.count; ++p)
     for (int64_t c = 0; c < classes; ++c) to[p * strides.inner + c * strides.classes] = tile[c * width + p];
 }
