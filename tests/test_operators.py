@@ -15,6 +15,7 @@ from torchbp.ops.registry import read_schemas
 
 O = torch.ops.torchbp  # noqa: E741
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+ACTIVATIONS = {"scaled_tanh": [1.7159, 2 / 3], "softplus": [1.5, 2.0], "gelu_tanh": []}
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -103,6 +104,26 @@ def samples() -> dict[str, list[tuple]]:
             columns = O.unfold(x, *window)
             calls["unfold"].append((x, *window))
             calls["fold"].append((draw(*columns.shape, seed=9), size, *window))
+            calls["masked_scale"].append((x, laid(draw(*x.shape, seed=3) > 0, layout), 1.25))
+            for map, parameters in ACTIVATIONS.items():
+                calls["activation"].append((x, map, parameters))
+                calls["activation_gradient"].append((laid(draw(*x.shape, seed=9), layout), x, map, parameters))
+            for reduction in ("none", "mean", "sum"):
+                target = torch.randint(0, 4, (2, *size), generator=torch.Generator().manual_seed(n))
+                target[:, 0] = 1 if reduction == "sum" else -100
+                weight = None if reduction == "none" else draw(4).abs()
+                options = (-100, 0.1 if reduction == "mean" else 0.0, reduction)
+                loss, total, normalizer = O.cross_entropy(x, target, weight, *options)
+                g = draw(*loss.shape, seed=9)
+                calls["cross_entropy"].append((x, target, weight, *options))
+                calls["cross_entropy_gradient"].append((g, x, target, weight, total, normalizer, *options))
+                calls["nll_loss"].append((x, target, weight, -100, reduction))
+                calls["nll_loss_gradient"].append((g, target, weight, total, 4, -100, reduction))
+                g = laid(draw(*x.shape, seed=9), layout) if reduction == "none" else g
+                calls["squared_error"].append((x, draw(*x.shape, seed=5), reduction))
+                calls["squared_error_gradient"].append((g, x, draw(*x.shape, seed=5), reduction))
+            for dim, log in ((1, False), (-1, True), (0, True)):
+                calls["softmax"].append((x, dim, log))
     return calls
 
 
@@ -167,6 +188,12 @@ FAMILIES = {
     "interpolate": ops.interpolation,
     "unfold": ops.folding,
     "fold": ops.folding,
+    "masked": ops.dropout,
+    "activation": ops.activation,
+    "cross": ops.loss,
+    "nll": ops.loss,
+    "squared": ops.loss,
+    "softmax": ops.softmax,
 }
 COMPOSITES = {
     "convolution": "_composite_output",
@@ -192,6 +219,16 @@ COMPOSITES = {
     "fold": "_composite_fold",
     "batch_norm": "_composite",
     "batch_norm_gradients": "_composite_gradients",
+    "masked_scale": "_composite",
+    "activation": "_composite",
+    "activation_gradient": "_composite_gradient",
+    "cross_entropy": "_composite_cross_entropy",
+    "cross_entropy_gradient": "_composite_cross_entropy_gradient",
+    "nll_loss": "_composite_nll",
+    "nll_loss_gradient": "_composite_nll_gradient",
+    "squared_error": "_composite_error",
+    "squared_error_gradient": "_composite_error_gradient",
+    "softmax": "_composite",
 }
 
 
@@ -361,6 +398,170 @@ def test_batch_norm_equals_loops(shape: tuple, last: bool, dtype: torch.dtype) -
     results = ops.normalization.batch_norm_gradients(gs, xs, ws, results[1], results[2], 1e-5)
     for actual, expected in zip(results, gradients, strict=True):
         assert relative(actual, torch.from_numpy(expected)) < tolerance
+
+
+def units_off(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    """Return the largest error in units of the last place of the dtype, where the result is a normal number."""
+    tiny, eps = torch.finfo(actual.dtype).tiny, torch.finfo(actual.dtype).eps
+    normal = (exact.abs() > tiny) & (exact.abs() < torch.finfo(actual.dtype).max)
+    unit = torch.exp2(torch.floor(torch.log2(exact.abs()[normal]))) * eps
+    return float(((actual.double() - exact)[normal].abs() / unit).max())
+
+
+def test_elementary_functions_are_accurate_over_their_range() -> None:
+    """The functions behind the kernels, within 2 units in the last place and what rounding the argument costs."""
+    if not torchbp.kernels_loaded():
+        pytest.skip("without the extension the functions are PyTorch's")
+    x = torch.cat([torch.linspace(-100, 80, 40001), torch.logspace(-30, 1, 4001), draw(20000)]).float()
+    exact = x.double()
+    # exp: softmax over (0, x) is 1 / (1 + exp(-x)) and its complement.
+    y = ops.softmax.softmax(torch.stack([x, torch.zeros_like(x)]), 0, False)
+    assert units_off(y[0], torch.sigmoid(exact)) < 3
+    y = ops.activation.activation(x, "softplus", [1.0, 20.0])
+    assert units_off(y, torch.where(exact > 20, exact, torch.log1p(exact.exp()))) < 2
+    y = ops.activation.activation(x, "scaled_tanh", [1.0, 1.0])
+    assert units_off(y, exact.tanh()) < 2
+    middle = x[x.abs() < 3]
+    u = (8 / torch.pi) ** 0.5 * (middle.double() + 0.044715 * middle.double() ** 3)
+    truth = middle.double() / (1 + torch.exp(-u))
+    builtin = torch.nn.functional.gelu(middle, approximate="tanh")
+    off = units_off(ops.activation.activation(middle, "gelu_tanh", []), truth)
+    assert off < 16 and off <= units_off(builtin, truth)  # the exponent's argument is rounded
+    # The same in float64, to its precision, where PyTorch's own functions are the measure.
+    for name, parameters, truth in (
+        ("softplus", [1.0, 20.0], torch.where(exact > 20, exact, torch.log1p(exact.exp()))),
+        ("scaled_tanh", [1.0, 1.0], exact.tanh()),
+    ):
+        assert units_off(ops.activation.activation(exact, name, parameters), truth) < 4
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_at_the_ends_of_the_range(name: str) -> None:
+    x = torch.tensor([float("nan"), float("inf"), 0.0, -0.0, 1e-40, -1e-40, 88.0, -88.0, 1e10, -1e10] * 3)
+    g = torch.full_like(x, 2.0)
+    expected = ops.activation._composite(x, name, ACTIVATIONS[name])
+    actual = ops.activation.activation(x, name, ACTIVATIONS[name])
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-6, atol=1e-37)
+    x = x[x.abs() < 100]  # beyond, PyTorch's own formula for the tanh form of GELU is infinity times zero
+    expected = ops.activation._composite_gradient(g[: len(x)], x, name, ACTIVATIONS[name])
+    actual = ops.activation.activation_gradient(g[: len(x)], x, name, ACTIVATIONS[name])
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_softmax_of_every_shape_and_layout(dtype: torch.dtype, log: bool) -> None:
+    """Rows around the vector's length, tiles with and without a rest, several tiles, strided and expanded inputs."""
+    truth = torch.log_softmax if log else torch.softmax
+    allowed = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 3e-2}[dtype]
+    cases = [(draw(3, classes), 1) for classes in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 64, 100, 1000)]
+    cases += [(draw(2, 5, inner), 1) for inner in (1, 3, 8, 16, 17, 40, 300)]
+    cases += [(draw(300, 3), 1), (draw(700, 10), 1), (draw(5, 300), 0), (draw(2, 3, 20, 9), 2), (draw(4, 70, 3), 1)]
+    cases += [(laid(draw(2, 21, 9, 11), layout), 1) for layout in ("channels-last", "part")]
+    cases += [(draw(6, 90)[:, ::2], 1), (draw(6, 90)[:, 5:], 1), (draw(1, 40).expand(5, 40), 1), (draw(7), 0)]
+    cases += [(draw(4, 3, 5).permute(2, 0, 1), 0), (draw(3, 1).expand(3, 50), 1), (draw(), 0), (draw(0, 4), 1)]
+    for x, dim in cases:
+        x = (x * 5).to(dtype)
+        actual, exact = ops.softmax.softmax(x, dim, log), truth(x.double(), dim)
+        assert actual.dtype == dtype and actual.is_contiguous()
+        assert relative(actual, exact) < allowed, (x.shape, x.stride(), dim)
+
+
+@pytest.mark.parametrize("size", [5, 40])
+def test_softmax_of_rows_that_are_not_finite(size: int) -> None:
+    """NaN spreads along its row, +inf makes it NaN, a row of -inf is NaN; other rows are untouched."""
+    inf, nan = float("inf"), float("nan")
+    x = draw(6, size, dtype=torch.float32)
+    x[0, 3], x[1, 4], x[2], x[3, 1], x[4, :] = nan, inf, -inf, -inf, 3e38
+    for log, truth in ((False, torch.softmax), (True, torch.log_softmax)):
+        for dim, given in ((1, x), (0, x.t().contiguous())):
+            actual = ops.softmax.softmax(given, dim, log)
+            torch.testing.assert_close(actual, truth(given, dim), equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(5, 3), (300, 10), (4, 33), (3, 200), (2, 21, 9, 11), (3, 40, 2), (2, 7, 300)], ids=str
+)
+def test_cross_entropy_far_from_zero(shape: tuple, dtype: torch.dtype, smoothing: float) -> None:
+    """Against float64; scores around 1000 lose no more than their own rounding."""
+    x = (draw(*shape) * 3 + (1000 if dtype != torch.bfloat16 else 0)).to(dtype)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(1))
+    target[0] = -7
+    weight = draw(shape[1], seed=4).abs().to(dtype)
+    layouts = ("contiguous", "channels-last", "part") if len(shape) == 4 else ("contiguous",)
+    allowed = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 1e-2}[dtype]
+    for layout, reduction, w in itertools.product(layouts, ("none", "mean", "sum"), (None, weight)):
+        leaf = x.double().requires_grad_()
+        exact = torch.nn.functional.cross_entropy(
+            leaf, target, None if w is None else w.double(), None, -7, None, reduction, smoothing
+        )
+        given = laid(x, layout)
+        loss, total, normalizer = ops.loss.cross_entropy(given, target, w, -7, smoothing, reduction)
+        assert relative(loss, exact.detach()) < allowed
+        g = draw(*loss.shape, seed=2).to(dtype)
+        expected = torch.autograd.grad(exact, leaf, g.double())[0]
+        options = (total, normalizer, -7, smoothing, reduction)
+        gx = ops.loss.cross_entropy_gradient(g, given, target, w, *options)
+        assert relative(gx, expected) < allowed and gx.is_contiguous()
+        g = g if reduction != "none" else g[:1].expand(g.shape)
+        gx = ops.loss.cross_entropy_gradient(g, given, target, w, *options)
+        again = ops.loss.cross_entropy_gradient(g.clone(), given, target, w, *options)
+        assert torch.equal(gx, again)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 40), (2, 5, 7)], ids=str)
+def test_targets_that_are_no_classes(shape: tuple) -> None:
+    x, bad = draw(*shape), torch.zeros(shape[0], *shape[2:], dtype=torch.int64)
+    for value in (-1, shape[1], 2**62):
+        bad[1] = value
+        for call in (
+            lambda: ops.loss.cross_entropy(x, bad, None, -100, 0.0, "mean"),
+            lambda: ops.loss.nll_loss(x, bad, None, -100, "mean"),
+        ):
+            with pytest.raises(IndexError, match=f"Target {value} is out of bounds: there are {shape[1]} classes"):
+                call()
+        ops.loss.cross_entropy(x, bad, None, value, 0.0, "mean")  # ignored
+        # The gradient, given what forward would have refused, writes nothing outside.
+        normalizer = torch.zeros(2, *bad.shape, dtype=x.dtype)
+        if torchbp.kernels_loaded():
+            gx = ops.loss.cross_entropy_gradient(x.new_ones(()), x, bad, None, None, normalizer, -100, 0.0, "sum")
+            assert not gx[1].any()
+            gx = ops.loss.nll_loss_gradient(x.new_ones(()), bad, None, None, shape[1], -100, "sum")
+            assert not gx[1].any()
+
+
+def test_pointwise_kernels_do_not_depend_on_threads() -> None:
+    """Also where the elements fill several chunks and leave a rest: bitwise."""
+    if not torchbp.kernels_loaded():
+        pytest.skip("without the extension the sums are PyTorch's")
+    x = draw(3, 33001, dtype=torch.float32)
+    mask, target = draw(3, 33001, seed=1) > 0, torch.randint(0, 3, (33001,))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            scores = x.t().contiguous()
+            loss, total, normalizer = ops.loss.cross_entropy(scores, target, None, -100, 0.1, "mean")
+            results.append(
+                [
+                    *(ops.activation.activation(x, name, values) for name, values in ACTIVATIONS.items()),
+                    *(ops.activation.activation_gradient(x, x, name, values) for name, values in ACTIVATIONS.items()),
+                    ops.dropout.masked_scale(x, mask, 1.25),
+                    ops.softmax.softmax(x, 1, False),
+                    ops.softmax.softmax(scores, 1, True),
+                    ops.loss.squared_error(x, x.flip(0), "sum"),
+                    ops.loss.squared_error_gradient(loss, x, x.flip(0), "mean"),
+                    loss,
+                    ops.loss.cross_entropy_gradient(loss, scores, target, None, total, normalizer, -100, 0.1, "mean"),
+                ]
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 # --------------------------------------------------------------------------------------------------

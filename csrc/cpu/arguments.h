@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/SmallVector.h>
 
@@ -109,6 +110,25 @@ void run_ranges(int64_t tasks, int64_t elements, int64_t workspace_bytes, const 
     if (poisoned) workspace.poison();
     body(begin, end, workspace.data());
   });
+}
+
+// Pointwise maps are cut into chunks, as the number of their elements says.
+constexpr int64_t kChunk = 1 << 15;
+
+inline int64_t chunks(int64_t elements) { return (elements + kChunk - 1) / kChunk; }
+
+// Runs chunk(begin, end) for each of them.
+template <typename Chunk>
+void run_chunks(int64_t elements, const Chunk& chunk) {
+  at::parallel_for(0, chunks(elements), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) chunk(i * kChunk, std::min(elements, (i + 1) * kChunk));
+  });
+}
+
+// The tensor, copied if it does not lie in memory as `like` does.
+inline at::Tensor laid_out_as(const at::Tensor& tensor, const at::Tensor& like) {
+  if (tensor.strides() == like.strides()) return tensor;
+  return at::empty_like(like, like.options().dtype(tensor.scalar_type())).copy_(tensor);
 }
 
 }  // namespace torchbp

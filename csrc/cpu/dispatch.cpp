@@ -110,5 +110,45 @@ template <>
 const SeparableKernels<double>& separable_kernels<double>() {
   return kernels().separable_double;
 }
+template <>
+const ActivationKernels<float>& activation_kernels<float>() {
+  return kernels().activation_float;
+}
+template <>
+const ActivationKernels<double>& activation_kernels<double>() {
+  return kernels().activation_double;
+}
+template <>
+const CrossEntropyKernels<float>& cross_entropy_kernels<float>() {
+  return kernels().cross_entropy_float;
+}
+template <>
+const CrossEntropyKernels<double>& cross_entropy_kernels<double>() {
+  return kernels().cross_entropy_double;
+}
+template <>
+const DropoutKernels<float>& dropout_kernels<float>() {
+  return kernels().dropout_float;
+}
+template <>
+const DropoutKernels<double>& dropout_kernels<double>() {
+  return kernels().dropout_double;
+}
+template <>
+const SoftmaxKernels<float>& softmax_kernels<float>() {
+  return kernels().softmax_float;
+}
+template <>
+const SoftmaxKernels<double>& softmax_kernels<double>() {
+  return kernels().softmax_double;
+}
+template <>
+const SquaredErrorKernels<float>& squared_error_kernels<float>() {
+  return kernels().squared_error_float;
+}
+template <>
+const SquaredErrorKernels<double>& squared_error_kernels<double>() {
+  return kernels().squared_error_double;
+}
 
 }  // namespace torchbp

@@ -27,5 +27,15 @@ template <typename T>
 const ChannelKernels<T>& channel_kernels();
 template <typename T>
 const SeparableKernels<T>& separable_kernels();
+template <typename T>
+const ActivationKernels<T>& activation_kernels();
+template <typename T>
+const CrossEntropyKernels<T>& cross_entropy_kernels();
+template <typename T>
+const DropoutKernels<T>& dropout_kernels();
+template <typename T>
+const SoftmaxKernels<T>& softmax_kernels();
+template <typename T>
+const SquaredErrorKernels<T>& squared_error_kernels();
 
 }  // namespace torchbp

@@ -1,8 +1,9 @@
 """Pointwise maps: gx = g f'(x), with f' written from what is cheapest to keep.
 
 One table declares them. ``gradient`` is a differentiable expression in g and in the kept tensor, so every
-order follows; ``fused`` is PyTorch's one-pass operator of the same value, used where no higher derivative is
-asked for. Only the input or the output is ever kept, never an intermediate.
+order follows; ``fused`` is a one-pass operator of the same value, PyTorch's where that runs at the speed of
+memory, used where no higher derivative is asked for. Only the input or the output is ever kept, never an
+intermediate.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from torchbp import ops
 from torchbp.autograd.function import ExplicitFunction, save
 
 _aten = torch.ops.aten
@@ -137,9 +139,12 @@ def _silu(g: Tensor, x: Tensor) -> Tensor:
     return g * (s * (1 + x * (1 - s)))
 
 
-def _scaled_tanh_forward(x: Tensor) -> Tensor:
-    a, b = SCALED_TANH
-    return torch.tanh(x * b).mul_(a)
+def _kernel(name: str, *fixed: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return forward and fused gradient of a map of ops.activation."""
+    return (
+        lambda x, *parameters: ops.activation.activation(x, name, (*fixed, *parameters)),
+        lambda g, kept, *parameters: ops.activation.activation_gradient(g, kept, name, (*fixed, *parameters)),
+    )
 
 
 def _leaky_fused(kept_is_output: bool) -> Callable[..., Tensor]:
@@ -151,16 +156,13 @@ _LEAKY_FROM_OUTPUT = Pointwise("leaky_relu", _aten.leaky_relu, "output", _leaky_
 _LEAKY_FROM_INPUT = Pointwise("leaky_relu", _aten.leaky_relu, "input", _leaky_relu, _leaky_fused(False))
 _SIGMOID = Pointwise("sigmoid", torch.sigmoid, "output", _sigmoid, _aten.sigmoid_backward)
 _TANH = Pointwise("tanh", torch.tanh, "output", _tanh, _aten.tanh_backward)
-_SCALED_TANH = Pointwise("scaled_tanh", _scaled_tanh_forward, "output", _scaled_tanh)
-_SOFTPLUS = Pointwise("softplus", _aten.softplus, "input", _softplus, _aten.softplus_backward)
+_SCALED_TANH_FORWARD, _SCALED_TANH_FUSED = _kernel("scaled_tanh", *SCALED_TANH)
+_SCALED_TANH = Pointwise("scaled_tanh", _SCALED_TANH_FORWARD, "output", _scaled_tanh, _SCALED_TANH_FUSED)
+_SOFTPLUS_FORWARD, _SOFTPLUS_FUSED = _kernel("softplus")
+_SOFTPLUS = Pointwise("softplus", _SOFTPLUS_FORWARD, "input", _softplus, _SOFTPLUS_FUSED)
 _GELU = Pointwise("gelu", _aten.gelu, "input", _gelu, _aten.gelu_backward)
-_GELU_TANH = Pointwise(
-    "gelu",
-    lambda x: _aten.gelu(x, approximate="tanh"),
-    "input",
-    _gelu_tanh,
-    lambda g, x: _aten.gelu_backward(g, x, approximate="tanh"),
-)
+_GELU_TANH_FORWARD, _GELU_TANH_FUSED = _kernel("gelu_tanh")
+_GELU_TANH = Pointwise("gelu", _GELU_TANH_FORWARD, "input", _gelu_tanh, _GELU_TANH_FUSED)
 _SILU = Pointwise("silu", _aten.silu, "input", _silu, _aten.silu_backward)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, linear_map
 
 
@@ -14,15 +15,16 @@ from torchbp.autograd.adjoint import LinearMap, linear_map
 class MaskedScale(LinearMap):
     """y = x where the mask is set, times ``scale``, else 0; its own adjoint."""
 
+    folds_batch = True
     scale: float
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """Mask and scale."""
-        return x * mask * self.scale
+        return ops.dropout.masked_scale(x, mask, self.scale)
 
     def adjoint(self, g: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """Mask and scale."""
-        return g * mask * self.scale
+        return ops.dropout.masked_scale(g, mask, self.scale)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchbp import ops
 from torchbp.autograd.function import ExplicitFunction, save
 
 
@@ -19,7 +20,7 @@ class Softmax(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
-        return torch.softmax(x, dim)
+        return ops.softmax.softmax(x, dim, False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -54,7 +55,7 @@ class LogSoftmax(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
-        return torch.log_softmax(x, dim)
+        return ops.softmax.softmax(x, dim, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

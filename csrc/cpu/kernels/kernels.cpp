@@ -22,7 +22,17 @@ KernelTable kernel_table() {
           channel_float(),
           channel_double(),
           separable_float(),
-          separable_double()};
+          separable_double(),
+          activation_float(),
+          activation_double(),
+          cross_entropy_float(),
+          cross_entropy_double(),
+          dropout_float(),
+          dropout_double(),
+          softmax_float(),
+          softmax_double(),
+          squared_error_float(),
+          squared_error_double()};
 }
 
 }  // namespace TORCHBP_ISA

@@ -1,10 +1,14 @@
 // The kernels of one instruction set, as a table of function pointers.
 #pragma once
 
+#include "activation.h"
 #include "convolution.h"
+#include "dropout.h"
+#include "loss.h"
 #include "normalization.h"
 #include "pooling.h"
 #include "separable.h"
+#include "softmax.h"
 
 namespace torchbp {
 
@@ -24,6 +28,16 @@ struct KernelTable {
   ChannelKernels<double> channel_double;
   SeparableKernels<float> separable_float;
   SeparableKernels<double> separable_double;
+  ActivationKernels<float> activation_float;
+  ActivationKernels<double> activation_double;
+  CrossEntropyKernels<float> cross_entropy_float;
+  CrossEntropyKernels<double> cross_entropy_double;
+  DropoutKernels<float> dropout_float;
+  DropoutKernels<double> dropout_double;
+  SoftmaxKernels<float> softmax_float;
+  SoftmaxKernels<double> softmax_double;
+  SquaredErrorKernels<float> squared_error_float;
+  SquaredErrorKernels<double> squared_error_double;
 };
 
 }  // namespace torchbp

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,53 +55,36 @@ def mse_loss(
     dtype = torch.promote_types(input.dtype, target.dtype)
     if not (dtype.is_floating_point or dtype.is_complex):
         raise NotImplementedError(f"{op}(): input must be floating-point, got {input.dtype}")
-    x, t = torch.broadcast_tensors(input.to(dtype), target.to(dtype))
-    loss = autograd.loss.squared_error(x, t)
+    x, t = input.to(dtype), target.to(dtype)
+    if x.shape != t.shape:
+        x, t = torch.broadcast_tensors(x, t)
     if weight is None:
-        return _reduce(loss, reduction)
+        return autograd.loss.squared_error(x, t, reduction)
     if weight.shape != input.shape:
         raise ValueError(f"{op}(): weight must have shape {tuple(input.shape)}, got {tuple(weight.shape)}")
-    loss = loss * weight
+    loss = autograd.loss.squared_error(x, t, "none") * weight
     return loss.sum() / weight.sum() if reduction == "mean" else _reduce(loss, reduction)
 
 
 def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
-    check_tensors(op, "weight", weight=weight)
-    if weight is not None and tuple(weight.shape) != (classes,):
+    if weight is None:
+        return
+    check_tensors(op, weight=weight)
+    if tuple(weight.shape) != (classes,):
         raise RuntimeError(f"{op}(): weight must have one value per class, {(classes,)}, got {tuple(weight.shape)}")
 
 
-def _pick(
-    op: str, log_probability: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
-) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Return -weight[t] x[t] per sample, zero where the target is ignored, and the sum of the weights."""
-    classes = log_probability.shape[1]
+def _class_indices(op: str, target: Tensor, input: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the targets as int64 and the weight without its gradient."""
     if target.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(f"{op}(): target must hold class indices, int64 or uint8, got {target.dtype}")
-    ignore_index = as_int(op, "ignore_index", ignore_index)
-    if weight is not None and weight.dtype != log_probability.dtype:
-        raise RuntimeError(f"{op}(): weight must have input's dtype {log_probability.dtype}, got {weight.dtype}")
-    target = target.long()
-    if target.device.type == "cpu" and not torch.compiler.is_compiling() and _concrete(target):
-        least, most = (int(v) for v in target.aminmax()) if target.numel() else (0, 0)
-        if least < 0 or most >= classes:
-            bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
-            if bool(bad.any()):
-                raise IndexError(f"{op}(): Target {int(target[bad][0])} is out of bounds: there are {classes} classes")
-    fixed = None if weight is None else weight.detach()
-    loss = autograd.loss.negative_pick(log_probability, target, fixed, ignore_index)
-    return loss, lambda: autograd.loss.sample_weight(target, fixed, ignore_index, log_probability.dtype).sum()
-
-
-def _concrete(tensor: Tensor) -> bool:
-    """Tell whether values can be looked at (not fake, not inside a torch.func transform)."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return not wrapped and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type != "meta"
+    if weight is not None and weight.dtype != input.dtype:
+        raise RuntimeError(f"{op}(): weight must have input's dtype {input.dtype}, got {weight.dtype}")
+    return target if target.dtype == torch.int64 else target.long(), None if weight is None else weight.detach()
 
 
 def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tuple[Tensor, Tensor, bool]:
     """Return input as (N, C, *), target with a batch too, and whether it was added."""
-    check_tensors(op, input=input, target=target)
     if not input.is_floating_point():
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
     if input.dim() == 0:
@@ -151,12 +133,13 @@ def nll_loss(
     """
     op = "nll_loss"
     reduction = _reduction(op, size_average, reduce, reduction)
+    check_tensors(op, input=input, target=target)
     x, t, unbatched = _samples(op, input, target, probabilities=False)
     _class_weight(op, weight, x.shape[1])
-    loss, total_weight = _pick(op, x, t, weight, ignore_index)
-    if reduction == "mean":
-        return loss.sum() / total_weight()
-    return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+    ignore_index = as_int(op, "ignore_index", ignore_index)
+    t, weight = _class_indices(op, t, x, weight)
+    loss = autograd.loss.negative_log_likelihood(x, t, weight, ignore_index, reduction)
+    return loss.squeeze(0) if reduction == "none" and unbatched else loss
 
 
 @autocast_to("float32")
@@ -188,15 +171,16 @@ def cross_entropy(
     reduction = _reduction(op, size_average, reduce, reduction)
     check_tensors(op, "weight", input=input, target=target, weight=weight)
     ignore_index = as_int(op, "ignore_index", ignore_index)
-    if not 0.0 <= as_number(op, "label_smoothing", label_smoothing) <= 1.0:
+    label_smoothing = as_number(op, "label_smoothing", label_smoothing)
+    if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"{op}(): label_smoothing must be between 0 and 1, got {label_smoothing}")
     probabilities = target.is_floating_point() and target.shape == input.shape
     x, t, unbatched = _samples(op, input, target, probabilities)
     classes = x.shape[1]
     _class_weight(op, weight, classes)
-    q = autograd.softmax.log_softmax(x, 1)
     if probabilities:
-        if as_int(op, "ignore_index", ignore_index) >= 0:
+        q = autograd.softmax.log_softmax(x, 1)
+        if ignore_index >= 0:
             raise RuntimeError(f"{op}(): ignore_index is not supported for probabilities, got {ignore_index}")
         p = t if label_smoothing == 0 else t * (1 - label_smoothing) + label_smoothing / classes
         fixed = None if weight is None else weight.detach()
@@ -206,12 +190,6 @@ def cross_entropy(
         if reduction == "mean":
             return loss.sum() / (x.numel() / classes if classes else 0)
         return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
-    loss, total_weight = _pick(op, q, t, weight, ignore_index)
-    if label_smoothing > 0:
-        share = q.new_full((), 1 / max(classes, 1)).expand_as(q)
-        smooth = autograd.loss.negative_expectation(q, share, None if weight is None else weight.detach())
-        smooth = smooth.masked_fill(t == ignore_index, 0)
-        loss = (1 - label_smoothing) * loss + label_smoothing * smooth
-    if reduction == "mean":
-        return loss.sum() / total_weight()
-    return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+    t, weight = _class_indices(op, t, x, weight)
+    loss = autograd.loss.cross_entropy(x, t, weight, ignore_index, label_smoothing, reduction)
+    return loss.squeeze(0) if reduction == "none" and unbatched else loss

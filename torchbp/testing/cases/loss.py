@@ -38,14 +38,16 @@ def cases() -> list[LayerCase]:
         )
         found.append(LayerCase(layer, f"{layer}[{name}]", subject))
 
-    # The log-probabilities (cross_entropy only), the targets, the class weights, and the total weight of a mean.
-    for layer, kept in (("nll_loss", 0), ("cross_entropy", 1)):
-        add(layer, "mean", (x, target), lambda x, t, kept=kept: kept * bytes_of(x) + bytes_of(t) + 4)
+    # The targets, the class weights, the total weight of a mean; cross_entropy also the scores, two numbers a sample.
+    scores = lambda x, t: bytes_of(x) + 8 * t.numel()  # noqa: E731
+    nothing = lambda x, t: 0  # noqa: E731
+    for layer, kept in (("nll_loss", nothing), ("cross_entropy", scores)):
+        add(layer, "mean", (x, target), lambda x, t, kept=kept: kept(x, t) + bytes_of(t) + 4)
         add(
             layer,
             "weight, sum",
             (x, target),
-            lambda x, t, kept=kept: kept * bytes_of(x) + bytes_of(t) + 12,
+            lambda x, t, kept=kept: kept(x, t) + bytes_of(t) + 12,
             weight=weight,
             reduction="sum",
         )
@@ -53,22 +55,22 @@ def cases() -> list[LayerCase]:
             layer,
             "images, ignored, none",
             (images, labels),
-            lambda x, t, kept=kept: kept * bytes_of(x) + bytes_of(t),
+            lambda x, t, kept=kept: kept(x, t) + bytes_of(t),
             reduction="none",
         )
         add(
             layer,
             "images, weight, mean",
             (images, labels),
-            lambda x, t, kept=kept: kept * bytes_of(x) + bytes_of(t) + 12 + 4,
+            lambda x, t, kept=kept: kept(x, t) + bytes_of(t) + 12 + 4,
             weight=weight,
         )
-    # Smoothing keeps also one share per sample; probabilities keep themselves and one weight per class.
+    # Probabilities keep themselves and one weight per class.
     add(
         "cross_entropy",
         "smoothing, weight",
         (x, target),
-        lambda x, t: bytes_of(x) + bytes_of(t) + len(t) + 12 + 8,
+        lambda x, t: scores(x, t) + bytes_of(t) + 12 + 4,
         weight=weight,
         label_smoothing=0.2,
     )

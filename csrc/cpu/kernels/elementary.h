@@ -1,0 +1,169 @@
+// Elementary functions of vectors, within two units in the last place. NaN stays NaN; denormal results are kept.
+//
+// The polynomials are Chebyshev fits of what remains after the argument's reduction, with errors below a tenth of
+// a unit; the reductions are the usual ones (Muller, Elementary Functions, chapters 5 and 11).
+#pragma once
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "vector.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+
+template <typename T>
+struct Format;
+
+template <>
+struct Format<float> {
+  typedef int32_t Integer __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr int32_t kRoundBits = 0x4b400000, kRootHalf = 0x3f3504f3, kSign = INT32_MIN;
+  static constexpr float kLogTwoHigh = 0.693145751953125f, kLogTwoLow = 1.42860682030941723e-6f;
+  static constexpr float kLeastExponent = -105.0f, kMostExponent = 89.0f;
+};
+
+template <>
+struct Format<double> {
+  typedef int64_t Integer __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int64_t kRoundBits = 0x4338000000000000, kRootHalf = 0x3fe6a09e667f3bcd, kSign = INT64_MIN;
+  static constexpr double kLogTwoHigh = 0.693147180369123816490, kLogTwoLow = 1.90821492927058770002e-10;
+  static constexpr double kLeastExponent = -746.0, kMostExponent = 710.0;
+};
+
+template <typename T>
+using IntegerVector = typename Format<T>::Integer;
+
+template <typename T>
+TORCHBP_INLINE Vector<T> broadcast(T value) {
+  return Vector<T>{} + value;
+}
+
+// coefficients[0] x^(n-1) + ... + coefficients[n-1]
+template <typename T, int kCount>
+TORCHBP_INLINE Vector<T> polynomial(const Vector<T>& x, const T (&coefficients)[kCount]) {
+  Vector<T> sum = broadcast<T>(coefficients[0]);
+  for (int i = 1; i < kCount; ++i) sum = sum * x + coefficients[i];
+  return sum;
+}
+
+// x * 2^n for whole n; in two steps, so that a denormal result is rounded once.
+template <typename T>
+TORCHBP_INLINE Vector<T> scale_by_power(const Vector<T>& x, const Vector<T>& shifted) {
+#if defined(__AVX512F__)
+  const Vector<T> n = shifted - Format<T>::kRound;
+  if constexpr (sizeof(T) == 4)
+    return (Vector<T>)_mm512_scalef_ps((__m512)x, (__m512)n);
+  else
+    return (Vector<T>)_mm512_scalef_pd((__m512d)x, (__m512d)n);
+#else
+  using F = Format<T>;
+  const IntegerVector<T> n = (IntegerVector<T>)shifted - F::kRoundBits;
+  const IntegerVector<T> half = n >> 1;
+  const Vector<T> first = (Vector<T>)((half + F::kBias) << F::kMantissa);
+  const Vector<T> second = (Vector<T>)((n - half + F::kBias) << F::kMantissa);
+  return x * first * second;
+#endif
+}
+
+// exp(x) = 2^n exp(r) with |r| <= log(2) / 2, exp(r) = 1 + r + r^2 Q(r).
+template <typename T>
+TORCHBP_INLINE Vector<T> exponential(Vector<T> x) {
+  using F = Format<T>;
+  x = x < F::kLeastExponent ? broadcast<T>(F::kLeastExponent) : x;
+  x = x > F::kMostExponent ? broadcast<T>(F::kMostExponent) : x;
+  const Vector<T> shifted = x * T(1.44269504088896340736) + F::kRound;
+  const Vector<T> n = shifted - F::kRound;
+  const Vector<T> r = (x - n * F::kLogTwoHigh) - n * F::kLogTwoLow;
+  Vector<T> q;
+  if constexpr (sizeof(T) == 4) {
+    constexpr T c[] = {0.00139262508315f, 0.00836323288368f, 0.041666554213f, 0.166665766661f, 0.5f};
+    q = polynomial<T>(r, c);
+  } else {
+    constexpr T c[] = {2.5100472505694996003e-8,   2.7620201591031548792e-7,  2.7557268276905696187e-6,
+                       0.000024801521057868205199, 0.00019841269863171556026, 0.0013888888917367080562,
+                       0.0083333333333300381973,   0.041666666666623820532,   0.1666666666666666746,
+                       0.50000000000000010314};
+    q = polynomial<T>(r, c);
+  }
+  return scale_by_power<T>((q * r * r + r) + T(1), shifted);
+}
+
+// log(1 + f) = f - z (f - 2 z^2 P(z^2)) with z = f / (2 + f), P given.
+template <typename T, int kCount>
+TORCHBP_INLINE Vector<T> log_from(const Vector<T>& f, const T (&coefficients)[kCount]) {
+  const Vector<T> z = f / (f + T(2));
+  const Vector<T> squared = z * z;
+  return f - z * (f - T(2) * squared * polynomial<T>(squared, coefficients));
+}
+
+// log(1 + u) for 0 <= u <= 1.
+template <typename T>
+TORCHBP_INLINE Vector<T> log_one_plus(const Vector<T>& u) {
+  if constexpr (sizeof(T) == 4) {
+    constexpr T c[] = {0.103938084279f, 0.0873235123272f, 0.111323556045f,
+                       0.142851528609f, 0.20000005385f,   0.33333333325f};
+    return log_from<T>(u, c);
+  } else {
+    constexpr T c[] = {0.07366852386263479745,  0.021545430510052780924, 0.043375605050182167872,
+                       0.043009546409725771584, 0.047663160338659312432, 0.052628688095692283939,
+                       0.05882366219876209888,  0.066666662431060502142, 0.07692307701454340742,
+                       0.090909090907813877922, 0.11111111111112177392,  0.14285714285714281075,
+                       0.20000000000000000008,  0.33333333333333333333};
+    return log_from<T>(u, c);
+  }
+}
+
+// log(x) of a positive normal number: x = 2^n m with sqrt(1/2) <= m < sqrt(2).
+template <typename T>
+TORCHBP_INLINE Vector<T> logarithm(const Vector<T>& x) {
+  using F = Format<T>;
+  const IntegerVector<T> n = ((IntegerVector<T>)x - F::kRootHalf) >> F::kMantissa;
+  const Vector<T> m = (Vector<T>)((IntegerVector<T>)x - (n << F::kMantissa));
+  const Vector<T> exponent = (Vector<T>)(n + F::kRoundBits) - F::kRound;
+  Vector<T> y;
+  if constexpr (sizeof(T) == 4) {
+    constexpr T c[] = {0.14790492965f, 0.199943788583f, 0.333333425477f};
+    y = log_from<T>(m - T(1), c);
+  } else {
+    constexpr T c[] = {0.065440174254637769151, 0.066343191846334119395, 0.076931223688108333029,
+                       0.090908977737605681173, 0.11111111196290522549,  0.14285714285399892516,
+                       0.20000000000000441618,  0.33333333333333333232};
+    y = log_from<T>(m - T(1), c);
+  }
+  y = exponent * F::kLogTwoHigh + (y + exponent * F::kLogTwoLow);
+  return x == x ? y : x;
+}
+
+// tanh(x) = x + x^3 P(x^2) near zero, else the sign of x times 1 - 2 / (exp(2 |x|) + 1).
+template <typename T>
+TORCHBP_INLINE Vector<T> hyperbolic_tangent(const Vector<T>& x) {
+  using F = Format<T>;
+  const IntegerVector<T> sign = (IntegerVector<T>)x & F::kSign;
+  const Vector<T> size = (Vector<T>)((IntegerVector<T>)x ^ sign);
+  const Vector<T> far = T(1) - T(2) / (exponential<T>(size + size) + T(1));
+  const Vector<T> squared = x * x;
+  Vector<T> p;
+  if constexpr (sizeof(T) == 4) {
+    constexpr T c[] = {0.000142792788f, -0.000923500846f, 0.00320680340f, -0.00869784759f,
+                       0.0218295488f,   -0.0539634148f,   0.133333107f,   -0.333333332f};
+    p = polynomial<T>(squared, c);
+  } else {
+    constexpr T c[] = {
+        2.515502365938210575e-8,    -2.6330772232959334619e-7,   1.3791814499083341601e-6,  -4.9877603175203466704e-6,
+        0.000014606131676715378477, -0.000038389607893147333132, 0.00009646277743313181427, -0.0002389570522873822522,
+        0.00058997929463000516564,  -0.0014558246920964941967,   0.0035921266793663411995,  -0.0088632354045782824851,
+        0.021869488529129090127,    -0.053968253968046375855,    0.13333333333333090074,    -0.33333333333333332859};
+    p = polynomial<T>(squared, c);
+  }
+  const Vector<T> near = x + x * squared * p;
+  return size < T(1) ? near : (Vector<T>)((IntegerVector<T>)far | sign);
+}
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp

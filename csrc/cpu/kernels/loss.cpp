@@ -1,0 +1,251 @@
+// Cross-entropy of class indices and squared error: forward reads its input once, backward reads it and writes its
+// gradient.
+#include "loss.h"
+
+#include "tile.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+// A tile, and four numbers per position of it.
+template <typename T>
+int64_t workspace(const ClassProblem& problem) {
+  return in_rows<T>(problem) ? 0 : (problem.classes + 4) * tile_width<T>(problem);
+}
+
+template <typename T>
+TORCHBP_INLINE bool is_kept(const ClassTargets<T>& targets, int64_t target, int64_t classes) {
+  return target != targets.ignore_index && target >= 0 && target < classes;
+}
+
+// The loss of a position whose score of the target lies `score` from the maximum; `total` is the sum of the
+// weighted scores, likewise.
+template <typename T>
+TORCHBP_INLINE T add_loss(const ClassTargets<T>& targets, int64_t target, int64_t classes, T score, T total, T log_sum,
+                          LossSums& sums) {
+  if (!is_kept(targets, target, classes)) return T(0);
+  const T weight = targets.weight ? targets.weight[target] : T(1);
+  T loss = weight * (log_sum - score);
+  if (targets.smoothing > T(0))
+    loss = (T(1) - targets.smoothing) * loss +
+           targets.smoothing / static_cast<T>(classes) * (targets.total_weight * log_sum - total);
+  sums.loss += static_cast<double>(loss);
+  sums.weight += static_cast<double>(weight);
+  return loss;
+}
+
+template <typename T>
+void forward(const ClassProblem& problem, const ClassTargets<T>& targets, const T* x, T* loss, T* maximum, T* log_sum,
+             LossSums* sums, T* tile, int64_t task) {
+  const int64_t classes = problem.classes, lanes = Lanes<T>::count;
+  const bool smooth = targets.smoothing > T(0);
+  const T* weight = targets.weight;
+  LossSums found{0, 0};
+  if (in_rows<T>(problem)) {
+    const int64_t last = classes - lanes;
+    const IntegerVector<T> fresh = last_lanes<T>(classes);
+    for_units<T>(problem, task, [&](const Unit& unit) {
+      const T* row = x + offset_of(problem.from, unit);
+      const T most = row_maximum(row, classes);
+      const Vector<T> final = load(row + last) - most;
+      Vector<T> sum = fresh ? exponential<T>(final) : Vector<T>{}, total{};
+      if (smooth) {
+        total = fresh ? (weight ? final * load(weight + last) : final) : Vector<T>{};
+        for_vectors<T>(classes, [&](int64_t i) {
+          const Vector<T> score = load(row + i) - most;
+          sum += exponential<T>(score);
+          total += weight ? score * load(weight + i) : score;
+        });
+      } else {
+        for_vectors<T>(classes, [&](int64_t i) { sum += exponential<T>(load(row + i) - most); });
+      }
+      const int64_t p = unit.position, target = targets.target[p];
+      maximum[p] = most;
+      log_sum[p] = logarithm<T>(broadcast<T>(sum_across<T>(sum)))[0];
+      const T score = row[is_kept(targets, target, classes) ? target : 0] - most;
+      const T value = add_loss(targets, target, classes, score, sum_across<T>(total), log_sum[p], found);
+      if (loss) loss[p] = value;
+    });
+    *sums = found;
+    return;
+  }
+  const int64_t width = tile_width<T>(problem);
+  T* most = tile + classes * width;
+  T* logs = most + width;
+  T* totals = logs + width;
+  for_units<T>(problem, task, [&](const Unit& unit) {
+    load_tile(x, problem.from, classes, unit, width, tile, most);
+    for (int64_t p = 0; p < unit.count; p += lanes) {
+      const Vector<T> high = load(most + p);
+      Vector<T> sum{}, total{};
+      for (int64_t c = 0; c < classes; ++c) sum += exponential<T>(load(tile + c * width + p) - high);
+      if (smooth)
+        for (int64_t c = 0; c < classes; ++c)
+          total += (load(tile + c * width + p) - high) * (weight ? weight[c] : T(1));
+      store<T>(logs + p, logarithm<T>(sum));
+      store<T>(totals + p, total);
+    }
+    for (int64_t p = 0; p < unit.count; ++p) {
+      const int64_t position = unit.position + p, target = targets.target[position];
+      maximum[position] = most[p];
+      log_sum[position] = logs[p];
+      const T score = tile[(is_kept(targets, target, classes) ? target : 0) * width + p] - most[p];
+      const T value = add_loss(targets, target, classes, score, totals[p], logs[p], found);
+      if (loss) loss[position] = value;
+    }
+  });
+  *sums = found;
+}
+
+// gx[c] = spread exp(x[c] - maximum - log_sum) - share w[c], less `pick` at the target.
+template <typename T>
+struct Coefficients {
+  T spread;
+  T share;
+  T pick;
+};
+
+template <typename T>
+TORCHBP_INLINE Coefficients<T> coefficients(const ClassTargets<T>& targets, int64_t target, int64_t classes, T g) {
+  if (!is_kept(targets, target, classes)) return {T(0), T(0), T(0)};
+  const T pick = g * (T(1) - targets.smoothing) * (targets.weight ? targets.weight[target] : T(1));
+  const T share = g * (targets.smoothing / static_cast<T>(classes));
+  return {targets.smoothing > T(0) ? pick + share * targets.total_weight : pick, share, pick};
+}
+
+template <typename T>
+void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const T* x, const T* maximum,
+              const T* log_sum, const T* g, int64_t g_stride, T* gx, T* tile, int64_t task) {
+  const int64_t classes = problem.classes, lanes = Lanes<T>::count;
+  const bool smooth = targets.smoothing > T(0);
+  const T* weight = targets.weight;
+  if (in_rows<T>(problem)) {
+    for_units<T>(problem, task, [&](const Unit& unit) {
+      const int64_t p = unit.position, target = targets.target[p];
+      const T* row = x + offset_of(problem.from, unit);
+      T* to = gx + offset_of(problem.to, unit);
+      const T most = maximum[p], log = log_sum[p];
+      const Coefficients<T> k = coefficients(targets, target, classes, g[p * g_stride]);
+      const auto plain = [&](int64_t i) { store<T>(to + i, exponential<T>((load(row + i) - most) - log) * k.spread); };
+      const auto smoothed = [&](int64_t i) {
+        const Vector<T> part = weight ? load(weight + i) * k.share : broadcast<T>(k.share);
+        store<T>(to + i, exponential<T>((load(row + i) - most) - log) * k.spread - part);
+      };
+      if (smooth) {
+        for_vectors<T>(classes, smoothed);
+        smoothed(classes - lanes);
+      } else {
+        for_vectors<T>(classes, plain);
+        plain(classes - lanes);
+      }
+      if (is_kept(targets, target, classes)) to[target] -= k.pick;
+    });
+    return;
+  }
+  const int64_t width = tile_width<T>(problem);
+  T* spread = tile + classes * width;
+  T* share = spread + width;
+  T* most = share + width;
+  T* logs = most + width;
+  for_units<T>(problem, task, [&](const Unit& unit) {
+    T* to = gx + offset_of(problem.to, unit);
+    const int64_t padded = (unit.count + lanes - 1) / lanes * lanes;
+    // Whole vectors are read and written where they stand, unless classes or a step lie between their elements.
+    const int64_t direct = problem.from.inner == 1 && problem.to.inner == 1 ? unit.count / lanes * lanes : 0;
+    if (direct < unit.count) load_tile(x, problem.from, classes, unit, width, tile, most);
+    for (int64_t p = 0; p < padded; ++p) {
+      const bool inside = p < unit.count;
+      const int64_t position = unit.position + p;
+      const Coefficients<T> k = inside
+                                    ? coefficients(targets, targets.target[position], classes, g[position * g_stride])
+                                    : Coefficients<T>{T(0), T(0), T(0)};
+      spread[p] = k.spread;
+      share[p] = k.share;
+      most[p] = inside ? maximum[position] : T(0);
+      logs[p] = inside ? log_sum[position] : T(0);
+    }
+    const T* from = x + offset_of(problem.from, unit);
+    for (int64_t c = 0; c < classes; ++c) {
+      const T factor = weight ? weight[c] : T(1);
+      const auto value = [&](const T* at, int64_t p) {
+        const Vector<T> v = exponential<T>((load(at) - load(most + p)) - load(logs + p)) * load(spread + p);
+        return smooth ? v - load(share + p) * factor : v;
+      };
+      for (int64_t p = 0; p < direct; p += lanes)
+        store<T>(to + c * problem.to.classes + p, value(from + c * problem.from.classes + p, p));
+      for (int64_t p = direct; p < padded; p += lanes) {
+        T* at = tile + c * width + p;
+        store<T>(at, value(at, p));
+      }
+    }
+    store_tile(tile, width, classes, direct, unit, problem.to, gx);
+    for (int64_t p = 0; p < unit.count; ++p) {
+      const int64_t position = unit.position + p, target = targets.target[position];
+      if (is_kept(targets, target, classes))
+        to[p * problem.to.inner + target * problem.to.classes] -=
+            coefficients(targets, target, classes, g[position * g_stride]).pick;
+    }
+  });
+}
+
+template <typename T>
+void squared_error(const T* __restrict__ x, const T* __restrict__ t, T* __restrict__ y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) y[i] = (x[i] - t[i]) * (x[i] - t[i]);
+}
+
+// Runs are added in the tensor's own precision, in as many sums as four vectors have lanes, and the runs in double.
+constexpr int64_t kRun = 4096;
+
+template <typename T>
+double squared_error_sum(const T* x, const T* t, int64_t count) {
+  constexpr int64_t lanes = Lanes<T>::count, width = 4 * lanes;
+  double total = 0;
+  for (int64_t start = 0; start < count; start += kRun) {
+    const int64_t end = smaller(count, start + kRun);
+    Vector<T> sums[4] = {};
+    int64_t i = start;
+    for (; i + width <= end; i += width)
+      for (int u = 0; u < 4; ++u) {
+        const Vector<T> difference = load(x + i + u * lanes) - load(t + i + u * lanes);
+        sums[u] += difference * difference;
+      }
+    T rest = 0;
+    for (; i < end; ++i) rest += (x[i] - t[i]) * (x[i] - t[i]);
+    total += static_cast<double>(sum_across<T>((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest);
+  }
+  return total;
+}
+
+template <typename T>
+void squared_error_gradient(const T* __restrict__ x, const T* __restrict__ t, const T* __restrict__ g, int64_t g_stride,
+                            T scale, T* __restrict__ gx, int64_t count) {
+  const T twice = T(2) * scale;
+  if (g_stride == 0) {
+    const T factor = twice * g[0];
+    for (int64_t i = 0; i < count; ++i) gx[i] = factor * (x[i] - t[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) gx[i] = twice * g[i] * (x[i] - t[i]);
+  }
+}
+
+template <typename T>
+CrossEntropyKernels<T> kernels_of() {
+  return {class_tasks<T>, workspace<T>, forward<T>, gradient<T>};
+}
+
+template <typename T>
+SquaredErrorKernels<T> squared_error_of() {
+  return {squared_error<T>, squared_error_sum<T>, squared_error_gradient<T>};
+}
+
+}  // namespace
+
+CrossEntropyKernels<float> cross_entropy_float() { return kernels_of<float>(); }
+CrossEntropyKernels<double> cross_entropy_double() { return kernels_of<double>(); }
+
+SquaredErrorKernels<float> squared_error_float() { return squared_error_of<float>(); }
+SquaredErrorKernels<double> squared_error_double() { return squared_error_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp
