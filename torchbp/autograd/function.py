@@ -59,6 +59,18 @@ class ExplicitFunction:
         return cls._apply(*torch._functorch.utils.unwrap_dead_wrappers(args))
 
 
+def records_derivative(*tensors: Tensor | None) -> bool:
+    """Tell whether anything may want a derivative of what is computed from the tensors now.
+
+    Where nothing does, a layer may leave out what only its derivatives need.
+    """
+    if torch.compiler.is_compiling():
+        transforms = _inside_transform()
+    else:
+        transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transforms or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:
     namespace = {name: cls.__dict__[name] for name in methods}
     if "jvp" in methods:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, fold_batch, linear_map, unfold_batch
-from torchbp.autograd.function import ExplicitFunction, save
+from torchbp.autograd.function import ExplicitFunction, records_derivative, save
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,15 @@ def max_pool(
     padding: Sequence[int],
     dilation: Sequence[int],
     ceil_mode: bool,
-) -> tuple[Tensor, Tensor]:
+    wants_winners: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Return the maxima of the windows of x (N, C, *spatial), and the winners' places in their windows.
 
-    Of equals the first in row-major order wins; NaN wins over everything; padding never does.
+    Of equals the first in row-major order wins; NaN wins over everything; padding never does. Where neither the
+    caller nor a derivative wants the winners, none are recorded.
     """
+    if not wants_winners and not records_derivative(x):
+        return ops.pooling.max_pool_values(x, kernel_size, stride, padding, dilation, ceil_mode), None
     window = Window(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
     return MaxPool.call(x, window, ceil_mode)
 
@@ -361,7 +365,7 @@ def power_pool(x: Tensor, p: float, kernel_size: Sequence[int], stride: Sequence
     zeros = (0,) * len(kernel_size)
     if math.isinf(p):
         sign = math.copysign(1, p)
-        y, _ = max_pool(sign * x.abs(), kernel_size, stride, zeros, (1,) * len(kernel_size), ceil_mode)
+        y, _ = max_pool(sign * x.abs(), kernel_size, stride, zeros, (1,) * len(kernel_size), ceil_mode, False)
         return sign * y
     windows = AverageWindows(tuple(x.shape[2:]), tuple(kernel_size), tuple(stride), zeros, ceil_mode, True, None)
     return PowerPool.call(x, windows, p)

@@ -18,7 +18,6 @@ struct Format;
 
 template <>
 struct Format<float> {
-  typedef int32_t Integer __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
   static constexpr int kMantissa = 23, kBias = 127;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int32_t kRoundBits = 0x4b400000, kRootHalf = 0x3f3504f3, kSign = INT32_MIN;
@@ -28,16 +27,12 @@ struct Format<float> {
 
 template <>
 struct Format<double> {
-  typedef int64_t Integer __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
   static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int64_t kRoundBits = 0x4338000000000000, kRootHalf = 0x3fe6a09e667f3bcd, kSign = INT64_MIN;
   static constexpr double kLogTwoHigh = 0.693147180369123816490, kLogTwoLow = 1.90821492927058770002e-10;
   static constexpr double kLeastExponent = -746.0, kMostExponent = 710.0;
 };
-
-template <typename T>
-using IntegerVector = typename Format<T>::Integer;
 
 template <typename T>
 TORCHBP_INLINE Vector<T> broadcast(T value) {

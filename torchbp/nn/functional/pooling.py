@@ -62,10 +62,11 @@ def _max_pool(
     check_not_empty(op, x)
     if x.dtype == torch.bool or x.is_complex():
         raise NotImplementedError(f"{op}(): input must be of real numbers, got {x.dtype}")
-    y, winner = autograd.pooling.max_pool(x, **window, ceil_mode=ceil_mode)
-    return _with_indices(
-        y, ops.pooling.winner_indices(winner, x.shape[2:], **window) if return_indices else None, unbatched
-    )
+    y, winner = autograd.pooling.max_pool(x, **window, ceil_mode=ceil_mode, wants_winners=bool(return_indices))
+    indices = None
+    if return_indices and winner is not None:
+        indices = ops.pooling.winner_indices(winner, x.shape[2:], **window)
+    return _with_indices(y, indices, unbatched)
 
 
 def _with_indices(y: Tensor, indices: Tensor | None, unbatched: bool) -> Tensor | tuple[Tensor, Tensor]:
