@@ -63,6 +63,14 @@ const ConvolutionKernels<double>& convolution_kernels<double>() {
   return kernels().convolution_double;
 }
 template <>
+const DepthwiseKernels<float>& depthwise_kernels<float>() {
+  return kernels().depthwise_float;
+}
+template <>
+const DepthwiseKernels<double>& depthwise_kernels<double>() {
+  return kernels().depthwise_double;
+}
+template <>
 const PoolKernels<float>& pool_kernels<float>() {
   return kernels().pool_float;
 }

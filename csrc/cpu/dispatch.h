@@ -18,6 +18,8 @@ std::vector<std::string> instruction_sets_built();
 template <typename T>
 const ConvolutionKernels<T>& convolution_kernels();
 template <typename T>
+const DepthwiseKernels<T>& depthwise_kernels();
+template <typename T>
 const PoolKernels<T>& pool_kernels();
 template <typename T>
 const ChannelKernels<T>& channel_kernels();

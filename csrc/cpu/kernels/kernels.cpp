@@ -11,6 +11,8 @@ KernelTable kernel_table() {
   return {TORCHBP_STRING(TORCHBP_ISA),
           convolution_float(),
           convolution_double(),
+          depthwise_float(),
+          depthwise_double(),
           pool_float(),
           pool_double(),
           channel_float(),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "convolution.h"
+#include "depthwise.h"
 #include "normalization.h"
 #include "pooling.h"
 #include "separable.h"
@@ -12,6 +13,8 @@ struct KernelTable {
   const char* instruction_set;
   ConvolutionKernels<float> convolution_float;
   ConvolutionKernels<double> convolution_double;
+  DepthwiseKernels<float> depthwise_float;
+  DepthwiseKernels<double> depthwise_double;
   PoolKernels<float> pool_float;
   PoolKernels<double> pool_double;
   ChannelKernels<float> channel_float;
