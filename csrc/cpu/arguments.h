@@ -65,12 +65,10 @@ inline bool computes_in_float(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
 }
 
-// Runs task(index, workspace) for every index below `tasks`, each thread with a workspace of its own and at least
-// `grain` tasks.
+// Runs task(index, workspace) for every index below `tasks`, each thread with a workspace of its own.
 template <typename T, typename Task>
-void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOptions& options, const Task& task,
-               int64_t grain = 1) {
-  at::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOptions& options, const Task& task) {
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     const at::Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
     T* scratch = workspace.data_ptr<T>();
     for (int64_t i = begin; i < end; ++i) task(i, scratch);

@@ -161,7 +161,16 @@ DepthwiseProblem one_phase(const GatherProblem& problem, const int64_t* residue)
 // Multiply-adds that are worth another thread.
 constexpr int64_t kThreadProducts = 1 << 18;
 
-int64_t task_grain(int64_t products) { return std::max<int64_t>(1, kThreadProducts / std::max<int64_t>(1, products)); }
+// Runs tasks(first, last, workspace), each thread with a workspace of its own and enough to do.
+template <typename T, typename Tasks>
+void run_ranges(int64_t count, int64_t products, int64_t workspace_elements, const at::TensorOptions& options,
+                const Tasks& tasks) {
+  const int64_t grain = std::max<int64_t>(1, kThreadProducts / std::max<int64_t>(1, products));
+  at::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+    const Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
+    tasks(first, last, workspace.data_ptr<T>());
+  });
+}
 
 // Runs gather problems that write interleaved positions of one target, where in each group one side has one channel.
 template <typename T>
@@ -179,10 +188,10 @@ void run_depthwise(const DepthwiseProblem& problem, const Tensor& source, const 
   }
   const T* from = source.const_data_ptr<T>();
   const T* packed_data = packed.const_data_ptr<T>();
-  run_tasks<T>(
-      kernel.tasks(problem), kernel.workspace(problem), source.options(),
-      [&](int64_t task, T* workspace) { kernel.gather(problem, from, packed_data, target, workspace, task); },
-      task_grain(kernel.task_products(problem)));
+  run_ranges<T>(kernel.tasks(problem), kernel.task_products(problem), kernel.workspace(problem), source.options(),
+                [&](int64_t first, int64_t last, T* workspace) {
+                  kernel.gather(problem, from, packed_data, target, workspace, first, last);
+                });
 }
 
 template <typename T>
@@ -333,10 +342,10 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
     const Tensor partial =
         at::empty({depthwise.correlation_slices(problem), depthwise.correlation_size(problem)}, options);
     T* sums = partial.data_ptr<T>();
-    run_tasks<T>(
-        depthwise.correlation_tasks(problem), depthwise.correlation_workspace(problem), options,
-        [&](int64_t task, T* workspace) { depthwise.correlate(problem, from, grads, sums, workspace, task); },
-        task_grain(depthwise.correlation_task_products(problem)));
+    run_ranges<T>(depthwise.correlation_tasks(problem), depthwise.correlation_task_products(problem),
+                  depthwise.correlation_workspace(problem), options, [&](int64_t first, int64_t last, T* workspace) {
+                    depthwise.correlate(problem, from, grads, sums, workspace, first, last);
+                  });
     const bool dense = grad_weight.is_contiguous();
     const Tensor flat = dense ? grad_weight : at::empty(grad_weight.sizes(), options);
     T* to = flat.data_ptr<T>();

@@ -5,6 +5,10 @@
 
 #include "vector.h"
 
+#if TORCHBP_VECTOR_BYTES == 64
+#include <immintrin.h>
+#endif
+
 namespace torchbp {
 namespace TORCHBP_ISA {
 namespace {
@@ -19,6 +23,10 @@ constexpr int64_t kBufferLimit = 16 * 1024 * 1024;
 // A problem with fewer tasks than this is split into smaller boxes: the split depends on the shape only.
 constexpr int64_t kEnoughTasks = 16;
 constexpr int64_t kLeastPositions = 128;
+// A larger source is fetched from memory ahead of its use.
+constexpr int64_t kFarBytes = 2 * 1024 * 1024;
+// A larger target is no longer in any cache when it is read next: it is written past them.
+constexpr int64_t kStreamedBytes = 32 * 1024 * 1024;
 
 // ---------------------------------------------------------------------------------------------
 // Transposing blocks of lanes.
@@ -147,13 +155,16 @@ TORCHBP_INLINE int64_t block_count(int64_t channels) {
   return (channels + kLanes<T> - 1) / kLanes<T>;
 }
 
-// Lane l of the block that starts at channel `first` reads channel (first + l) * multiple / divisor + shift.
+// Lane l of the block that starts at channel `first` reads channel c * multiple / divisor + shift, c = first + l;
+// multiple or divisor is 1.
 template <typename T, typename Pointer>
 LaneBlock<Pointer> lane_block(Pointer base, int64_t stride, int64_t channels, int64_t first, int64_t multiple,
                               int64_t divisor, int64_t shift) {
   LaneBlock<Pointer> block;
-  for (int64_t l = 0; l < kLanes<T>; ++l)
-    block.lane[l] = base + (smaller(first + l, channels - 1) * multiple / divisor + shift) * stride;
+  for (int64_t l = 0; l < kLanes<T>; ++l) {
+    const int64_t c = smaller(first + l, channels - 1);
+    block.lane[l] = base + ((divisor == 1 ? c * multiple : c / divisor) + shift) * stride;
+  }
   block.consecutive = stride == 1 && multiple == 1 && divisor == 1 && channels >= kLanes<T>;
   return block;
 }
@@ -266,7 +277,22 @@ struct LaneRow {
   int64_t blocks;
   int64_t first;  // positions [first, last)
   int64_t last;
+  int64_t inside_first;  // those whose columns are inside for every entry
+  int64_t inside_last;
+  int64_t ahead[2];  // from row 0 to rows that will be read next, in elements; 0 for none
+  bool streamed;
 };
+
+template <typename T>
+TORCHBP_INLINE void store_past_caches(T* to, const Vector<T>& v) {
+#if TORCHBP_VECTOR_BYTES == 64
+  __m512i bits;
+  __builtin_memcpy(&bits, &v, sizeof(bits));
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), bits);
+#else
+  store(to, v);
+#endif
+}
 
 // kWidth taps of an entry, kStep from a position to the next, kTile positions. Columns outside the source
 // are left out, unless all are known to be inside.
@@ -297,16 +323,29 @@ TORCHBP_INLINE void gather_tile(const LaneRow<T>& row, int64_t q, int64_t first,
       }
     }
   }
+  if (kInside) {
+    for (const int64_t ahead : row.ahead) {
+      if (ahead == 0) continue;
+      const T* from = row.source + first + ahead + row.step * q * row.pixel;
+#pragma GCC unroll 16
+      for (int j = 0; j < kTile * kStep; ++j) __builtin_prefetch(from + j * unit * row.pixel, 0, 2);
+    }
+  }
   T* to = row.target + first + q * row.target_pixel;
+  if (row.streamed) {
 #pragma GCC unroll 8
-  for (int r = 0; r < kTile; ++r) store(to + r * row.target_pixel, sum[r]);
+    for (int r = 0; r < kTile; ++r) store_past_caches<T>(to + r * row.target_pixel, sum[r]);
+  } else {
+#pragma GCC unroll 8
+    for (int r = 0; r < kTile; ++r) store(to + r * row.target_pixel, sum[r]);
+  }
 }
 
 template <typename T, int kWidth, int kStep, int kTile>
-void gather_tiles(const LaneRow<T>& row, int64_t inside_first, int64_t inside_last) {
+void gather_tiles(const LaneRow<T>& row) {
   for (int64_t at = row.first; at < row.last; at += kTile) {
     const int64_t q = smaller(at, row.last - kTile);
-    const bool all_inside = q >= inside_first && q + kTile <= inside_last;
+    const bool all_inside = q >= row.inside_first && q + kTile <= row.inside_last;
     for (int64_t block = 0; block < row.blocks; ++block) {
       const int64_t first = block_first<T>(row.channels, block);
       const T* weight = row.weight + block * row.block_size;
@@ -320,22 +359,15 @@ void gather_tiles(const LaneRow<T>& row, int64_t inside_first, int64_t inside_la
 
 template <typename T, int kWidth, int kStep>
 void gather_row(const LaneRow<T>& row) {
-  // Positions whose columns are inside for every entry.
-  int64_t inside_first = row.first, inside_last = row.last;
-  const int64_t unit = kWidth == 1 ? 0 : kWidth - 1;
-  for (int64_t e = 0; e < row.entries; ++e) {
-    inside_first = larger(inside_first, divide_up(-row.entry[e].column, row.step));
-    inside_last = smaller(inside_last, divide_down(row.columns - 1 - unit - row.entry[e].column, row.step) + 1);
-  }
   const int64_t count = row.last - row.first;
   if (count % 8 != 0 && count % 7 == 0)
-    gather_tiles<T, kWidth, kStep, 7>(row, inside_first, inside_last);
+    gather_tiles<T, kWidth, kStep, 7>(row);
   else if (count >= 8)
-    gather_tiles<T, kWidth, kStep, 8>(row, inside_first, inside_last);
+    gather_tiles<T, kWidth, kStep, 8>(row);
   else if (count >= 4)
-    gather_tiles<T, kWidth, kStep, 4>(row, inside_first, inside_last);
+    gather_tiles<T, kWidth, kStep, 4>(row);
   else
-    gather_tiles<T, kWidth, kStep, 1>(row, inside_first, inside_last);
+    gather_tiles<T, kWidth, kStep, 1>(row);
 }
 
 template <typename T>
@@ -464,6 +496,8 @@ struct GatherPlan : BoxPlan {
   int64_t source_elements;  // per lane and source of a target
   int64_t target_elements;  // per lane
   int64_t live;             // entries of a row, at most
+  bool fetched;             // ahead of use
+  bool streamed;
 };
 
 template <typename T>
@@ -545,12 +579,50 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
          halve(first.grid, plan, 64)) {
   }
   plan.fits = bytes() <= kBufferLimit;
+  int64_t source_bytes = plan.channels * sizeof(T), target_bytes = source_bytes;
+  bool aligned = plan.channels % kLanes<T> == 0;
+  for (int axis = 0; axis < kAxes; ++axis) {
+    source_bytes *= first.source_size[axis];
+    target_bytes *= problem.target_size[axis];
+    aligned = aligned && (problem.target_size[axis] == 1 || problem.target_stride[axis] % kLanes<T> == 0);
+  }
+  plan.fetched = plan.source_in_place && source_bytes > kFarBytes;
+  plan.streamed = plan.target_in_place && aligned && target_bytes > kStreamedBytes;
   return plan;
 }
 
+// What is the same for every task of a phase.
 template <typename T>
-int64_t live_elements(int64_t live) {
-  return (live * static_cast<int64_t>(sizeof(LiveEntry)) + 63) / 64 * 64 / static_cast<int64_t>(sizeof(T));
+struct PhasePlan {
+  Entries entries;
+  RowFunction<T> run;
+  int64_t inside_first;
+  int64_t inside_last;
+  int64_t weight;  // of the phase
+  int64_t weight_block;
+};
+
+template <typename T>
+PhasePlan<T> phase_plan(const GatherProblem& problem, int64_t weight) {
+  PhasePlan<T> plan;
+  plan.entries = entries_of(problem, true);
+  plan.run = row_function<T>(plan.entries);
+  plan.inside_first = 0;
+  plan.inside_last = problem.grid[3];
+  plan.weight = weight;
+  plan.weight_block = weight_block<T>(problem);
+  for (int64_t tap = 0; tap < problem.taps; ++tap) {
+    const Range valid =
+        valid_range(problem.grid[3], problem.step[3], problem.tap_offset[tap * kSpatial + 2], problem.source_size[3]);
+    plan.inside_first = larger(plan.inside_first, valid.first);
+    plan.inside_last = smaller(plan.inside_last, valid.last);
+  }
+  return plan;
+}
+
+template <typename T, typename Item>
+int64_t elements_for(int64_t count) {
+  return (count * static_cast<int64_t>(sizeof(Item)) + 63) / 64 * 64 / static_cast<int64_t>(sizeof(T));
 }
 
 // Where taps reach too far for a buffer: sums along rows of one channel.
@@ -601,7 +673,7 @@ template <typename T>
 int64_t workspace(const DepthwiseProblem& problem) {
   const GatherPlan plan = gather_plan<T>(problem);
   if (!plan.fits) return 0;
-  return live_elements<T>(plan.live) +
+  return elements_for<T, PhasePlan<T>>(problem.phases) + elements_for<T, LiveEntry>(plan.live) +
          (plan.source_elements * plan.source_per_target + plan.target_elements) * kLanes<T>;
 }
 
@@ -614,19 +686,17 @@ int64_t task_products(const DepthwiseProblem& problem) {
 }
 
 template <typename T>
-void gather(const DepthwiseProblem& whole, const T* source, const T* packed, T* target, T* workspace, int64_t task) {
+void gather_box(const DepthwiseProblem& whole, const GatherPlan& plan, const PhasePlan<T>* phases, const T* source,
+                const T* packed, T* target, LiveEntry* live, T* buffer, int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
-  const GatherPlan plan = gather_plan<T>(whole);
-  if (!plan.fits) return gather_far(whole, source, packed, target, task);
   const GatherProblem& first = whole.phase[0];
-  const Box box = box_at(first.grid, plan, task % plan.boxes);
-  task /= plan.boxes;
   const int64_t tasks_of_image = plan.blocks / plan.blocks_of_task;
-  const int64_t block = task % tasks_of_image * plan.blocks_of_task, image = task / tasks_of_image;
+  const int64_t block = task % tasks_of_image * plan.blocks_of_task;
+  task /= tasks_of_image;
+  const Box box = box_at(first.grid, plan, task % plan.boxes);
+  const int64_t image = task / plan.boxes;
   const int64_t channel = block_first<T>(plan.channels, block);
 
-  LiveEntry* live = reinterpret_cast<LiveEntry*>(workspace);
-  T* buffer = workspace + live_elements<T>(plan.live);
   source += image * first.source_stride[0];
   target += image * whole.target_stride[0];
 
@@ -673,8 +743,7 @@ void gather(const DepthwiseProblem& whole, const T* source, const T* packed, T* 
 
   for (int64_t p = 0; p < whole.phases; ++p) {
     const GatherProblem& problem = whole.phase[p];
-    const Entries entries = entries_of(problem, true);
-    const RowFunction<T> run = row_function<T>(entries);
+    const Entries& entries = phases[p].entries;
     const int64_t* residue = whole.residue + p * kSpatial;
     LaneRow<T> row;
     row.entry = live;
@@ -682,15 +751,17 @@ void gather(const DepthwiseProblem& whole, const T* source, const T* packed, T* 
     row.pixel = source_stride[2];
     row.columns = problem.source_size[3];
     row.step = problem.step[3];
-    row.block_size = weight_block<T>(problem);
-    row.weight = packed + block * row.block_size;
+    row.block_size = phases[p].weight_block;
+    row.weight = packed + phases[p].weight + block * row.block_size;
     row.tap_step = entries.order * lanes;
     row.target_pixel = whole.period[2] * target_stride[2];
     row.channels = plan.blocks_of_task == 1 ? lanes : plan.channels;
     row.blocks = plan.blocks_of_task;
     row.first = box.first[2];
     row.last = smaller(box.last[2], problem.grid[3]);
-    packed += packed_size<T>(problem);
+    row.inside_first = phases[p].inside_first;
+    row.inside_last = phases[p].inside_last;
+    row.streamed = plan.streamed;
     if (row.first >= row.last) continue;
     for (int64_t d = box.first[0]; d < smaller(box.last[0], problem.grid[1]); ++d)
       for (int64_t h = box.first[1]; h < smaller(box.last[1], problem.grid[2]); ++h) {
@@ -705,7 +776,12 @@ void gather(const DepthwiseProblem& whole, const T* source, const T* packed, T* 
         }
         row.target = base + target_start + (d * whole.period[0] + residue[0]) * target_stride[0] +
                      (h * whole.period[1] + residue[1]) * target_stride[1] + residue[2] * target_stride[2];
-        run(row);
+        for (int64_t i = 0; i < 2; ++i) {
+          const int64_t z = problem.step[1] * d, y = problem.step[2] * h + plan.reach.most[1] + 1 + i;
+          const bool wanted = plan.fetched && p == 0 && i < problem.step[2] && y < problem.source_size[2];
+          row.ahead[i] = wanted ? z * source_stride[0] + y * source_stride[1] : 0;
+        }
+        phases[p].run(row);
       }
   }
   if (plan.target_in_place) return;
@@ -714,6 +790,31 @@ void gather(const DepthwiseProblem& whole, const T* source, const T* packed, T* 
   visit_box(written, whole.target_stride + 1, [&](int64_t offset, int64_t at, int64_t count) {
     write_lanes(rows, wanted, offset, whole.target_stride[3], count, base + at * lanes);
   });
+}
+
+template <typename T>
+void gather(const DepthwiseProblem& problem, const T* source, const T* packed, T* target, T* workspace, int64_t first,
+            int64_t last) {
+  GatherPlan plan = gather_plan<T>(problem);
+  if (!plan.fits) {
+    for (int64_t task = first; task < last; ++task) gather_far(problem, source, packed, target, task);
+    return;
+  }
+  plan.streamed = plan.streamed && reinterpret_cast<uintptr_t>(target) % TORCHBP_VECTOR_BYTES == 0;
+  PhasePlan<T>* phases = reinterpret_cast<PhasePlan<T>*>(workspace);
+  workspace += elements_for<T, PhasePlan<T>>(problem.phases);
+  LiveEntry* live = reinterpret_cast<LiveEntry*>(workspace);
+  workspace += elements_for<T, LiveEntry>(plan.live);
+  int64_t weight = 0;
+  for (int64_t p = 0; p < problem.phases; ++p) {
+    phases[p] = phase_plan<T>(problem.phase[p], weight);
+    weight += packed_size<T>(problem.phase[p]);
+  }
+  for (int64_t task = first; task < last; ++task)
+    gather_box(problem, plan, phases, source, packed, target, live, workspace, task);
+#if TORCHBP_VECTOR_BYTES == 64
+  if (plan.streamed) _mm_sfence();
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -732,6 +833,7 @@ struct CorrelationPlan : BoxPlan {
   int64_t units_of_slice;
   int64_t source_elements;
   int64_t gradient_elements;
+  bool fetched;  // ahead of use
 };
 
 template <typename T>
@@ -758,6 +860,9 @@ CorrelationPlan correlation_plan(const CorrelationProblem& problem) {
   while (plan.blocks_of_task > 1 && positions_of(plan) > kLeastPositions && halve(problem.grid, plan, 64)) {
   }
   plan.fits = bytes() <= kBufferLimit;
+  int64_t source_bytes = plan.channels * sizeof(T);
+  for (int axis = 0; axis < kAxes; ++axis) source_bytes *= problem.source_size[axis];
+  plan.fetched = plan.blocks_of_task > 1 && source_bytes > kFarBytes;
   plan.units = problem.grid[0] * plan.boxes;
   const int64_t parallel = plan.blocks / plan.blocks_of_task;
   plan.slices = larger(1, smaller(plan.units, (kEnoughTasks + parallel - 1) / larger(1, parallel)));
@@ -793,7 +898,7 @@ constexpr int64_t kOutside = INT64_MIN;
 template <typename T>
 int64_t row_elements(const CorrelationProblem& problem, const CorrelationPlan& plan) {
   const int64_t places = plan.size[0] * plan.size[1] * (1 + problem.taps) + problem.taps;
-  return (places * static_cast<int64_t>(sizeof(int64_t)) + 63) / 64 * 64 / static_cast<int64_t>(sizeof(T));
+  return elements_for<T, int64_t>(places);
 }
 
 template <typename T>
@@ -824,6 +929,8 @@ struct LaneRows {
   int64_t gradient_pixel;
   int64_t first;  // positions [first, last)
   int64_t last;
+  int64_t gradient_ahead;  // to what will be read next, in elements; 0 for nothing
+  int64_t source_ahead;    // ... from the row of the last entry
 };
 
 template <typename T, int kWidth, int kStep, int kEntries, int kTile, bool kInside>
@@ -833,6 +940,14 @@ TORCHBP_INLINE void correlate_tile(const LaneRows<T>& rows, const int64_t* at, c
   Vector<T> g[kTile];
 #pragma GCC unroll 4
   for (int r = 0; r < kTile; ++r) g[r] = load(gradient + (q + r) * rows.gradient_pixel);
+  if (kInside && rows.source_ahead != 0 && at[kEntries - 1] != kOutside) {
+    const T* from = rows.source + at[kEntries - 1] + (rows.step * q + rows.column[kEntries - 1]) * rows.pixel;
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile * kStep; ++j) __builtin_prefetch(from + rows.source_ahead + j * unit * rows.pixel, 0, 2);
+#pragma GCC unroll 4
+    for (int r = 0; r < kTile; ++r)
+      __builtin_prefetch(gradient + rows.gradient_ahead + (q + r) * rows.gradient_pixel, 0, 2);
+  }
 #pragma GCC unroll 5
   for (int e = 0; e < kEntries; ++e) {
     if (at[e] == kOutside) continue;
@@ -897,7 +1012,9 @@ void correlate_entries(const LaneRows<T>& all, int64_t entries, T* sums) {
   constexpr int many = entries_at_once<kWidth>();
   LaneRows<T> rows = all;
   for (int64_t e = 0; e < entries;) {
-    if (entries - e >= many) {
+    const int64_t now = entries - e >= many ? many : 1;
+    rows.source_ahead = e + now == entries ? all.source_ahead : 0;
+    if (now == many) {
       correlate_rows<T, kWidth, kStep, many>(rows, sums);
       rows.source_at += many;
       rows.column += many;
@@ -932,10 +1049,9 @@ EntriesFunction<T> entries_function(const Entries& entries) {
 }
 
 template <typename T>
-void correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
-               int64_t task) {
+void correlate_slice(const CorrelationProblem& problem, const CorrelationPlan& plan, const T* source, const T* gradient,
+                     T* partial, T* workspace, int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
-  const CorrelationPlan plan = correlation_plan<T>(problem);
   const Entries entries = entries_of(problem, false);
   const EntriesFunction<T> run = entries_function<T>(entries);
   const int64_t parallel = plan.blocks / plan.blocks_of_task;
@@ -1008,6 +1124,9 @@ void correlate(const CorrelationProblem& problem, const T* source, const T* grad
     rows.gradient_pixel = gradient_stride[2];
     rows.first = box.first[2];
     rows.last = box.last[2];
+    const bool more = plan.fetched && box.last[1] < problem.grid[2];
+    rows.gradient_ahead = more ? box.size(1) * gradient_stride[1] : 0;
+    rows.source_ahead = more ? box.size(1) * problem.step[2] * source_stride[1] : 0;
     for (int64_t b = 0; b < plan.blocks_of_task; ++b) {
       const int64_t first = block_first<T>(plan.channels, block + b);
       rows.source = plan.source_in_place ? x + first : x;
@@ -1015,6 +1134,14 @@ void correlate(const CorrelationProblem& problem, const T* source, const T* grad
       run(rows, entries.count, partial + b * problem.taps * lanes);
     }
   }
+}
+
+template <typename T>
+void correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
+               int64_t first, int64_t last) {
+  const CorrelationPlan plan = correlation_plan<T>(problem);
+  for (int64_t task = first; task < last; ++task)
+    correlate_slice(problem, plan, source, gradient, partial, workspace, task);
 }
 
 template <typename T>

@@ -29,7 +29,9 @@ struct DepthwiseKernels {
   int64_t (*tasks)(const DepthwiseProblem&);
   int64_t (*workspace)(const DepthwiseProblem&);      // elements, per thread
   int64_t (*task_products)(const DepthwiseProblem&);  // multiply-adds of one task, about
-  void (*gather)(const DepthwiseProblem&, const T* source, const T* packed, T* target, T* workspace, int64_t task);
+  // Tasks first .. last - 1, one after the other.
+  void (*gather)(const DepthwiseProblem&, const T* source, const T* packed, T* target, T* workspace, int64_t first,
+                 int64_t last);
 
   // The weight gradient of a correlation where in each group source_channels or gradient_channels is 1.
   // One task computes it for a block of channels, or all, over one slice of the positions into `partial`,
@@ -42,7 +44,7 @@ struct DepthwiseKernels {
   int64_t (*correlation_workspace)(const CorrelationProblem&);
   int64_t (*correlation_task_products)(const CorrelationProblem&);
   void (*correlate)(const CorrelationProblem&, const T* source, const T* gradient, T* partial, T* workspace,
-                    int64_t task);
+                    int64_t first, int64_t last);
   int64_t (*correlation_blocks)(const CorrelationProblem&);
   void (*correlation_sum)(const CorrelationProblem&, const T* partial, T* weight_gradient, int64_t block);
 };
