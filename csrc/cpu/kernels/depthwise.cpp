@@ -1,6 +1,7 @@
 // Depthwise convolution. The lanes of a vector are channels: a channels-last tensor is read and written in
 // place, any other box by box through a buffer [positions][lanes] that is filled by transposing blocks of
-// rows. So no product meets padding, whatever the layout, and no tap needs a shuffle.
+// rows. So no product meets padding, whatever the layout, and no tap needs a shuffle. Only square kernels of 3, 5
+// and 7 on contiguous images of some width have lanes of neighbouring columns: planes are padded one by one.
 #include "depthwise.h"
 
 #include "vector.h"
@@ -115,7 +116,7 @@ void read_lanes(const LaneBlock<const T*>& block, int64_t offset, int64_t stride
 }
 
 template <typename T>
-void write_lanes(const LaneBlock<T*>& block, int64_t lanes_wanted, int64_t offset, int64_t stride, int64_t count,
+void write_lanes(const LaneBlock<T*>& block, const Range& wanted, int64_t offset, int64_t stride, int64_t count,
                  const T* from) {
   constexpr int64_t lanes = kLanes<T>;
   if (stride == 1 && count >= lanes) {
@@ -125,21 +126,21 @@ void write_lanes(const LaneBlock<T*>& block, int64_t lanes_wanted, int64_t offse
 #pragma GCC unroll 16
       for (int l = 0; l < lanes; ++l) rows[l] = load(from + (at + l) * lanes);
       transpose<T>(rows);
-      if (lanes_wanted == lanes) {
+      if (wanted.first == 0 && wanted.last == lanes) {
 #pragma GCC unroll 16
         for (int l = 0; l < lanes; ++l) store(block.lane[l] + offset + at, rows[l]);
       } else {
 #pragma GCC unroll 16
         for (int l = 0; l < lanes; ++l)
-          if (l < lanes_wanted) store(block.lane[l] + offset + at, rows[l]);
+          if (l >= wanted.first && l < wanted.last) store(block.lane[l] + offset + at, rows[l]);
       }
     }
-  } else if (block.consecutive && lanes_wanted == lanes) {
+  } else if (block.consecutive && wanted.first == 0 && wanted.last == lanes) {
     T* to = block.lane[0] + offset;
     for (int64_t i = 0; i < count; ++i) store(to + i * stride, load(from + i * lanes));
   } else {
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t l = 0; l < lanes_wanted; ++l) block.lane[l][offset + i * stride] = from[i * lanes + l];
+      for (int64_t l = wanted.first; l < wanted.last; ++l) block.lane[l][offset + i * stride] = from[i * lanes + l];
   }
 }
 
@@ -490,6 +491,7 @@ struct GatherPlan : BoxPlan {
   int64_t source_per_target;
   bool source_in_place;
   bool target_in_place;
+  bool by_planes;  // lanes are columns
   bool fits;
   int64_t blocks;           // of lanes
   int64_t blocks_of_task;   // 1, or all
@@ -547,6 +549,34 @@ int64_t target_elements(const DepthwiseProblem& problem, const BoxPlan& plan) {
   return elements;
 }
 
+// Whether lanes are better columns than channels.
+template <typename T>
+bool by_planes(const DepthwiseProblem& problem, const GatherPlan& plan) {
+  const GatherProblem& first = problem.phase[0];
+  const int64_t size = plan.reach.most[2] - plan.reach.least[2] + 1;
+  return problem.phases == 1 && problem.period[1] == 1 && problem.period[2] == 1 && plan.source_per_target == 1 &&
+         first.source_stride[3] == 1 && first.target_stride[3] == 1 && first.grid[1] == 1 && plan.reach.least[0] == 0 &&
+         plan.reach.most[0] == 0 && (size == 3 || size == 5 || size == 7) &&
+         plan.reach.most[1] - plan.reach.least[1] + 1 == size && first.taps == size * size &&
+         first.step[2] == first.step[3] && first.step[3] <= 2 && first.grid[2] >= 4 &&
+         4 * first.grid[3] >= 3 * kLanes<T>;
+}
+
+constexpr int64_t kLargestSquare = 7;
+
+template <typename T>
+int64_t plane_half(const BoxPlan& plan) {
+  const int64_t needed = larger(plan.size[2], kLanes<T>) + kLargestSquare;
+  return (needed + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// The rows of a box, and a line of one row's columns.
+template <typename T>
+int64_t plane_elements(const GatherProblem& problem, const BoxPlan& plan) {
+  const int64_t step = problem.step[3];
+  return (step * (plan.size[1] - 1) + kLargestSquare + 2) * step * plane_half<T>(plan) + kLanes<T>;
+}
+
 template <typename T>
 GatherPlan gather_plan(const DepthwiseProblem& problem) {
   const GatherProblem& first = problem.phase[0];
@@ -557,7 +587,9 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
   const bool enough = plan.channels >= kLanes<T>;
   plan.source_in_place =
       enough && first.source_channel_stride == 1 && plan.target_per_source == 1 && plan.source_per_target == 1;
-  plan.target_in_place = enough && first.target_channel_stride == 1;
+  // Blocks that are tasks of their own must not overlap in the target.
+  plan.target_in_place =
+      enough && first.target_channel_stride == 1 && (plan.source_in_place || plan.channels % kLanes<T> == 0);
   plan.blocks = block_count<T>(plan.channels);
   plan.blocks_of_task = plan.source_in_place && plan.target_in_place ? plan.blocks : 1;
   plan.reach = reach_of(problem.phase, problem.phases);
@@ -567,7 +599,9 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
 
   for (int d = 0; d < kSpatial; ++d) plan.size[d] = first.grid[d + 1];
   set_boxes(first.grid, plan);
+  plan.by_planes = !(plan.source_in_place && plan.target_in_place) && by_planes<T>(problem, plan);
   const auto bytes = [&] {
+    if (plan.by_planes) return plane_elements<T>(first, plan) * static_cast<int64_t>(sizeof(T));
     plan.source_elements = plan.source_in_place ? 0 : source_elements(first, plan.reach, plan);
     plan.target_elements = plan.target_in_place ? 0 : target_elements<T>(problem, plan);
     return (plan.source_elements * plan.source_per_target + plan.target_elements) * TORCHBP_VECTOR_BYTES;
@@ -628,38 +662,237 @@ int64_t elements_for(int64_t count) {
 // Where taps reach too far for a buffer: sums along rows of one channel.
 
 template <typename T>
-void gather_far(const DepthwiseProblem& whole, const T* source, const T* packed, T* target, int64_t task) {
+void gather_far(const DepthwiseProblem& whole, const T* source, const T* packed, T* target, int64_t image, int64_t c,
+                const Box& box) {
   const int64_t channels = whole.phase[0].groups * whole.phase[0].target_channels;
-  const int64_t image = task / channels, c = task % channels;
   const int64_t block = c / kLanes<T>, lane = c - block_first<T>(channels, block);
   for (int64_t p = 0; p < whole.phases; ++p) {
     const GatherProblem& problem = whole.phase[p];
     const T* weight = packed + block * weight_block<T>(problem) + lane;
     packed += packed_size<T>(problem);
-    const int64_t sources = problem.source_channels;
+    const int64_t sources = problem.source_channels, pixel = problem.target_stride[3];
     const T* from = source + image * problem.source_stride[0] +
                     c / problem.target_channels * sources * problem.source_channel_stride;
     T* to = target + c * problem.target_channel_stride + image * whole.target_stride[0];
     for (int d = 0; d < kSpatial; ++d) to += whole.residue[p * kSpatial + d] * whole.target_stride[d + 1];
-    for (int64_t d = 0; d < problem.grid[1]; ++d)
-      for (int64_t h = 0; h < problem.grid[2]; ++h) {
+    const int64_t first = box.first[2], last = smaller(box.last[2], problem.grid[3]);
+    for (int64_t d = box.first[0]; d < smaller(box.last[0], problem.grid[1]); ++d)
+      for (int64_t h = box.first[1]; h < smaller(box.last[1], problem.grid[2]); ++h) {
         T* row = to + d * problem.target_stride[1] + h * problem.target_stride[2];
-        for (int64_t w = 0; w < problem.grid[3]; ++w) row[w * problem.target_stride[3]] = weight[0];
+        for (int64_t w = first; w < last; ++w) row[w * pixel] = weight[0];
         for (int64_t s = 0; s < sources; ++s)
           for (int64_t tap = 0; tap < problem.taps; ++tap) {
             const int64_t* at = problem.tap_offset + tap * kSpatial;
-            const Entry entry = {{at[0], at[1], at[2]}, tap};
-            if (!inside(problem, entry, d, h)) continue;
+            if (!inside(problem, {{at[0], at[1], at[2]}, tap}, d, h)) continue;
             const Range valid = valid_range(problem.grid[3], problem.step[3], at[2], problem.source_size[3]);
             const T scale = weight[(1 + s * problem.taps + tap) * kLanes<T>];
             const T* x = from + s * problem.source_channel_stride +
                          (problem.step[1] * d + at[0]) * problem.source_stride[1] +
                          (problem.step[2] * h + at[1]) * problem.source_stride[2];
-            for (int64_t w = valid.first; w < valid.last; ++w)
-              row[w * problem.target_stride[3]] += scale * x[(problem.step[3] * w + at[2]) * problem.source_stride[3]];
+            for (int64_t w = larger(first, valid.first); w < smaller(last, valid.last); ++w)
+              row[w * pixel] += scale * x[(problem.step[3] * w + at[2]) * problem.source_stride[3]];
           }
       }
   }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Square kernels on contiguous images: a plane's rows are copied with their padding, at a fixed pitch; those of
+// a step of two are split into even and odd columns. Then every tap reads neighbouring columns, and a row of the
+// buffer that is loaded serves several rows of the target.
+
+// The order of lanes 0, 2, 4, ... of two vectors, and of 1, 3, 5, ...
+template <typename T>
+TORCHBP_INLINE void separate(const T* from, T* even, T* odd) {
+  const Vector<T> x = load(from), y = load(from + kLanes<T>);
+#ifdef TORCHBP_SHUFFLE
+  if constexpr (kLanes<T> == 16) {
+    store(even, TORCHBP_SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
+    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
+    return;
+  } else if constexpr (kLanes<T> == 8) {
+    store(even, TORCHBP_SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14));
+    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15));
+    return;
+  } else if constexpr (kLanes<T> == 4) {
+    store(even, TORCHBP_SHUFFLE(x, y, 0, 2, 4, 6));
+    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3, 5, 7));
+    return;
+  } else if constexpr (kLanes<T> == 2) {
+    store(even, TORCHBP_SHUFFLE(x, y, 0, 2));
+    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3));
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < kLanes<T>; ++i) {
+    even[i] = from[2 * i];
+    odd[i] = from[2 * i + 1];
+  }
+}
+
+// The first `count` lanes, fewer than all.
+template <typename T>
+TORCHBP_INLINE void store_some(T* to, const Vector<T>& v, int64_t count) {
+#if TORCHBP_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), reinterpret_cast<const __m512&>(v));
+  else
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1 << count) - 1), reinterpret_cast<const __m512d&>(v));
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
+#endif
+}
+
+template <typename T>
+TORCHBP_INLINE void copy_row(const T* from, T* to, int64_t count) {
+  if (count >= kLanes<T>) {
+    for (int64_t i = 0; i < count; i += kLanes<T>) {
+      const int64_t at = smaller(i, count - kLanes<T>);
+      store(to + at, load(from + at));
+    }
+    return;
+  }
+#if TORCHBP_VECTOR_BYTES == 64
+  if (count <= 0) return;
+  Vector<T> v;
+  if constexpr (sizeof(T) == 4)
+    reinterpret_cast<__m512&>(v) = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), from);
+  else
+    reinterpret_cast<__m512d&>(v) = _mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), from);
+  store_some<T>(to, v, count);
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+#endif
+}
+
+template <typename T>
+struct PlaneRows {
+  const T* buffer;
+  int64_t pitch;  // of a row, all residues
+  int64_t half;   // of one residue
+  const T* weight;
+  T bias;
+  T* target;
+  int64_t target_row;
+  int64_t rows;
+  int64_t columns;
+};
+
+template <typename T, int kSize, int kStep, int kRows, int kVectors>
+TORCHBP_INLINE void plane_tile(const PlaneRows<T>& plane, int64_t h, int64_t w) {
+  Vector<T> sum[kRows][kVectors];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<T>{} + plane.bias;
+  const T* row = plane.buffer + kStep * h * plane.pitch + w;
+#pragma GCC unroll 16
+  for (int j = 0; j < (kRows - 1) * kStep + kSize; ++j, row += plane.pitch) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kSize; ++k) {
+      Vector<T> x[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) x[v] = load(row + k % kStep * plane.half + k / kStep + v * kLanes<T>);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const int i = j - r * kStep;
+        if (i >= 0 && i < kSize) {
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v) sum[r][v] += x[v] * plane.weight[i * kSize + k];
+        }
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    T* to = plane.target + (h + r) * plane.target_row + w;
+    if (kVectors == 1 && plane.columns < kLanes<T>) {
+      store_some<T>(to, sum[r][0], plane.columns);
+    } else {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) store(to + v * kLanes<T>, sum[r][v]);
+    }
+  }
+}
+
+template <typename T, int kSize, int kStep, int kRows, int kVectors>
+void plane_tiles(const PlaneRows<T>& plane) {
+  constexpr int64_t width = kVectors * kLanes<T>;
+  for (int64_t h = 0; h < plane.rows; h += kRows)
+    for (int64_t w = 0; w < plane.columns; w += width)
+      plane_tile<T, kSize, kStep, kRows, kVectors>(plane, smaller(h, plane.rows - kRows),
+                                                   larger(0, smaller(w, plane.columns - width)));
+}
+
+template <typename T, int kSize, int kStep>
+void plane_rows(const PlaneRows<T>& plane) {
+  if (plane.rows < 4)
+    plane_tiles<T, kSize, kStep, 1, 1>(plane);
+  else if (plane.columns < 2 * kLanes<T>)
+    plane_tiles<T, kSize, kStep, 4, 1>(plane);
+  else
+    plane_tiles<T, kSize, kStep, 4, 2>(plane);
+}
+
+template <typename T>
+void plane_product(int64_t size, int64_t step, const PlaneRows<T>& plane) {
+  if (size == 3) return step == 1 ? plane_rows<T, 3, 1>(plane) : plane_rows<T, 3, 2>(plane);
+  if (size == 5) return step == 1 ? plane_rows<T, 5, 1>(plane) : plane_rows<T, 5, 2>(plane);
+  return step == 1 ? plane_rows<T, 7, 1>(plane) : plane_rows<T, 7, 2>(plane);
+}
+
+// False if a weight is not finite: its products with padding would be NaN.
+template <typename T>
+bool gather_planes(const DepthwiseProblem& whole, const GatherPlan& plan, const T* source, const T* packed, T* target,
+                   T* buffer, int64_t image, int64_t block, const Box& box) {
+  const GatherProblem& problem = whole.phase[0];
+  const int64_t step = problem.step[3], channel = block_first<T>(plan.channels, block);
+  const T* weight = packed + block * weight_block<T>(problem);
+  Vector<T> probe = Vector<T>{};
+  for (int64_t i = 1; i <= problem.taps; ++i) probe += load(weight + i * kLanes<T>) * T(0);
+  for (int64_t l = 0; l < kLanes<T>; ++l)
+    if (probe[l] != T(0)) return false;
+
+  const int64_t size = plan.reach.most[2] - plan.reach.least[2] + 1;
+  const int64_t half = plane_half<T>(plan), pitch = step * half;
+  const int64_t top = step * box.first[1] + plan.reach.least[1], left = step * box.first[2] + plan.reach.least[2];
+  const int64_t rows = step * (box.size(1) - 1) + size;
+  T* line = buffer + rows * pitch;
+  for (int64_t i = 0; i < (rows + 1) * pitch; ++i) buffer[i] = T(0);
+  const int64_t first = larger(0, left), last = smaller(problem.source_size[3], left + step * (box.size(2) - 1) + size);
+  const int64_t h_first = larger(0, top), h_last = smaller(problem.source_size[2], top + rows);
+  T scales[kLargestSquare * kLargestSquare];
+  PlaneRows<T> plane;
+  plane.buffer = buffer;
+  plane.pitch = pitch;
+  plane.half = half;
+  plane.weight = scales;
+  plane.target_row = problem.target_stride[2];
+  plane.rows = box.size(1);
+  plane.columns = box.size(2);
+  for (int64_t c = block * kLanes<T>; c < smaller(plan.channels, (block + 1) * kLanes<T>); ++c) {
+    const T* from =
+        source + image * problem.source_stride[0] + c / plan.target_per_source * problem.source_channel_stride + first;
+    for (int64_t h = h_first; h < h_last; ++h) {
+      T* to = buffer + (h - top) * pitch;
+      if (step == 1) {
+        copy_row(from + h * problem.source_stride[2], to + first - left, last - first);
+        continue;
+      }
+      copy_row(from + h * problem.source_stride[2], line + first - left, last - first);
+      for (int64_t i = 0; i < half; i += kLanes<T>) separate(line + 2 * i, to + i, to + half + i);
+    }
+    const T* own = weight + c - channel;
+    plane.bias = own[0];
+    for (int64_t tap = 0; tap < problem.taps; ++tap) {
+      const int64_t* at = problem.tap_offset + tap * kSpatial;
+      scales[(at[1] - plan.reach.least[1]) * size + at[2] - plan.reach.least[2]] = own[(1 + tap) * kLanes<T>];
+    }
+    plane.target = target + image * problem.target_stride[0] + c * problem.target_channel_stride +
+                   box.first[1] * problem.target_stride[2] + box.first[2];
+    plane_product(size, step, plane);
+  }
+  return true;
 }
 
 template <typename T>
@@ -673,6 +906,7 @@ template <typename T>
 int64_t workspace(const DepthwiseProblem& problem) {
   const GatherPlan plan = gather_plan<T>(problem);
   if (!plan.fits) return 0;
+  if (plan.by_planes) return plane_elements<T>(problem.phase[0], plan);
   return elements_for<T, PhasePlan<T>>(problem.phases) + elements_for<T, LiveEntry>(plan.live) +
          (plan.source_elements * plan.source_per_target + plan.target_elements) * kLanes<T>;
 }
@@ -786,7 +1020,7 @@ void gather_box(const DepthwiseProblem& whole, const GatherPlan& plan, const Pha
   }
   if (plan.target_in_place) return;
   const auto rows = lane_block<T>(target, first.target_channel_stride, plan.channels, channel, 1, 1, 0);
-  const int64_t wanted = smaller(lanes, plan.channels);
+  const Range wanted = {block * lanes - channel, smaller(lanes, plan.channels)};
   visit_box(written, whole.target_stride + 1, [&](int64_t offset, int64_t at, int64_t count) {
     write_lanes(rows, wanted, offset, whole.target_stride[3], count, base + at * lanes);
   });
@@ -796,8 +1030,21 @@ template <typename T>
 void gather(const DepthwiseProblem& problem, const T* source, const T* packed, T* target, T* workspace, int64_t first,
             int64_t last) {
   GatherPlan plan = gather_plan<T>(problem);
+  const GatherProblem& shape = problem.phase[0];
   if (!plan.fits) {
-    for (int64_t task = first; task < last; ++task) gather_far(problem, source, packed, target, task);
+    const Box all = {{0, 0, 0}, {shape.grid[1], shape.grid[2], shape.grid[3]}};
+    for (int64_t task = first; task < last; ++task)
+      gather_far(problem, source, packed, target, task / plan.channels, task % plan.channels, all);
+    return;
+  }
+  if (plan.by_planes) {
+    for (int64_t task = first; task < last; ++task) {
+      const Box box = box_at(shape.grid, plan, task % plan.boxes);
+      const int64_t block = task / plan.boxes % plan.blocks, image = task / plan.boxes / plan.blocks;
+      if (gather_planes(problem, plan, source, packed, target, workspace, image, block, box)) continue;
+      for (int64_t c = block * kLanes<T>; c < smaller(plan.channels, (block + 1) * kLanes<T>); ++c)
+        gather_far(problem, source, packed, target, image, c, box);
+    }
     return;
   }
   plan.streamed = plan.streamed && reinterpret_cast<uintptr_t>(target) % TORCHBP_VECTOR_BYTES == 0;
