@@ -178,7 +178,7 @@ def test_products_are_one_form(geometry: Geometry, layout: str) -> None:
 @pytest.mark.parametrize("layout", ("contiguous", "channels-last"))
 def test_padding_meets_no_infinity(layout: str) -> None:
     """An infinite weight over padding is no product, so no NaN; elsewhere infinity goes where it reaches."""
-    x = arranged(torch.ones(1, 20, 6, 9), layout)
+    x = arranged(torch.ones(1, 20, 6, 40), layout)
     w = torch.ones(20, 1, 3, 3)
     w[:, :, 0] = torch.inf
     y = ops.convolution.convolution(x, w, None, [1, 1], [1, 1], [1, 1], 20)

@@ -1,7 +1,7 @@
 // Depthwise convolution. The lanes of a vector are channels: a channels-last tensor is read and written in
 // place, any other box by box through a buffer [positions][lanes] that is filled by transposing blocks of
-// rows. So no product meets padding, whatever the layout, and no tap needs a shuffle. Only square kernels of 3, 5
-// and 7 on contiguous images of some width have lanes of neighbouring columns: planes are padded one by one.
+// rows. So no product meets padding, whatever the layout, and no tap needs a shuffle. Only for 3x3
+// kernels of stride 1 on contiguous images of some width are neighbouring columns better lanes.
 #include "depthwise.h"
 
 #include "vector.h"
@@ -549,32 +549,29 @@ int64_t target_elements(const DepthwiseProblem& problem, const BoxPlan& plan) {
   return elements;
 }
 
+constexpr int64_t kSquare = 3;
+
 // Whether lanes are better columns than channels.
 template <typename T>
 bool by_planes(const DepthwiseProblem& problem, const GatherPlan& plan) {
   const GatherProblem& first = problem.phase[0];
-  const int64_t size = plan.reach.most[2] - plan.reach.least[2] + 1;
-  return problem.phases == 1 && problem.period[1] == 1 && problem.period[2] == 1 && plan.source_per_target == 1 &&
-         first.source_stride[3] == 1 && first.target_stride[3] == 1 && first.grid[1] == 1 && plan.reach.least[0] == 0 &&
-         plan.reach.most[0] == 0 && (size == 3 || size == 5 || size == 7) &&
-         plan.reach.most[1] - plan.reach.least[1] + 1 == size && first.taps == size * size &&
-         first.step[2] == first.step[3] && first.step[3] <= 2 && first.grid[2] >= 4 &&
-         4 * first.grid[3] >= 3 * kLanes<T>;
+  bool fits = problem.phases == 1 && plan.source_per_target == 1 && first.taps == kSquare * kSquare;
+  fits = fits && first.source_stride[3] == 1 && first.target_stride[3] == 1 && first.grid[1] == 1;
+  for (int d = 0; d < kSpatial; ++d) {
+    const int64_t reach = d == 0 ? 1 : kSquare;
+    fits = fits && first.step[d + 1] == 1 && plan.reach.most[d] - plan.reach.least[d] + 1 == reach;
+  }
+  return fits && plan.reach.least[0] == 0 && first.grid[2] >= 4 && 4 * first.grid[3] >= 3 * kLanes<T>;
 }
 
-constexpr int64_t kLargestSquare = 7;
-
 template <typename T>
-int64_t plane_half(const BoxPlan& plan) {
-  const int64_t needed = larger(plan.size[2], kLanes<T>) + kLargestSquare;
-  return (needed + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+int64_t plane_pitch(const BoxPlan& plan) {
+  return larger(plan.size[2], kLanes<T>) + kSquare - 1;
 }
 
-// The rows of a box, and a line of one row's columns.
 template <typename T>
-int64_t plane_elements(const GatherProblem& problem, const BoxPlan& plan) {
-  const int64_t step = problem.step[3];
-  return (step * (plan.size[1] - 1) + kLargestSquare + 2) * step * plane_half<T>(plan) + kLanes<T>;
+int64_t plane_elements(const BoxPlan& plan) {
+  return (plan.size[1] - 1 + kSquare) * plane_pitch<T>(plan);
 }
 
 template <typename T>
@@ -601,7 +598,7 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
   set_boxes(first.grid, plan);
   plan.by_planes = !(plan.source_in_place && plan.target_in_place) && by_planes<T>(problem, plan);
   const auto bytes = [&] {
-    if (plan.by_planes) return plane_elements<T>(first, plan) * static_cast<int64_t>(sizeof(T));
+    if (plan.by_planes) return plane_elements<T>(plan) * static_cast<int64_t>(sizeof(T));
     plan.source_elements = plan.source_in_place ? 0 : source_elements(first, plan.reach, plan);
     plan.target_elements = plan.target_in_place ? 0 : target_elements<T>(problem, plan);
     return (plan.source_elements * plan.source_per_target + plan.target_elements) * TORCHBP_VECTOR_BYTES;
@@ -697,38 +694,8 @@ void gather_far(const DepthwiseProblem& whole, const T* source, const T* packed,
 }
 
 // ---------------------------------------------------------------------------------------------
-// Square kernels on contiguous images: a plane's rows are copied with their padding, at a fixed pitch; those of
-// a step of two are split into even and odd columns. Then every tap reads neighbouring columns, and a row of the
-// buffer that is loaded serves several rows of the target.
-
-// The order of lanes 0, 2, 4, ... of two vectors, and of 1, 3, 5, ...
-template <typename T>
-TORCHBP_INLINE void separate(const T* from, T* even, T* odd) {
-  const Vector<T> x = load(from), y = load(from + kLanes<T>);
-#ifdef TORCHBP_SHUFFLE
-  if constexpr (kLanes<T> == 16) {
-    store(even, TORCHBP_SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
-    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
-    return;
-  } else if constexpr (kLanes<T> == 8) {
-    store(even, TORCHBP_SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14));
-    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15));
-    return;
-  } else if constexpr (kLanes<T> == 4) {
-    store(even, TORCHBP_SHUFFLE(x, y, 0, 2, 4, 6));
-    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3, 5, 7));
-    return;
-  } else if constexpr (kLanes<T> == 2) {
-    store(even, TORCHBP_SHUFFLE(x, y, 0, 2));
-    store(odd, TORCHBP_SHUFFLE(x, y, 1, 3));
-    return;
-  }
-#endif
-  for (int64_t i = 0; i < kLanes<T>; ++i) {
-    even[i] = from[2 * i];
-    odd[i] = from[2 * i + 1];
-  }
-}
+// 3x3 kernels of stride 1 on contiguous images: a plane's rows are copied with their padding, at a fixed pitch. A
+// row of the buffer that is loaded serves several rows of the target.
 
 // The first `count` lanes, fewer than all.
 template <typename T>
@@ -768,9 +735,8 @@ TORCHBP_INLINE void copy_row(const T* from, T* to, int64_t count) {
 template <typename T>
 struct PlaneRows {
   const T* buffer;
-  int64_t pitch;  // of a row, all residues
-  int64_t half;   // of one residue
-  const T* weight;
+  int64_t pitch;
+  const T* weight;  // [kSquare][kSquare]
   T bias;
   T* target;
   int64_t target_row;
@@ -778,27 +744,27 @@ struct PlaneRows {
   int64_t columns;
 };
 
-template <typename T, int kSize, int kStep, int kRows, int kVectors>
+template <typename T, int kRows, int kVectors>
 TORCHBP_INLINE void plane_tile(const PlaneRows<T>& plane, int64_t h, int64_t w) {
   Vector<T> sum[kRows][kVectors];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<T>{} + plane.bias;
-  const T* row = plane.buffer + kStep * h * plane.pitch + w;
-#pragma GCC unroll 16
-  for (int j = 0; j < (kRows - 1) * kStep + kSize; ++j, row += plane.pitch) {
+  const T* row = plane.buffer + h * plane.pitch + w;
 #pragma GCC unroll 8
-    for (int k = 0; k < kSize; ++k) {
+  for (int j = 0; j < kRows - 1 + kSquare; ++j, row += plane.pitch) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kSquare; ++k) {
       Vector<T> x[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) x[v] = load(row + k % kStep * plane.half + k / kStep + v * kLanes<T>);
+      for (int v = 0; v < kVectors; ++v) x[v] = load(row + k + v * kLanes<T>);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
-        const int i = j - r * kStep;
-        if (i >= 0 && i < kSize) {
+        const int i = j - r;
+        if (i >= 0 && i < kSquare) {
 #pragma GCC unroll 2
-          for (int v = 0; v < kVectors; ++v) sum[r][v] += x[v] * plane.weight[i * kSize + k];
+          for (int v = 0; v < kVectors; ++v) sum[r][v] += x[v] * plane.weight[i * kSquare + k];
         }
       }
     }
@@ -815,30 +781,23 @@ TORCHBP_INLINE void plane_tile(const PlaneRows<T>& plane, int64_t h, int64_t w) 
   }
 }
 
-template <typename T, int kSize, int kStep, int kRows, int kVectors>
+template <typename T, int kRows, int kVectors>
 void plane_tiles(const PlaneRows<T>& plane) {
   constexpr int64_t width = kVectors * kLanes<T>;
   for (int64_t h = 0; h < plane.rows; h += kRows)
     for (int64_t w = 0; w < plane.columns; w += width)
-      plane_tile<T, kSize, kStep, kRows, kVectors>(plane, smaller(h, plane.rows - kRows),
-                                                   larger(0, smaller(w, plane.columns - width)));
-}
-
-template <typename T, int kSize, int kStep>
-void plane_rows(const PlaneRows<T>& plane) {
-  if (plane.rows < 4)
-    plane_tiles<T, kSize, kStep, 1, 1>(plane);
-  else if (plane.columns < 2 * kLanes<T>)
-    plane_tiles<T, kSize, kStep, 4, 1>(plane);
-  else
-    plane_tiles<T, kSize, kStep, 4, 2>(plane);
+      plane_tile<T, kRows, kVectors>(plane, smaller(h, plane.rows - kRows),
+                                     larger(0, smaller(w, plane.columns - width)));
 }
 
 template <typename T>
-void plane_product(int64_t size, int64_t step, const PlaneRows<T>& plane) {
-  if (size == 3) return step == 1 ? plane_rows<T, 3, 1>(plane) : plane_rows<T, 3, 2>(plane);
-  if (size == 5) return step == 1 ? plane_rows<T, 5, 1>(plane) : plane_rows<T, 5, 2>(plane);
-  return step == 1 ? plane_rows<T, 7, 1>(plane) : plane_rows<T, 7, 2>(plane);
+void plane_product(const PlaneRows<T>& plane) {
+  if (plane.rows < 4)
+    plane_tiles<T, 1, 1>(plane);
+  else if (plane.columns < 2 * kLanes<T>)
+    plane_tiles<T, 4, 1>(plane);
+  else
+    plane_tiles<T, 4, 2>(plane);
 }
 
 // False if a weight is not finite: its products with padding would be NaN.
@@ -846,26 +805,22 @@ template <typename T>
 bool gather_planes(const DepthwiseProblem& whole, const GatherPlan& plan, const T* source, const T* packed, T* target,
                    T* buffer, int64_t image, int64_t block, const Box& box) {
   const GatherProblem& problem = whole.phase[0];
-  const int64_t step = problem.step[3], channel = block_first<T>(plan.channels, block);
+  const int64_t channel = block_first<T>(plan.channels, block);
   const T* weight = packed + block * weight_block<T>(problem);
   Vector<T> probe = Vector<T>{};
   for (int64_t i = 1; i <= problem.taps; ++i) probe += load(weight + i * kLanes<T>) * T(0);
   for (int64_t l = 0; l < kLanes<T>; ++l)
     if (probe[l] != T(0)) return false;
 
-  const int64_t size = plan.reach.most[2] - plan.reach.least[2] + 1;
-  const int64_t half = plane_half<T>(plan), pitch = step * half;
-  const int64_t top = step * box.first[1] + plan.reach.least[1], left = step * box.first[2] + plan.reach.least[2];
-  const int64_t rows = step * (box.size(1) - 1) + size;
-  T* line = buffer + rows * pitch;
-  for (int64_t i = 0; i < (rows + 1) * pitch; ++i) buffer[i] = T(0);
-  const int64_t first = larger(0, left), last = smaller(problem.source_size[3], left + step * (box.size(2) - 1) + size);
+  const int64_t pitch = plane_pitch<T>(plan), rows = box.size(1) - 1 + kSquare;
+  const int64_t top = box.first[1] + plan.reach.least[1], left = box.first[2] + plan.reach.least[2];
+  for (int64_t i = 0; i < rows * pitch; ++i) buffer[i] = T(0);
+  const int64_t first = larger(0, left), last = smaller(problem.source_size[3], left + box.size(2) - 1 + kSquare);
   const int64_t h_first = larger(0, top), h_last = smaller(problem.source_size[2], top + rows);
-  T scales[kLargestSquare * kLargestSquare];
+  T scales[kSquare * kSquare];
   PlaneRows<T> plane;
   plane.buffer = buffer;
   plane.pitch = pitch;
-  plane.half = half;
   plane.weight = scales;
   plane.target_row = problem.target_stride[2];
   plane.rows = box.size(1);
@@ -873,24 +828,17 @@ bool gather_planes(const DepthwiseProblem& whole, const GatherPlan& plan, const 
   for (int64_t c = block * kLanes<T>; c < smaller(plan.channels, (block + 1) * kLanes<T>); ++c) {
     const T* from =
         source + image * problem.source_stride[0] + c / plan.target_per_source * problem.source_channel_stride + first;
-    for (int64_t h = h_first; h < h_last; ++h) {
-      T* to = buffer + (h - top) * pitch;
-      if (step == 1) {
-        copy_row(from + h * problem.source_stride[2], to + first - left, last - first);
-        continue;
-      }
-      copy_row(from + h * problem.source_stride[2], line + first - left, last - first);
-      for (int64_t i = 0; i < half; i += kLanes<T>) separate(line + 2 * i, to + i, to + half + i);
-    }
+    for (int64_t h = h_first; h < h_last; ++h)
+      copy_row(from + h * problem.source_stride[2], buffer + (h - top) * pitch + first - left, last - first);
     const T* own = weight + c - channel;
     plane.bias = own[0];
     for (int64_t tap = 0; tap < problem.taps; ++tap) {
       const int64_t* at = problem.tap_offset + tap * kSpatial;
-      scales[(at[1] - plan.reach.least[1]) * size + at[2] - plan.reach.least[2]] = own[(1 + tap) * kLanes<T>];
+      scales[(at[1] - plan.reach.least[1]) * kSquare + at[2] - plan.reach.least[2]] = own[(1 + tap) * kLanes<T>];
     }
     plane.target = target + image * problem.target_stride[0] + c * problem.target_channel_stride +
                    box.first[1] * problem.target_stride[2] + box.first[2];
-    plane_product(size, step, plane);
+    plane_product(plane);
   }
   return true;
 }
@@ -906,7 +854,7 @@ template <typename T>
 int64_t workspace(const DepthwiseProblem& problem) {
   const GatherPlan plan = gather_plan<T>(problem);
   if (!plan.fits) return 0;
-  if (plan.by_planes) return plane_elements<T>(problem.phase[0], plan);
+  if (plan.by_planes) return plane_elements<T>(plan);
   return elements_for<T, PhasePlan<T>>(problem.phases) + elements_for<T, LiveEntry>(plan.live) +
          (plan.source_elements * plan.source_per_target + plan.target_elements) * kLanes<T>;
 }
