@@ -69,12 +69,10 @@ inline int64_t window_room(const char* op, int64_t input, int64_t kernel, int64_
 template <typename T>
 struct InKernels {
   typedef T Type;
-  typedef T Compute;
 };
 template <>
 struct InKernels<at::BFloat16> {
   typedef BFloat16 Type;
-  typedef float Compute;
 };
 
 // The half-width types without loops of their own are computed in float and rounded once.

@@ -134,22 +134,6 @@ void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor
   const ConvolutionKernels<T>& kernel = convolution_kernels<T>();
   const T* from = source.const_data_ptr<T>();
   const T* weights = weight.const_data_ptr<T>();
-  if (is_depthwise(problem.source_channels, problem.target_channels, problem.groups)) {
-    const int64_t channels = problem.groups * std::max(problem.source_channels, problem.target_channels);
-    const bool by_target = problem.target_channels > 1;
-    const int64_t inner = by_target ? problem.target_channels : problem.source_channels;
-    const int64_t stride = by_target ? problem.weight_target_stride : problem.weight_source_stride;
-    std::vector<T> packed(static_cast<size_t>(channels * problem.taps));
-    for (int64_t tap = 0; tap < problem.taps; ++tap)
-      for (int64_t c = 0; c < channels; ++c)
-        packed[tap * channels + c] =
-            weights[problem.tap_weight[tap] + (c / inner) * problem.weight_group_stride + (c % inner) * stride];
-    run_tasks<T>(kernel.depthwise_tasks(problem), kernel.depthwise_workspace(problem), source.options(),
-                 [&](int64_t task, T* workspace) {
-                   kernel.depthwise(problem, from, packed.data(), bias, target, workspace, task);
-                 });
-    return;
-  }
   const int64_t group_size = kernel.packed_weight_size(problem);
   const Tensor packed = at::empty({problem.groups * group_size}, source.options().memory_format(std::nullopt));
   T* packed_data = packed.data_ptr<T>();
@@ -160,6 +144,55 @@ void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor
   run_tasks<T>(
       kernel.gather_tasks(problem), kernel.gather_workspace(problem), source.options(),
       [&](int64_t task, T* workspace) { kernel.gather(problem, from, packed_data, bias, target, workspace, task); });
+}
+
+DepthwiseProblem one_phase(const GatherProblem& problem, const int64_t* residue) {
+  DepthwiseProblem depthwise{};
+  depthwise.phases = 1;
+  depthwise.phase = &problem;
+  depthwise.residue = residue;
+  for (int axis = 0; axis < kAxes; ++axis) {
+    if (axis > 0) depthwise.period[axis - 1] = 1;
+    depthwise.target_size[axis] = problem.grid[axis];
+    depthwise.target_stride[axis] = problem.target_stride[axis];
+  }
+  return depthwise;
+}
+
+// Multiply-adds that are worth another thread.
+constexpr int64_t kThreadProducts = 1 << 18;
+
+// Runs tasks(first, last, workspace), each thread with a workspace of its own and enough to do.
+template <typename T, typename Tasks>
+void run_ranges(int64_t count, int64_t products, int64_t workspace_elements, const at::TensorOptions& options,
+                const Tasks& tasks) {
+  const int64_t grain = std::max<int64_t>(1, kThreadProducts / std::max<int64_t>(1, products));
+  at::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+    const Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
+    tasks(first, last, workspace.data_ptr<T>());
+  });
+}
+
+// Runs gather problems that write interleaved positions of one target, where in each group one side has one channel.
+template <typename T>
+void run_depthwise(const DepthwiseProblem& problem, const Tensor& source, const Tensor& weight, const T* bias,
+                   T* target) {
+  const DepthwiseKernels<T>& kernel = depthwise_kernels<T>();
+  int64_t size = 0;
+  for (int64_t p = 0; p < problem.phases; ++p) size += kernel.packed_size(problem.phase[p]);
+  const Tensor packed = at::empty({size}, source.options().memory_format(std::nullopt));
+  T* at = packed.data_ptr<T>();
+  const T* weights = weight.const_data_ptr<T>();
+  for (int64_t p = 0; p < problem.phases; ++p) {
+    kernel.pack(problem.phase[p], weights, bias, at);
+    at += kernel.packed_size(problem.phase[p]);
+  }
+  const T* from = source.const_data_ptr<T>();
+  const T* packed_data = packed.const_data_ptr<T>();
+  run_ranges<T>(kernel.tasks(problem), kernel.task_products(problem), kernel.workspace(problem), source.options(),
+                [&](int64_t first, int64_t last, T* workspace) {
+                  kernel.gather(problem, from, packed_data, target, workspace, first, last);
+                });
 }
 
 template <typename T>
@@ -190,7 +223,11 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
   problem.weight_group_stride = problem.target_channels * weight.stride(0);
   problem.weight_source_stride = weight.stride(1);
   problem.weight_target_stride = weight.stride(0);
-  run_gather<T>(problem, input, weight, bias.defined() ? bias.const_data_ptr<T>() : nullptr, output.data_ptr<T>());
+  const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  if (!is_depthwise(problem.source_channels, problem.target_channels, problem.groups))
+    return run_gather<T>(problem, input, weight, biases, output.data_ptr<T>());
+  const int64_t residue[kSpatial] = {0, 0, 0};
+  run_depthwise<T>(one_phase(problem, residue), input, weight, biases, output.data_ptr<T>());
 }
 
 // dx[i] = sum of w[k] * dy[o] over o * stride + k * dilation - padding = i. Along each dimension the
@@ -201,10 +238,20 @@ template <typename T>
 void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& weight, const Tensor& bias,
                     Tensor& grad_input) {
   const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
+  const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  T* to = grad_input.data_ptr<T>();
   Sizes phases;
   for (int d = 0; d < kSpatial; ++d) phases[d] = std::min(g.stride[d], g.input[d]);
+  const bool depthwise = is_depthwise(weight.size(0) / g.groups, weight.size(1), g.groups);
+  // The phases of a depthwise product go together, so that the target is written once; but not very many.
+  const bool together = depthwise && phases[0] <= 4 && phases[1] <= 4 && phases[2] <= 4;
+  std::vector<TapList> lists;
+  std::vector<GatherProblem> problems;
+  std::vector<int64_t> residues;
+  if (together) lists.reserve(static_cast<size_t>(phases[0] * phases[1] * phases[2]));  // problems point into them
   visit_kernel(phases, [&](const Sizes& residue) {
-    TapList taps;
+    TapList one;
+    TapList& taps = together ? lists.emplace_back() : one;
     visit_kernel(g.kernel, [&](const Sizes& k) {
       Sizes at;
       for (int d = 0; d < kSpatial; ++d) {
@@ -237,9 +284,28 @@ void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& 
     problem.weight_group_stride = problem.source_channels * weight.stride(0);
     problem.weight_source_stride = weight.stride(0);
     problem.weight_target_stride = weight.stride(1);
-    run_gather<T>(problem, grad_output, weight, bias.defined() ? bias.const_data_ptr<T>() : nullptr,
-                  grad_input.data_ptr<T>() + dot(residue, target));
+    const int64_t origin[kSpatial] = {0, 0, 0};
+    if (together) {
+      problems.push_back(problem);
+      residues.insert(residues.end(), residue.begin(), residue.end());
+    } else if (depthwise) {
+      run_depthwise<T>(one_phase(problem, origin), grad_output, weight, biases, to + dot(residue, target));
+    } else {
+      run_gather<T>(problem, grad_output, weight, biases, to + dot(residue, target));
+    }
   });
+  if (!together) return;
+  DepthwiseProblem whole{};
+  whole.phases = static_cast<int64_t>(problems.size());
+  whole.phase = problems.data();
+  whole.residue = residues.data();
+  for (int axis = 0; axis < kAxes; ++axis) {
+    if (axis > 0) whole.period[axis - 1] = g.stride[axis - 1];
+    whole.target_size[axis] = grad_input.size(0);
+    if (axis > 0) whole.target_size[axis] = g.input[axis - 1];
+    whole.target_stride[axis] = target[axis];
+  }
+  run_depthwise<T>(whole, grad_output, weight, biases, to);
 }
 
 template <typename T>
@@ -272,15 +338,22 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   const T* grads = grad_output.const_data_ptr<T>();
   const int64_t rows = grad_output.size(1), channels = problem.source_channels;
   const auto options = input.options().memory_format(std::nullopt);
-  // One channel against one, channels innermost: vectors of channels. All else is dots of rows.
-  if (g.groups > 1 && channels == 1 && problem.gradient_channels == 1 && problem.source_channel_stride == 1 &&
-      problem.gradient_channel_stride == 1) {
-    const Tensor flat = at::empty({rows, problem.taps}, options);
+  const DepthwiseKernels<T>& depthwise = depthwise_kernels<T>();
+  if (is_depthwise(channels, problem.gradient_channels, g.groups) && depthwise.correlation_fits(problem)) {
+    const Tensor partial =
+        at::empty({depthwise.correlation_slices(problem), depthwise.correlation_size(problem)}, options);
+    T* sums = partial.data_ptr<T>();
+    run_ranges<T>(depthwise.correlation_tasks(problem), depthwise.correlation_task_products(problem),
+                  depthwise.correlation_workspace(problem), options, [&](int64_t first, int64_t last, T* workspace) {
+                    depthwise.correlate(problem, from, grads, sums, workspace, first, last);
+                  });
+    const bool dense = grad_weight.is_contiguous();
+    const Tensor flat = dense ? grad_weight : at::empty(grad_weight.sizes(), options);
     T* to = flat.data_ptr<T>();
-    run_tasks<T>(
-        kernel.depthwise_correlation_tasks(problem), kernel.depthwise_correlation_workspace(problem), options,
-        [&](int64_t task, T* workspace) { kernel.depthwise_correlate(problem, from, grads, to, workspace, task); });
-    grad_weight.copy_(flat.view(grad_weight.sizes()));
+    at::parallel_for(0, depthwise.correlation_blocks(problem), 8, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) depthwise.correlation_sum(problem, sums, to, block);
+    });
+    if (!dense) grad_weight.copy_(flat);
     return;
   }
   const int64_t slices = kernel.correlation_slices(problem);
@@ -398,10 +471,8 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
   const auto options = input.options().memory_format(result_format(input, grad_output));
   if (input.numel() == 0 || grad_output.numel() == 0) return at::zeros(shape, options);
   Tensor grad_weight = at::empty(shape, options);
-  // A single source channel against several is dots of rows, which want rows that are contiguous.
-  const bool rows = groups > 1 && input.size(1) == groups && grad_output.size(1) > groups;
-  const Tensor x = rows ? input.contiguous() : input, dy = rows ? grad_output.contiguous() : grad_output;
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { weight_gradient<scalar_t>(g, x, dy, grad_weight); });
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
+                             [&] { weight_gradient<scalar_t>(g, input, grad_output, grad_weight); });
   return grad_weight;
 }
 

@@ -54,101 +54,12 @@ std::vector<std::string> instruction_sets_built() {
   return names;
 }
 
-template <>
-const ConvolutionKernels<float>& convolution_kernels<float>() {
-  return kernels().convolution_float;
-}
-template <>
-const ConvolutionKernels<double>& convolution_kernels<double>() {
-  return kernels().convolution_double;
-}
-template <>
-const MaxPoolKernels<float>& max_pool_kernels<float>() {
-  return kernels().max_pool_float;
-}
-template <>
-const MaxPoolKernels<double>& max_pool_kernels<double>() {
-  return kernels().max_pool_double;
-}
-template <>
-const MaxPoolKernels<BFloat16>& max_pool_kernels<BFloat16>() {
-  return kernels().max_pool_bfloat16;
-}
-template <>
-const IrregularPoolKernels<float>& irregular_pool_kernels<float>() {
-  return kernels().irregular_pool_float;
-}
-template <>
-const IrregularPoolKernels<double>& irregular_pool_kernels<double>() {
-  return kernels().irregular_pool_double;
-}
-template <>
-const AveragePoolKernels<float, float>& average_pool_kernels<float, float>() {
-  return kernels().average_pool_float;
-}
-template <>
-const AveragePoolKernels<double, double>& average_pool_kernels<double, double>() {
-  return kernels().average_pool_double;
-}
-template <>
-const AveragePoolKernels<BFloat16, float>& average_pool_kernels<BFloat16, float>() {
-  return kernels().average_pool_bfloat16;
-}
-template <>
-const ChannelKernels<float>& channel_kernels<float>() {
-  return kernels().channel_float;
-}
-template <>
-const ChannelKernels<double>& channel_kernels<double>() {
-  return kernels().channel_double;
-}
-template <>
-const SeparableKernels<float>& separable_kernels<float>() {
-  return kernels().separable_float;
-}
-template <>
-const SeparableKernels<double>& separable_kernels<double>() {
-  return kernels().separable_double;
-}
-template <>
-const ActivationKernels<float>& activation_kernels<float>() {
-  return kernels().activation_float;
-}
-template <>
-const ActivationKernels<double>& activation_kernels<double>() {
-  return kernels().activation_double;
-}
-template <>
-const CrossEntropyKernels<float>& cross_entropy_kernels<float>() {
-  return kernels().cross_entropy_float;
-}
-template <>
-const CrossEntropyKernels<double>& cross_entropy_kernels<double>() {
-  return kernels().cross_entropy_double;
-}
-template <>
-const DropoutKernels<float>& dropout_kernels<float>() {
-  return kernels().dropout_float;
-}
-template <>
-const DropoutKernels<double>& dropout_kernels<double>() {
-  return kernels().dropout_double;
-}
-template <>
-const SoftmaxKernels<float>& softmax_kernels<float>() {
-  return kernels().softmax_float;
-}
-template <>
-const SoftmaxKernels<double>& softmax_kernels<double>() {
-  return kernels().softmax_double;
-}
-template <>
-const SquaredErrorKernels<float>& squared_error_kernels<float>() {
-  return kernels().squared_error_float;
-}
-template <>
-const SquaredErrorKernels<double>& squared_error_kernels<double>() {
-  return kernels().squared_error_double;
-}
+#define TORCHBP_CHOOSE(name, ...)                     \
+  template <>                                         \
+  const __VA_ARGS__& kernels_of_type<__VA_ARGS__>() { \
+    return kernels().name;                            \
+  }
+TORCHBP_KERNELS(TORCHBP_CHOOSE)
+#undef TORCHBP_CHOOSE
 
 }  // namespace torchbp

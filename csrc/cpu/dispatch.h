@@ -15,27 +15,57 @@ const KernelTable& kernels();
 // Names of the instruction sets in this binary, the plainest first.
 std::vector<std::string> instruction_sets_built();
 
+// The entry of the table that has this type.
+template <typename Kernels>
+const Kernels& kernels_of_type();
+
 template <typename T>
-const ConvolutionKernels<T>& convolution_kernels();
-template <typename S>
-const MaxPoolKernels<S>& max_pool_kernels();
+const ActivationKernels<T>& activation_kernels() {
+  return kernels_of_type<ActivationKernels<T>>();
+}
 template <typename T>
-const IrregularPoolKernels<T>& irregular_pool_kernels();
-template <typename S, typename T>
-const AveragePoolKernels<S, T>& average_pool_kernels();
+const AveragePoolKernels<T>& average_pool_kernels() {
+  return kernels_of_type<AveragePoolKernels<T>>();
+}
 template <typename T>
-const ChannelKernels<T>& channel_kernels();
+const ConvolutionKernels<T>& convolution_kernels() {
+  return kernels_of_type<ConvolutionKernels<T>>();
+}
 template <typename T>
-const SeparableKernels<T>& separable_kernels();
+const CrossEntropyKernels<T>& cross_entropy_kernels() {
+  return kernels_of_type<CrossEntropyKernels<T>>();
+}
 template <typename T>
-const ActivationKernels<T>& activation_kernels();
+const DepthwiseKernels<T>& depthwise_kernels() {
+  return kernels_of_type<DepthwiseKernels<T>>();
+}
 template <typename T>
-const CrossEntropyKernels<T>& cross_entropy_kernels();
+const DropoutKernels<T>& dropout_kernels() {
+  return kernels_of_type<DropoutKernels<T>>();
+}
 template <typename T>
-const DropoutKernels<T>& dropout_kernels();
+const IrregularPoolKernels<T>& irregular_pool_kernels() {
+  return kernels_of_type<IrregularPoolKernels<T>>();
+}
 template <typename T>
-const SoftmaxKernels<T>& softmax_kernels();
+const MaxPoolKernels<T>& max_pool_kernels() {
+  return kernels_of_type<MaxPoolKernels<T>>();
+}
 template <typename T>
-const SquaredErrorKernels<T>& squared_error_kernels();
+const ChannelKernels<T>& channel_kernels() {
+  return kernels_of_type<ChannelKernels<T>>();
+}
+template <typename T>
+const SeparableKernels<T>& separable_kernels() {
+  return kernels_of_type<SeparableKernels<T>>();
+}
+template <typename T>
+const SoftmaxKernels<T>& softmax_kernels() {
+  return kernels_of_type<SoftmaxKernels<T>>();
+}
+template <typename T>
+const SquaredErrorKernels<T>& squared_error_kernels() {
+  return kernels_of_type<SquaredErrorKernels<T>>();
+}
 
 }  // namespace torchbp

@@ -564,7 +564,7 @@ Tensor run_average(const char* op, Windows windows, const Tensor& from, bool spr
   merge_whole_axes(windows);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, from.scalar_type(), "average_pool", [&] {
     typedef InKernels<scalar_t>::Type S;
-    typedef InKernels<scalar_t>::Compute T;
+    typedef Compute<S> T;
     AverageProblem<T> problem{};
     set_planes(problem, dense, format);
     problem.factor = windows.divisor == 0 ? T(1) : T(1) / static_cast<T>(windows.divisor);
@@ -586,7 +586,7 @@ Tensor run_average(const char* op, Windows windows, const Tensor& from, bool spr
       problem.cover_first[d] = cover_first[d].data();
       problem.cover_end[d] = cover_end[d].data();
     }
-    const AveragePoolKernels<S, T>& kernel = average_pool_kernels<S, T>();
+    const AveragePoolKernels<S>& kernel = average_pool_kernels<S>();
     const S* source = static_cast<const S*>(dense.const_data_ptr());
     S* target = static_cast<S*>(to.data_ptr());
     const int64_t elements = std::max(to.numel(), from.numel());

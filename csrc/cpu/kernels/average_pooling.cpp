@@ -444,16 +444,16 @@ void adjoint(const AverageProblem<Compute<S>>& p, const S* gradient, S* grad_inp
 }
 
 template <typename S>
-AveragePoolKernels<S, Compute<S>> kernels_of() {
+AveragePoolKernels<S> kernels_of() {
   typedef Compute<S> T;
   return {forward_tasks<T>, forward_workspace<T>, forward<S>, adjoint_tasks<T>, adjoint_workspace<T>, adjoint<S>};
 }
 
 }  // namespace
 
-AveragePoolKernels<float, float> average_pool_float() { return kernels_of<float>(); }
-AveragePoolKernels<double, double> average_pool_double() { return kernels_of<double>(); }
-AveragePoolKernels<BFloat16, float> average_pool_bfloat16() { return kernels_of<BFloat16>(); }
+AveragePoolKernels<float> average_pool_float() { return kernels_of<float>(); }
+AveragePoolKernels<double> average_pool_double() { return kernels_of<double>(); }
+AveragePoolKernels<BFloat16> average_pool_bfloat16() { return kernels_of<BFloat16>(); }
 
 }  // namespace TORCHBP_ISA
 }  // namespace torchbp

@@ -65,19 +65,6 @@ struct ConvolutionKernels {
   int64_t (*correlation_workspace)(const CorrelationProblem&);
   void (*correlate)(const CorrelationProblem&, const T* source, const T* gradient, T* partial, T* workspace,
                     int64_t task);
-
-  // One source channel per target channel (either side may repeat its channel): depthwise
-  // convolution. One task is one image and a block of channels; weight is [taps][channels] where
-  // channels = groups * max(source_channels, target_channels).
-  int64_t (*depthwise_tasks)(const GatherProblem&);
-  int64_t (*depthwise_workspace)(const GatherProblem&);
-  void (*depthwise)(const GatherProblem&, const T* source, const T* weight, const T* bias, T* target, T* workspace,
-                    int64_t task);
-  // One task is a block of gradient channels; weight_gradient is [channels][taps].
-  int64_t (*depthwise_correlation_tasks)(const CorrelationProblem&);
-  int64_t (*depthwise_correlation_workspace)(const CorrelationProblem&);
-  void (*depthwise_correlate)(const CorrelationProblem&, const T* source, const T* gradient, T* weight_gradient,
-                              T* workspace, int64_t task);
 };
 
 #ifdef TORCHBP_ISA

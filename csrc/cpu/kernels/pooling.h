@@ -105,9 +105,9 @@ struct IrregularPoolKernels {
                                    uint8_t* taken);  // a byte per element of `to`
 };
 
-// T is what S is computed in.
-template <typename S, typename T>
+template <typename S>
 struct AveragePoolKernels {
+  typedef Compute<S> T;
   int64_t (*tasks)(const AverageProblem<T>&);
   int64_t (*workspace)(const AverageProblem<T>&);  // bytes, per thread
   void (*forward)(const AverageProblem<T>&, const S* input, S* output, int64_t begin, int64_t end, void* workspace);
@@ -126,9 +126,9 @@ MaxPoolKernels<double> max_pool_double();
 MaxPoolKernels<BFloat16> max_pool_bfloat16();
 IrregularPoolKernels<float> irregular_pool_float();
 IrregularPoolKernels<double> irregular_pool_double();
-AveragePoolKernels<float, float> average_pool_float();
-AveragePoolKernels<double, double> average_pool_double();
-AveragePoolKernels<BFloat16, float> average_pool_bfloat16();
+AveragePoolKernels<float> average_pool_float();
+AveragePoolKernels<double> average_pool_double();
+AveragePoolKernels<BFloat16> average_pool_bfloat16();
 
 }  // namespace TORCHBP_ISA
 #endif

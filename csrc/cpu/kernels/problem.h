@@ -17,4 +17,16 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// A type in memory, and the type it is computed in.
+template <typename S>
+struct Storage {
+  typedef S Compute;
+};
+template <>
+struct Storage<BFloat16> {
+  typedef float Compute;
+};
+template <typename S>
+using Compute = typename Storage<S>::Compute;
+
 }  // namespace torchbp

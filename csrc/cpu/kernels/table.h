@@ -3,6 +3,7 @@
 
 #include "activation.h"
 #include "convolution.h"
+#include "depthwise.h"
 #include "dropout.h"
 #include "loss.h"
 #include "normalization.h"
@@ -12,32 +13,41 @@
 
 namespace torchbp {
 
+// Every entry of the table: its name, which is also that of the function of an instruction set that makes it, and
+// its type.
+#define TORCHBP_KERNELS(ENTRY)                               \
+  ENTRY(activation_float, ActivationKernels<float>)          \
+  ENTRY(activation_double, ActivationKernels<double>)        \
+  ENTRY(average_pool_float, AveragePoolKernels<float>)       \
+  ENTRY(average_pool_double, AveragePoolKernels<double>)     \
+  ENTRY(average_pool_bfloat16, AveragePoolKernels<BFloat16>) \
+  ENTRY(convolution_float, ConvolutionKernels<float>)        \
+  ENTRY(convolution_double, ConvolutionKernels<double>)      \
+  ENTRY(cross_entropy_float, CrossEntropyKernels<float>)     \
+  ENTRY(cross_entropy_double, CrossEntropyKernels<double>)   \
+  ENTRY(depthwise_float, DepthwiseKernels<float>)            \
+  ENTRY(depthwise_double, DepthwiseKernels<double>)          \
+  ENTRY(dropout_float, DropoutKernels<float>)                \
+  ENTRY(dropout_double, DropoutKernels<double>)              \
+  ENTRY(irregular_pool_float, IrregularPoolKernels<float>)   \
+  ENTRY(irregular_pool_double, IrregularPoolKernels<double>) \
+  ENTRY(max_pool_float, MaxPoolKernels<float>)               \
+  ENTRY(max_pool_double, MaxPoolKernels<double>)             \
+  ENTRY(max_pool_bfloat16, MaxPoolKernels<BFloat16>)         \
+  ENTRY(channel_float, ChannelKernels<float>)                \
+  ENTRY(channel_double, ChannelKernels<double>)              \
+  ENTRY(separable_float, SeparableKernels<float>)            \
+  ENTRY(separable_double, SeparableKernels<double>)          \
+  ENTRY(softmax_float, SoftmaxKernels<float>)                \
+  ENTRY(softmax_double, SoftmaxKernels<double>)              \
+  ENTRY(squared_error_float, SquaredErrorKernels<float>)     \
+  ENTRY(squared_error_double, SquaredErrorKernels<double>)
+
 struct KernelTable {
   const char* instruction_set;
-  ConvolutionKernels<float> convolution_float;
-  ConvolutionKernels<double> convolution_double;
-  MaxPoolKernels<float> max_pool_float;
-  MaxPoolKernels<double> max_pool_double;
-  MaxPoolKernels<BFloat16> max_pool_bfloat16;
-  IrregularPoolKernels<float> irregular_pool_float;
-  IrregularPoolKernels<double> irregular_pool_double;
-  AveragePoolKernels<float, float> average_pool_float;
-  AveragePoolKernels<double, double> average_pool_double;
-  AveragePoolKernels<BFloat16, float> average_pool_bfloat16;
-  ChannelKernels<float> channel_float;
-  ChannelKernels<double> channel_double;
-  SeparableKernels<float> separable_float;
-  SeparableKernels<double> separable_double;
-  ActivationKernels<float> activation_float;
-  ActivationKernels<double> activation_double;
-  CrossEntropyKernels<float> cross_entropy_float;
-  CrossEntropyKernels<double> cross_entropy_double;
-  DropoutKernels<float> dropout_float;
-  DropoutKernels<double> dropout_double;
-  SoftmaxKernels<float> softmax_float;
-  SoftmaxKernels<double> softmax_double;
-  SquaredErrorKernels<float> squared_error_float;
-  SquaredErrorKernels<double> squared_error_double;
+#define TORCHBP_FIELD(name, ...) __VA_ARGS__ name;
+  TORCHBP_KERNELS(TORCHBP_FIELD)
+#undef TORCHBP_FIELD
 };
 
 }  // namespace torchbp

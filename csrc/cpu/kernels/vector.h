@@ -158,18 +158,6 @@ TORCHBP_INLINE void narrow(const IntegerVector<T>& v, N* to) {
   }
 }
 
-// A type in memory, and the type it is computed in.
-template <typename S>
-struct Storage {
-  typedef S Compute;
-};
-template <>
-struct Storage<BFloat16> {
-  typedef float Compute;
-};
-template <typename S>
-using Compute = typename Storage<S>::Compute;
-
 TORCHBP_INLINE float value_of(float v) { return v; }
 TORCHBP_INLINE double value_of(double v) { return v; }
 TORCHBP_INLINE float value_of(BFloat16 v) {
