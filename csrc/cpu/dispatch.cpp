@@ -71,12 +71,16 @@ const PoolKernels<double>& pool_kernels<double>() {
   return kernels().pool_double;
 }
 template <>
-const ChannelKernels<float>& channel_kernels<float>() {
-  return kernels().channel_float;
+const NormalizationKernels<float>& normalization_kernels<float>() {
+  return kernels().normalization_float;
 }
 template <>
-const ChannelKernels<double>& channel_kernels<double>() {
-  return kernels().channel_double;
+const NormalizationKernels<double>& normalization_kernels<double>() {
+  return kernels().normalization_double;
+}
+template <>
+const NormalizationKernels<BFloat16>& normalization_kernels<BFloat16>() {
+  return kernels().normalization_bfloat16;
 }
 template <>
 const SeparableKernels<float>& separable_kernels<float>() {

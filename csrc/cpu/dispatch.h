@@ -20,7 +20,7 @@ const ConvolutionKernels<T>& convolution_kernels();
 template <typename T>
 const PoolKernels<T>& pool_kernels();
 template <typename T>
-const ChannelKernels<T>& channel_kernels();
+const NormalizationKernels<T>& normalization_kernels();
 template <typename T>
 const SeparableKernels<T>& separable_kernels();
 

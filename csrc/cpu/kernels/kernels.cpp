@@ -13,8 +13,9 @@ KernelTable kernel_table() {
           convolution_double(),
           pool_float(),
           pool_double(),
-          channel_float(),
-          channel_double(),
+          normalization_float(),
+          normalization_double(),
+          normalization_bfloat16(),
           separable_float(),
           separable_double()};
 }

@@ -14,8 +14,9 @@ struct KernelTable {
   ConvolutionKernels<double> convolution_double;
   PoolKernels<float> pool_float;
   PoolKernels<double> pool_double;
-  ChannelKernels<float> channel_float;
-  ChannelKernels<double> channel_double;
+  NormalizationKernels<float> normalization_float;
+  NormalizationKernels<double> normalization_double;
+  NormalizationKernels<BFloat16> normalization_bfloat16;
   SeparableKernels<float> separable_float;
   SeparableKernels<double> separable_double;
 };

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_number, check_flag, check_tensors
+from torchbp.nn.functional._arguments import as_int, as_number, check_flag, check_tensors
 
 
 def batch_norm(
@@ -77,6 +80,100 @@ def batch_norm(
                 unbiased = variance.detach() * (count / (count - 1))
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
     return y
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias, with statistics over the last dimensions of each sample.
+
+    mean and the biased var run over the dimensions ``normalized_shape``, the last ones of the input. (Ba, Kiros and
+    Hinton, "Layer normalization", 2016; equals ``torch.nn.functional.layer_norm``.)
+
+    Shapes: input (*, *normalized_shape), weight and bias normalized_shape.
+
+    Raises:
+        RuntimeError: if a shape or dtype does not fit, or ``normalized_shape`` is empty.
+        NotImplementedError: if the input is not real and floating-point.
+    """
+    op = "layer_norm"
+    check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
+    if not isinstance(normalized_shape, list | tuple):
+        raise TypeError(f"{op}(): normalized_shape must be a sequence of ints, got {normalized_shape!r}")
+    shape = tuple(normalized_shape)
+    if shape != tuple(input.shape[input.dim() - len(shape) :]) or len(shape) in (0, input.dim() + 1):
+        shape = tuple([as_int(op, "normalized_shape", v, "a sequence of ints") for v in shape])
+        lead = input.dim() - len(shape)
+        if not shape or lead < 0 or shape != tuple(input.shape[lead:]):
+            raise RuntimeError(
+                f"{op}(): normalized_shape must be the last sizes, one at least, of an input of shape "
+                f"{tuple(input.shape)}, got {shape}"
+            )
+    vectors = {"weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None and tuple(vector.shape) != shape:
+            raise RuntimeError(f"{op}(): {name} must have the shape of normalized_shape, {shape}, got {tuple(vector.shape)}")
+    eps = as_number(op, "eps", eps)
+    _check_types(op, input, vectors)
+    if len(shape) > 1:
+        weight, bias = (None if t is None else t.flatten() for t in (weight, bias))
+    sizes = (math.prod(input.shape[: input.dim() - len(shape)]), 1, math.prod(shape), 1)
+    return autograd.normalization.group_norm(input, weight, bias, sizes, eps)[0]
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias, with statistics of each group of channels of each sample.
+
+    The channels are divided into ``num_groups`` runs of equal length; mean and the biased var of a run go over its
+    channels and all their positions. (Wu and He, "Group normalization", 2018; equals
+    ``torch.nn.functional.group_norm``.)
+
+    Shapes: input (N, C, *), weight and bias (C).
+
+    Raises:
+        RuntimeError: if a shape or dtype does not fit, or ``num_groups`` is negative or does not divide C.
+        ZeroDivisionError: if ``num_groups`` is zero.
+        ValueError: if the samples together have one value per group only.
+        NotImplementedError: if the input is not real and floating-point.
+    """
+    op = "group_norm"
+    check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
+    groups = as_int(op, "num_groups", num_groups)
+    eps = as_number(op, "eps", eps)
+    if input.dim() < 2:
+        raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
+    if groups == 0:
+        raise ZeroDivisionError(f"{op}(): num_groups must not be zero, got {num_groups}")
+    samples, channels = input.shape[:2]
+    positions = math.prod(input.shape[2:])
+    if samples * channels // groups * positions == 1:
+        raise ValueError(f"{op}(): input must have more than 1 value per group, got {tuple(input.shape)}")
+    if groups < 0 or channels % groups != 0:
+        raise RuntimeError(f"{op}(): num_groups must be positive and divide {channels} channels, got {groups}")
+    vectors = {"weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None and tuple(vector.shape) != (channels,):
+            raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
+    _check_types(op, input, vectors)
+    sizes = (samples, groups, channels // groups, positions)
+    return autograd.normalization.group_norm(input, weight, bias, sizes, eps)[0]
+
+
+def _check_types(op: str, input: Tensor, vectors: dict[str, Tensor | None]) -> None:
+    """Raise unless the input is real and floating-point and the vectors' dtype goes with it."""
+    _statistics_type(op, input.dtype, vectors)
+    if not input.is_floating_point():
+        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
 
 
 def _statistics_type(op: str, dtype: torch.dtype, vectors: dict[str, Tensor | None]) -> None:
