@@ -145,9 +145,7 @@ class BatchNorm(ExplicitFunction):
         weight, mean, variance, gm, gv = (
             None if t is None else _per_channel(t, x) for t in (weight, mean, variance, gm, gv)
         )
-        gx, gw = _gradients(
-            x, weight, mean, variance, ctx.eps, _all_but_channels(x), (gy, gm, gv), need_x, need_weight
-        )
+        gx, gw = _gradients(x, weight, mean, variance, ctx.eps, _all_but_channels(x), (gy, gm, gv), need_x, need_weight)
         return (
             None if gx is None else gx.to(x.dtype),
             None if gw is None else _channel_sum(gw).to(ctx.dtypes[0]),

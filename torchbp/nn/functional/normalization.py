@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,29 +38,23 @@ def batch_norm(
         NotImplementedError: if the input is not real and floating-point.
     """
     op = "batch_norm"
-    check_tensors(
-        op,
-        *("running_mean", "running_var", "weight", "bias"),
-        input=input,
-        running_mean=running_mean,
-        running_var=running_var,
-        weight=weight,
-        bias=bias,
-    )
-    if not input.is_floating_point():
-        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
-    check_flag(op, "training", training)
-    momentum, eps = as_number(op, "momentum", momentum), as_number(op, "eps", eps)
-    if eps < 0 or (training and eps == 0):
-        raise ValueError(f"{op}(): eps must be positive, or zero in evaluation mode, got {eps}")
-    if input.dim() < 2:
-        raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
-    channels = input.shape[1]
-    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, vector in vectors.items():
-        if vector is not None and tuple(vector.shape) != (channels,):
-            raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
-    _statistics_type(op, input.dtype, vectors)
+    vectors = (running_mean, running_var, weight, bias)
+    if not _usual(input, vectors, eps) or type(training) is not bool:
+        named = dict(zip(("running_mean", "running_var", "weight", "bias"), vectors, strict=True))
+        check_tensors(op, *named, input=input, **named)
+        if not input.is_floating_point():
+            raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
+        check_flag(op, "training", training)
+        momentum, eps = as_number(op, "momentum", momentum), as_number(op, "eps", eps)
+        if eps < 0 or (training and eps == 0):
+            raise ValueError(f"{op}(): eps must be positive, or zero in evaluation mode, got {eps}")
+        if input.dim() < 2:
+            raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
+        for name, vector in named.items():
+            if vector is not None and tuple(vector.shape) != (input.shape[1],):
+                raise RuntimeError(f"{op}(): {name} must have shape {(input.shape[1],)}, got {tuple(vector.shape)}")
+        _statistics_type(op, input.dtype, named)
+    momentum = as_number(op, "momentum", momentum)
     if training and (running_mean is None) != (running_var is None):
         missing = "running_mean" if running_mean is None else "running_var"
         raise ValueError(f"{op}(): running_mean and running_var belong together, got {missing} = None")
@@ -68,17 +63,15 @@ def batch_norm(
             missing = "running_mean" if running_mean is None else "running_var"
             raise RuntimeError(f"{op}(): {missing} must be given in evaluation mode, got None")
         return autograd.normalization.channel_affine(input, weight, bias, running_mean, running_var, eps)
-    count = input.numel() // max(1, channels)
+    count = input.numel() // max(1, input.shape[1])
     if count == 1:
         raise ValueError(f"{op}(): input must have more than 1 value per channel when training, got {input.shape}")
     y, mean, variance = autograd.normalization.batch_norm(input, weight, bias, eps)
-    if count > 0:
+    if count > 0 and running_mean is not None and running_var is not None:
         with torch.no_grad():
-            if running_mean is not None:
-                running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
-            if running_var is not None:
-                unbiased = variance.detach() * (count / (count - 1))
-                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+            unbiased = variance.detach() * (count / (count - 1))
+            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
     return y
 
 
@@ -101,26 +94,26 @@ def layer_norm(
         NotImplementedError: if the input is not real and floating-point.
     """
     op = "layer_norm"
-    check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
+    vectors = (weight, bias)
     if not isinstance(normalized_shape, list | tuple):
+        check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
         raise TypeError(f"{op}(): normalized_shape must be a sequence of ints, got {normalized_shape!r}")
     shape = tuple(normalized_shape)
-    if shape != tuple(input.shape[input.dim() - len(shape) :]) or len(shape) in (0, input.dim() + 1):
-        shape = tuple([as_int(op, "normalized_shape", v, "a sequence of ints") for v in shape])
-        lead = input.dim() - len(shape)
-        if not shape or lead < 0 or shape != tuple(input.shape[lead:]):
+    if not _usual(input, vectors, eps, shape):
+        check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
+        shape = tuple([as_int(op, "normalized_shape", size, "a sequence of ints") for size in shape])
+        if not shape or len(shape) > input.dim() or shape != tuple(input.shape[-len(shape) :]):
             raise RuntimeError(
                 f"{op}(): normalized_shape must be the last sizes, one at least, of an input of shape "
                 f"{tuple(input.shape)}, got {shape}"
             )
-    vectors = {"weight": weight, "bias": bias}
-    for name, vector in vectors.items():
-        if vector is not None and tuple(vector.shape) != shape:
-            raise RuntimeError(f"{op}(): {name} must have the shape of normalized_shape, {shape}, got {tuple(vector.shape)}")
-    eps = as_number(op, "eps", eps)
-    _check_types(op, input, vectors)
+        for name, vector in (("weight", weight), ("bias", bias)):
+            if vector is not None and tuple(vector.shape) != shape:
+                raise RuntimeError(f"{op}(): {name} must have the shape {shape}, got {tuple(vector.shape)}")
+        eps = as_number(op, "eps", eps)
+        _check_types(op, input, weight, bias)
     if len(shape) > 1:
-        weight, bias = (None if t is None else t.flatten() for t in (weight, bias))
+        weight, bias = (None if t is None else t.flatten() for t in vectors)
     sizes = (math.prod(input.shape[: input.dim() - len(shape)]), 1, math.prod(shape), 1)
     return autograd.normalization.group_norm(input, weight, bias, sizes, eps)[0]
 
@@ -147,31 +140,58 @@ def group_norm(
         NotImplementedError: if the input is not real and floating-point.
     """
     op = "group_norm"
-    check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
-    groups = as_int(op, "num_groups", num_groups)
-    eps = as_number(op, "eps", eps)
+    groups = num_groups
+    usual = _usual(input, (weight, bias), eps)
+    if not usual:
+        check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
+    if type(groups) is not int:
+        groups = as_int(op, "num_groups", groups)
     if input.dim() < 2:
         raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
     if groups == 0:
         raise ZeroDivisionError(f"{op}(): num_groups must not be zero, got {num_groups}")
-    samples, channels = input.shape[:2]
-    positions = math.prod(input.shape[2:])
+    samples, channels, *spatial = input.shape
+    positions = math.prod(spatial)
     if samples * channels // groups * positions == 1:
         raise ValueError(f"{op}(): input must have more than 1 value per group, got {tuple(input.shape)}")
     if groups < 0 or channels % groups != 0:
         raise RuntimeError(f"{op}(): num_groups must be positive and divide {channels} channels, got {groups}")
-    vectors = {"weight": weight, "bias": bias}
-    for name, vector in vectors.items():
-        if vector is not None and tuple(vector.shape) != (channels,):
-            raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
-    _check_types(op, input, vectors)
+    if not usual:
+        for name, vector in (("weight", weight), ("bias", bias)):
+            if vector is not None and tuple(vector.shape) != (channels,):
+                raise RuntimeError(f"{op}(): {name} must have shape {(channels,)}, got {tuple(vector.shape)}")
+        eps = as_number(op, "eps", eps)
+        _check_types(op, input, weight, bias)
     sizes = (samples, groups, channels // groups, positions)
     return autograd.normalization.group_norm(input, weight, bias, sizes, eps)[0]
 
 
-def _check_types(op: str, input: Tensor, vectors: dict[str, Tensor | None]) -> None:
+def _usual(input: Any, vectors: tuple[Any, ...], eps: Any, normalized_shape: tuple[Any, ...] | None = None) -> bool:
+    """Tell at little cost whether these arguments fit; where it cannot, they are looked at one by one.
+
+    The vectors have the sizes ``normalized_shape``, the last ones of the input, or that of its channels.
+    """
+    if not isinstance(input, Tensor) or type(eps) is not float or eps <= 0:
+        return False
+    shape, dtype = input.shape, input.dtype
+    if dtype not in (torch.float32, torch.float64) or len(shape) < 2:
+        return False
+    wanted = shape[1:2] if normalized_shape is None else normalized_shape
+    if normalized_shape is not None and (not wanted or shape[-len(wanted) :] != wanted):
+        return False
+    for i, vector in enumerate(vectors):
+        if vector is None:
+            continue
+        if not isinstance(vector, Tensor) or vector.dtype is not dtype or vector.shape != wanted:
+            return False
+        if i < len(vectors) - 2 and vector.requires_grad:
+            return False
+    return True
+
+
+def _check_types(op: str, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     """Raise unless the input is real and floating-point and the vectors' dtype goes with it."""
-    _statistics_type(op, input.dtype, vectors)
+    _statistics_type(op, input.dtype, {"weight": weight, "bias": bias})
     if not input.is_floating_point():
         raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
 
