@@ -1,4 +1,4 @@
-"""Batch normalisation against the built-in, for arguments drawn by Hypothesis; see parity.py."""
+"""Batch, layer and group normalisation against the built-in, for arguments drawn by Hypothesis; see parity.py."""
 
 from __future__ import annotations
 
@@ -63,3 +63,45 @@ def test_batch_norm(arguments: dict[str, Any]) -> None:
         for actual, truth, old, power in zip(left["mine"], left["theirs"], statistics, (1, 2), strict=True):
             largest = max(largest_of(old), largest_of(x) ** power)
             near("running statistics", actual, truth, 8 * x.numel() * torch.finfo(x.dtype).eps * largest)
+
+
+@st.composite
+def layer_norm_arguments(draw: st.DrawFn) -> dict[str, Any]:
+    lead = draw(st.lists(sizes, max_size=3))
+    shape = draw(st.lists(sizes, min_size=1, max_size=2) | st.sampled_from(([17], [33, 3], [130])))
+    seed, dtype = draw(seeds), draw(st.sampled_from((torch.float64, torch.float32, torch.bfloat16)))
+    x = arranged(normal([*lead, *shape], seed, dtype) * 2 + 1, draw(layouts))
+    w, b = (normal(shape, seed + i, dtype) if draw(st.booleans()) else None for i in (3, 4))
+    return {"tensors": (x, w, b), "shape": shape, "eps": draw(st.sampled_from((1e-5, 1e-2))), "seed": seed}
+
+
+@given(layer_norm_arguments())
+@times(3)
+def test_layer_norm(arguments: dict[str, Any]) -> None:
+    x, w, b = arguments["tensors"]
+
+    def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, w, b: function(x, arguments["shape"], w, b, arguments["eps"])
+
+    parity(of(F.layer_norm), of(builtin.layer_norm), x, w, b, terms=8 * x.numel(), seed=arguments["seed"])
+
+
+@st.composite
+def group_norm_arguments(draw: st.DrawFn) -> dict[str, Any]:
+    groups, channels = draw(st.integers(1, 4)), draw(st.sampled_from((1, 2, 3, 8)))
+    spatial = draw(st.lists(sizes, max_size=3) | st.lists(slack.map(lambda n: n + 1), max_size=2))
+    seed, dtype = draw(seeds), draw(st.sampled_from((torch.float64, torch.float32, torch.bfloat16)))
+    x = arranged(normal([draw(st.integers(2, 4)), groups * channels, *spatial], seed, dtype) * 2 + 1, draw(layouts))
+    w, b = (normal([groups * channels], seed + i, dtype) if draw(st.booleans()) else None for i in (3, 4))
+    return {"tensors": (x, w, b), "groups": groups, "eps": draw(st.sampled_from((1e-5, 1e-2))), "seed": seed}
+
+
+@given(group_norm_arguments())
+@times(3)
+def test_group_norm(arguments: dict[str, Any]) -> None:
+    x, w, b = arguments["tensors"]
+
+    def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, w, b: function(x, arguments["groups"], w, b, arguments["eps"])
+
+    parity(of(F.group_norm), of(builtin.group_norm), x, w, b, terms=8 * x.numel(), seed=arguments["seed"])

@@ -13,7 +13,8 @@ constexpr int64_t kRun = 4096;
 constexpr int64_t kRows = 128;
 // Elements of one operand that a block of weighted rows may have, so that its columns are summed from the cache.
 constexpr int64_t kBlock = 8192;
-constexpr int64_t kWidest = 4;  // vectors of a panel of columns
+constexpr int64_t kTogether = 16;  // short rows
+constexpr int64_t kWidest = 4;     // vectors of a panel of columns
 
 template <typename T>
 using Pack = Vector<Wide<T>>;
@@ -483,19 +484,57 @@ void weighted_apply(const T* x, const Wide<T>* weight, const Wide<T>* bias, cons
   map_row(x, weight, bias, map, length, out);
 }
 
+// The moments of up to kTogether runs that are one block each. What is done per run, and not per element, is done
+// for all of them at once.
+template <typename T>
+TORCHBP_INLINE void moments_of_short(const T* x, int64_t runs, int64_t stride, int64_t length, Moments* found) {
+  using A = Wide<T>;
+  double sum[kTogether] = {}, squares[kTogether] = {}, centre[kTogether] = {};
+  const double n = static_cast<double>(length), inverse = 1 / n;
+  for (int64_t r = 0; r < runs; ++r) {
+    const T* run = x + r * stride;
+    A middle = widen(run[0]);
+    sum_run<T, kDeviation>(nullptr, run, nullptr, middle, {1, length, length}, sum[r], squares[r]);
+    if (sum[r] * sum[r] > 0.75 * squares[r] * n && sum[r] - sum[r] == 0) {
+      middle = static_cast<A>(static_cast<double>(middle) + sum[r] * inverse);
+      sum_run<T, kDeviation>(nullptr, run, nullptr, middle, {1, length, length}, sum[r], squares[r]);
+    }
+    centre[r] = static_cast<double>(middle);
+  }
+  for (int64_t r = 0; r < kTogether; ++r) {
+    const double own = squares[r] - sum[r] * sum[r] * inverse;
+    found[r].mean = centre[r] + sum[r] * inverse;
+    found[r].squares = own < 0 ? 0 : own;
+  }
+}
+
 template <typename T>
 void weighted_forward(const T* x, const Wide<T>* weight, const Wide<T>* bias, double eps, int64_t groups,
                       const Runs& runs, T* out, Wide<T>* mean, Wide<T>* variance) {
   using A = Wide<T>;
-  for (int64_t row = 0; row < runs.rows; ++row)
+  const int64_t length = runs.length;
+  const int64_t together = length <= kRun ? smaller(kTogether, larger(1, kBlock / length)) : 1;
+  const double inverse = 1 / static_cast<double>(length);
+  Moments found[kTogether];
+  double spread[kTogether], scale[kTogether];
+  for (int64_t start = 0; start < runs.rows; start += together)
     for (int64_t group = 0; group < groups; ++group) {
-      const int64_t at = row * runs.stride + group * runs.length, to = row * groups + group;
-      const Moments found = moments_of(x + at, {1, runs.length, runs.length});
-      const double spread = found.squares / static_cast<double>(runs.length);
-      const RowMap<A> map = forward_map<A>(found.mean, 1 / __builtin_sqrt(spread + eps));
-      map_row(x + at, weight + group * runs.length, bias + group * runs.length, map, runs.length, out + at);
-      mean[to] = static_cast<A>(found.mean);
-      variance[to] = static_cast<A>(spread);
+      const int64_t rows = smaller(together, runs.rows - start), at = start * runs.stride + group * length;
+      if (length <= kRun)
+        moments_of_short(x + at, rows, runs.stride, length, found);
+      else
+        found[0] = moments_of(x + at, {1, length, length});
+      for (int64_t r = 0; r < rows; ++r) {
+        spread[r] = found[r].squares * inverse;
+        scale[r] = 1 / __builtin_sqrt(spread[r] + eps);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t from = at + r * runs.stride, to = (start + r) * groups + group;
+        map_row(x + from, weight + group * length, bias + group * length, forward_map<A>(found[r].mean, scale[r]),
+                length, out + from);
+        mean[to] = static_cast<A>(found[r].mean);
+        variance[to] = static_cast<A>(spread[r]);
+      }
     }
 }
 
@@ -591,15 +630,17 @@ void weighted_backward(const T* g, const T* x, const Wide<T>* weight, const Wide
   const int64_t length = runs.length;
   const int64_t most = smaller(kRows, larger(8, kBlock / larger(1, length)));
   RowMap<A> maps[kRows];
+  double inverses[kRows];
   for (int64_t start = 0; start < runs.rows; start += most)
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t rows = smaller(most, runs.rows - start), at = start * runs.stride + group * length;
+      for (int64_t r = 0; r < rows; ++r)
+        inverses[r] = 1 / __builtin_sqrt(static_cast<double>(variance[(start + r) * groups + group]) + eps);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t from = at + r * runs.stride, k = (start + r) * groups + group;
-        const double inverse = 1 / __builtin_sqrt(static_cast<double>(variance[k]) + eps);
         const Sums sums =
             products_of<T, kWeighted>(g + from, x + from, weight + group * length, mean[k], {1, length, length});
-        maps[r] = gradient_map<A>(static_cast<double>(mean[k]), inverse, sums, length);
+        maps[r] = gradient_map<A>(static_cast<double>(mean[k]), inverses[r], sums, length);
         map_gradient(g + from, x + from, weight + group * length, maps[r], length, out + from);
       }
       if (grad_weight)

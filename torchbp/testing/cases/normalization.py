@@ -58,4 +58,32 @@ def cases() -> list[LayerCase]:
             ),
             skip={"third_order": "evaluation is linear in x; second order covers its products"},
         ),
+        *(
+            LayerCase(
+                layer,
+                f"{layer}[{name}]" if name else layer,
+                Subject(
+                    partial(getattr(F, layer), **options),
+                    inputs,
+                    partial(getattr(builtin, layer), **options),
+                    # the statistics are as wide as the input
+                    saved=lambda x, w=None, b=None, groups=groups: bytes_of(x, w) + 2 * groups * x.element_size(),
+                ),
+                COMPOSITE_BITS,
+            )
+            for layer, name, options, inputs, groups in (
+                ("layer_norm", "", {"normalized_shape": (4,)}, (draw(3, 2, 4), draw(4, seed=1), draw(4, seed=2)), 6),
+                (
+                    "layer_norm",
+                    "two dimensions",
+                    {"normalized_shape": (2, 3), "eps": 0.1},
+                    (draw(3, 2, 3), draw(2, 3, seed=1), draw(2, 3, seed=2)),
+                    3,
+                ),
+                ("layer_norm", "no weight", {"normalized_shape": (5,)}, (draw(3, 5),), 3),
+                ("group_norm", "", {"num_groups": 2}, (draw(2, 4, 2, 2), draw(4, seed=1), draw(4, seed=2)), 4),
+                ("group_norm", "no weight", {"num_groups": 1}, (draw(2, 3, 3),), 2),
+                ("group_norm", "(N, C)", {"num_groups": 2}, (draw(3, 6), draw(6, seed=1), draw(6, seed=2)), 6),
+            )
+        ),
     ]
