@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ def _gradients(
     mean: Tensor,
     variance: Tensor,
     eps: float,
-    dims: Sequence[int],
+    dims: list[int] | tuple[int, ...],
     cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
     need_x: bool,
     need_weight: bool,
@@ -55,7 +54,7 @@ def _gradients(
     gx: Tensor | None = None
     gw = gy * (centred * inverse) if gy is not None and need_weight else None
     if need_x:
-        n = max(1, math.prod(x.shape[d] for d in dims))
+        n = max(1, math.prod([x.shape[d] for d in dims]))
         constant, slope = gm, None if gv is None else 2 * gv
         if gy is not None:
             h = gy if weight is None else gy * weight.to(mean.dtype)
@@ -77,14 +76,14 @@ def _tangents(
     mean: Tensor,
     variance: Tensor,
     eps: float,
-    dims: Sequence[int],
+    dims: list[int] | tuple[int, ...],
     tx: Tensor | None,
     tw: Tensor | None,
     tb: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tangents of y, in the statistics' dtype, mean and variance; all arguments broadcast against x."""
     inverse, centred = torch.rsqrt(variance + eps), x.to(mean.dtype) - mean
-    n = max(1, math.prod(x.shape[d] for d in dims))
+    n = max(1, math.prod([x.shape[d] for d in dims]))
     ty = torch.zeros_like(centred)
     tm, tv = torch.zeros_like(mean), torch.zeros_like(variance)
     if tx is not None:
@@ -142,10 +141,9 @@ class BatchNorm(ExplicitFunction):
         gb = _channel_sum(gy).to(ctx.dtypes[1]) if gy is not None and need_bias else None
         if x is None or (gy is None and gm is None and gv is None):
             return None, None, gb, None
-        weight, mean, variance, gm, gv = (
-            None if t is None else _per_channel(t, x) for t in (weight, mean, variance, gm, gv)
-        )
-        gx, gw = _gradients(x, weight, mean, variance, ctx.eps, _all_but_channels(x), (gy, gm, gv), need_x, need_weight)
+        weight, gm, gv = (None if t is None else _per_channel(t, x) for t in (weight, gm, gv))
+        statistics = (_per_channel(mean, x), _per_channel(variance, x))
+        gx, gw = _gradients(x, weight, *statistics, ctx.eps, _all_but_channels(x), (gy, gm, gv), need_x, need_weight)
         return (
             None if gx is None else gx.to(x.dtype),
             None if gw is None else _channel_sum(gw).to(ctx.dtypes[0]),
@@ -157,10 +155,11 @@ class BatchNorm(ExplicitFunction):
     def jvp(
         ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, _eps: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x = ctx.saved_tensors[0]
-        vectors = [None if t is None else _per_channel(t, x) for t in (*ctx.saved_tensors[1:], tw, tb)]
-        ty, tm, tv = _tangents(x, *vectors[:3], ctx.eps, _all_but_channels(x), tx, *vectors[3:])
-        return ty.to(x.dtype), tm.flatten(), tv.flatten()
+        x, weight, mean, variance = ctx.saved_tensors
+        weight, tw, tb = (None if t is None else _per_channel(t, x) for t in (weight, tw, tb))
+        statistics = (_per_channel(mean, x), _per_channel(variance, x))
+        ty, tm, tv = _tangents(x, weight, *statistics, ctx.eps, _all_but_channels(x), tx, tw, tb)
+        return ty.to(x.dtype), tm.reshape(-1), tv.reshape(-1)
 
     @staticmethod
     def vmap(
@@ -292,19 +291,17 @@ class GroupNorm(ExplicitFunction):
             )
         gb = None
         if gy is not None and need_bias:
-            gb = gy.reshape(sizes).sum((0, 3)).flatten().to(ctx.dtypes[1])
+            gb = gy.reshape(sizes).sum((0, 3)).reshape(-1).to(ctx.dtypes[1])
         if x is None or (gy is None and gm is None and gv is None):
             return None, None, gb, None, None
         gy = None if gy is None else gy.reshape(sizes)
         weight = None if weight is None else weight.view(1, sizes[1], sizes[2], 1)
-        statistics = (None if t is None else t[:, :, None, None] for t in (mean, variance, gm, gv))
-        mean, variance, gm, gv = statistics
-        gx, gw = _gradients(
-            x.reshape(sizes), weight, mean, variance, ctx.eps, (2, 3), (gy, gm, gv), need_x, need_weight
-        )
+        gm, gv = (None if t is None else t[:, :, None, None] for t in (gm, gv))
+        statistics = (mean[:, :, None, None], variance[:, :, None, None])
+        gx, gw = _gradients(x.reshape(sizes), weight, *statistics, ctx.eps, (2, 3), (gy, gm, gv), need_x, need_weight)
         return (
             None if gx is None else gx.to(x.dtype).reshape(x.shape),
-            None if gw is None else gw.sum((0, 3)).flatten().to(ctx.dtypes[0]),
+            None if gw is None else gw.sum((0, 3)).reshape(-1).to(ctx.dtypes[0]),
             gb,
             None,
             None,

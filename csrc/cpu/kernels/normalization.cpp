@@ -10,7 +10,7 @@ namespace {
 
 // Elements added in the type of arithmetic before the sum goes to double: of a run, over all lanes, and of a column.
 constexpr int64_t kRun = 4096;
-constexpr int64_t kRows = 128;
+constexpr int64_t kRows = 64;
 // Elements of one operand that a block of weighted rows may have, so that its columns are summed from the cache.
 constexpr int64_t kBlock = 8192;
 constexpr int64_t kTogether = 16;  // short rows
@@ -178,6 +178,12 @@ TORCHBP_INLINE void for_blocks(const Runs& runs, const Block& block) {
       block(row * runs.stride + i, Runs{smaller(rows, runs.rows - row), runs.stride, smaller(kRun, runs.length - i)});
 }
 
+// Deviations from infinity would be NaN, and the mean with them.
+template <typename A>
+TORCHBP_INLINE A finite_or_zero(A v) {
+  return v - v == 0 ? v : 0;
+}
+
 // Joins the moments of further elements, in their numbers' proportion.
 TORCHBP_INLINE void join(Moments& all, double count, const Moments& more, double further) {
   const double total = count + further, difference = more.mean - all.mean;
@@ -192,7 +198,7 @@ TORCHBP_INLINE Moments moments_of(const T* x, const Runs& runs) {
   using A = Wide<T>;
   Moments all{0, 0};
   double count = 0;
-  A centre = widen(x[0]);
+  A centre = finite_or_zero(widen(x[0]));
   for_blocks<T>(runs, [&](int64_t at, const Runs& block) {
     const double n = static_cast<double>(block.rows * block.length);
     double sum, squares;
@@ -208,7 +214,7 @@ TORCHBP_INLINE Moments moments_of(const T* x, const Runs& runs) {
     else
       join(all, count, here, n);
     count += n;
-    centre = static_cast<A>(all.mean);
+    if (all.mean - all.mean == 0) centre = static_cast<A>(all.mean);
   });
   return all;
 }
@@ -344,7 +350,7 @@ void column_moments(const T* x, const Runs& runs, double* mean, double* squares,
   A* __restrict__ sum = workspace + columns;
   A* __restrict__ square = workspace + 2 * columns;
   for (int64_t c = 0; c < columns; ++c) {
-    centre[c] = widen(x[c]);
+    centre[c] = finite_or_zero(widen(x[c]));
     mean[c] = squares[c] = 0;
   }
   for (int64_t start = 0; start < runs.rows; start += kRows) {
@@ -371,7 +377,8 @@ void column_moments(const T* x, const Runs& runs, double* mean, double* squares,
       const double difference = here - mean[c];
       squares[c] += (own < 0 ? 0 : own) + difference * difference * joint;
       mean[c] = kept * mean[c] + added * here;
-      centre[c] = static_cast<A>(mean[c]);
+      const A next = static_cast<A>(mean[c]);
+      centre[c] = next - next == 0 ? next : centre[c];
     }
   }
 }
@@ -493,7 +500,7 @@ TORCHBP_INLINE void moments_of_short(const T* x, int64_t runs, int64_t stride, i
   const double n = static_cast<double>(length), inverse = 1 / n;
   for (int64_t r = 0; r < runs; ++r) {
     const T* run = x + r * stride;
-    A middle = widen(run[0]);
+    A middle = finite_or_zero(widen(run[0]));
     sum_run<T, kDeviation>(nullptr, run, nullptr, middle, {1, length, length}, sum[r], squares[r]);
     if (sum[r] * sum[r] > 0.75 * squares[r] * n && sum[r] - sum[r] == 0) {
       middle = static_cast<A>(static_cast<double>(middle) + sum[r] * inverse);

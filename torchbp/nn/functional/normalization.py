@@ -68,10 +68,10 @@ def batch_norm(
         raise ValueError(f"{op}(): input must have more than 1 value per channel when training, got {input.shape}")
     y, mean, variance = autograd.normalization.batch_norm(input, weight, bias, eps)
     if count > 0 and running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            unbiased = variance.detach() * (count / (count - 1))
-            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+        # Neither requires a gradient here, so nothing is recorded.
+        for running, batch, factor in ((running_mean, mean, 1.0), (running_var, variance, count / (count - 1))):
+            new = batch.detach() if factor == 1.0 else batch.detach() * factor
+            running.lerp_(new if new.dtype == running.dtype else new.to(running.dtype), momentum)
     return y
 
 
@@ -140,12 +140,10 @@ def group_norm(
         NotImplementedError: if the input is not real and floating-point.
     """
     op = "group_norm"
-    groups = num_groups
     usual = _usual(input, (weight, bias), eps)
     if not usual:
         check_tensors(op, "weight", "bias", input=input, weight=weight, bias=bias)
-    if type(groups) is not int:
-        groups = as_int(op, "num_groups", groups)
+    groups = as_int(op, "num_groups", num_groups)
     if input.dim() < 2:
         raise RuntimeError(f"{op}(): input must have shape (N, C, *), got {tuple(input.shape)}")
     if groups == 0:
@@ -177,8 +175,9 @@ def _usual(input: Any, vectors: tuple[Any, ...], eps: Any, normalized_shape: tup
     if dtype not in (torch.float32, torch.float64) or len(shape) < 2:
         return False
     wanted = shape[1:2] if normalized_shape is None else normalized_shape
-    if normalized_shape is not None and (not wanted or shape[-len(wanted) :] != wanted):
-        return False
+    if normalized_shape is not None:
+        if not wanted or shape[-len(wanted) :] != wanted or any(isinstance(size, bool | float) for size in wanted):
+            return False
     for i, vector in enumerate(vectors):
         if vector is None:
             continue
