@@ -46,6 +46,8 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
         align_corners=False,
     ),
     "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[2:]),
+    "group_norm": lambda x: F.group_norm(x, 2),
 }
 QUICK = ("conv2d", "interpolate, nearest")
 

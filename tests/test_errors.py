@@ -523,6 +523,33 @@ bad("batch_norm", X.to(torch.complex128), M, V, says=("input", "complex128"))
 bad("batch_norm", None, M, V, says=("input", "NoneType"))
 bad("batch_norm", X, [1.0], V, says=("running_mean", "list"))
 
+# Layer and group normalisation
+for value in ((5,), (), (6, 5), (-1,), (2, 4, 6, 6, 1), (1, 2, 4, 6, 6)):
+    bad("layer_norm", X, value, says=("normalized_shape", str(value)))
+for value in (6, 6.0, (6.0,), None, (True,), "6", [None]):
+    bad("layer_norm", X, value, says=("normalized_shape", str(value).strip("()[],")))
+bad("layer_norm", t(), (4,), says=("normalized_shape", "()"))
+for value in (3, 5, 0, -1, HUGE, 2.0, None, True, "2", HUGER):
+    bad("group_norm", X, value, says=("num_groups", str(value)))
+bad("group_norm", t(4), 2, says=("input", "(4,)"))
+bad("group_norm", t(1, 4), 4, says=("input", "(1, 4)"))
+bad("group_norm", t(1, 4, 1, 1), 4, says=("input", "(1, 4, 1, 1)"))
+for name, extra, size in (("layer_norm", (6,), 6), ("group_norm", 2, 4)):
+    for place, what in enumerate(("weight", "bias")):
+        for value in (t(3), t(size, 1), t(), t(0)):
+            bad(name, X, extra, *[None] * place, value, says=(what, str(tuple(value.shape))))
+        bad(name, X, extra, *[None] * place, [1.0], says=(what, "list"))
+        bad(name, X, extra, *[None] * place, t(size).float(), says=(what, "float32"))
+        bad(name, X.float(), extra, *[None] * place, t(size), says=(what, "float64"))
+        bad(name, X.bfloat16(), extra, *[None] * place, t(size), says=(what, "float64"))
+    bad(name, X.bfloat16(), extra, t(size).float(), t(size).bfloat16(), says=("bias", "bfloat16"))
+    bad(name, X.bfloat16(), extra, t(size).bfloat16(), t(size).float(), says=("weight", "bfloat16"))
+    bad(name, X.long(), extra, says=("input", "int64"))
+    bad(name, X.to(torch.complex128), extra, says=("input", "complex128"))
+    for value in ("a", None):
+        bad(name, X, extra, eps=value, says=("eps", repr(value)))
+bad("layer_norm", None, (6,), says=("input", "NoneType"))
+
 # Dropout
 for keywords, says in (
     ({"p": -0.1}, "-0.1"),
@@ -696,6 +723,13 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("BatchNorm2d", (4,), {}, (t(2, 4, dtype=torch.float32),)),
     ("BatchNorm2d", (3,), {}, (X.float(),)),
     ("BatchNorm2d", (4,), {}, (X.float().long(),)),
+    ("BatchNorm3d", (4,), {}, (X.float(),)),
+    ("LayerNorm", (5,), {}, (X.float(),)),
+    ("LayerNorm", ((4, 6),), {}, (X.float(),)),
+    ("LayerNorm", (6,), {}, (X,)),
+    ("GroupNorm", (3, 4), {}, (X.float(),)),
+    ("GroupNorm", (3, 6), {}, (X.float(),)),
+    ("GroupNorm", (2, 4), {}, (X,)),
     ("Softmax", (7,), {}, (X,)),
     ("LogSoftmax", (-5,), {}, (X,)),
     ("GELU", ("fast",), {}, (X,)),
@@ -1405,6 +1439,27 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
         lambda: K.batch_norm_gradients(IMAGE.float(), IMAGE, None, t(2), t(2).abs(), 1e-5),
     )
     add("batch_norm_gradients weight (3,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, t(3), t(2), t(2).abs(), 1e-5))
+    add("channel_affine mean (3,)", lambda: K.channel_affine(IMAGE, None, None, t(3), t(2).abs(), 1e-5))
+    add(
+        "channel_affine_gradients input float32",
+        lambda: K.channel_affine_gradients(IMAGE, IMAGE.float(), None, t(2), t(2).abs(), 1e-5, True),
+    )
+    n = IMAGE.numel() // 2
+    for sizes in ([1, 2, 1], [1, 1, 2, n + 1], [-1, -1, 2, n], [2**31, 2**31, 4, 1]):
+        add(f"group_norm sizes {sizes}", lambda sizes=sizes: K.group_norm(IMAGE, sizes, None, None, 1e-5))
+    add("group_norm weight (3,)", lambda: K.group_norm(IMAGE, [1, 2, 1, n], t(3), None, 1e-5))
+    add(
+        "group_norm channels-last sizes",
+        lambda: K.group_norm(IMAGE.contiguous(memory_format=torch.channels_last), [2, 1, 1, n], None, None, 1e-5),
+    )
+    add(
+        "group_norm_gradients mean (1, 1)",
+        lambda: K.group_norm_gradients(IMAGE, IMAGE, [1, 2, 1, n], None, t(1, 1), t(1, 2).abs(), 1e-5),
+    )
+    add(
+        "group_norm_gradients shapes",
+        lambda: K.group_norm_gradients(IMAGE[..., :-1], IMAGE, [1, 2, 1, n], None, t(1, 2), t(1, 2).abs(), 1e-5),
+    )
     return rows
 
 

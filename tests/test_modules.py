@@ -20,9 +20,12 @@ DIMENSIONS = (1, 2, 3)
 ARGUMENTS: dict[str, tuple] = {
     "BatchNorm1d": (3,),
     "BatchNorm2d": (3,),
+    "BatchNorm3d": (3,),
     "Bilinear": (3, 4, 5),
     "ChannelShuffle": (3,),
     "Fold": ((4, 5), 2),
+    "GroupNorm": (1, 3),
+    "LayerNorm": (6,),
     "Linear": (5, 4),
     "LogSoftmax": (1,),
     "PixelShuffle": (2,),
@@ -155,11 +158,11 @@ def test_padding_modes(dimensions: int, padding: str, mode: str) -> None:
 
 @pytest.mark.parametrize("momentum", [0.1, None, 0.7])
 @pytest.mark.parametrize("track", [True, False])
-@pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d"])
+@pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"])
 def test_running_statistics(name: str, track: bool, momentum: float | None) -> None:
     mine, theirs = (m.double() for m in pair(name, momentum=momentum, track_running_stats=track))
     for seed in range(3):
-        shape = (4, 3, 5, 5) if name == "BatchNorm2d" else (4, 3)
+        shape = {"BatchNorm2d": (4, 3, 5, 5), "BatchNorm3d": (4, 3, 2, 3, 2)}.get(name, (4, 3))
         x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         torch.testing.assert_close(mine(x), theirs(x), rtol=1e-12, atol=1e-12)
         for key, value in theirs.state_dict().items():

@@ -82,6 +82,17 @@ def samples() -> dict[str, list[tuple]]:
             y, mean, variance = O.batch_norm(x, draw(4), draw(4), 1e-5)
             calls["batch_norm"].append((x, draw(4), draw(4), 1e-5))
             calls["batch_norm_gradients"].append((draw(*y.shape, seed=9), x, None, mean, variance, 1e-5))
+            statistics = (draw(4), draw(4).abs())
+            calls["channel_affine"].append((x, draw(4), draw(4), *statistics, 1e-5))
+            for given, wanted in ((x, True), (x, False), (None, True)):
+                calls["channel_affine_gradients"].append(
+                    (draw(*x.shape, seed=9), given, draw(4), *statistics, 1e-5, wanted)
+                )
+            for groups in (1, 2, 4):
+                read = [2, groups, 4 // groups, x.numel() // 8]
+                y, mean, variance = O.group_norm(x, read, draw(4), draw(4), 1e-5)
+                calls["group_norm"].append((x, read, draw(4), draw(4), 1e-5))
+                calls["group_norm_gradients"].append((draw(*y.shape, seed=9), x, read, draw(4), mean, variance, 1e-5))
             for mode in ("reflect", "replicate", "circular"):
                 padded = O.pad(x, [1, 2, -1, 3, 0, 1][: 2 * n], mode)
                 g = laid(draw(*padded.shape, seed=9), layout)
@@ -147,6 +158,8 @@ def test_fake_strides_of_a_part_of_the_channels() -> None:
         ("max_pool", (twos, twos, ones, ones, False)),
         ("average_pool", (twos, twos, zeros, False, True, None)),
         ("batch_norm", (None, None, 1e-5)),
+        ("channel_affine", (None, None, draw(4), draw(4).abs(), 1e-5)),
+        ("group_norm", ([2, 2, 2, 30], None, None, 1e-5)),
         ("pad", ([1, 1, 1, 1], "reflect")),
         ("interpolate", ([3, 4], "linear", False, False, [])),
         ("unfold", (twos, twos, ones, ones)),
@@ -184,6 +197,8 @@ def test_composite_formula_equals_the_kernel(name: str, i: int, call: tuple) -> 
 FAMILIES = {
     "convolution": ops.convolution,
     "batch": ops.normalization,
+    "channel": ops.normalization,
+    "group": ops.normalization,
     "pad": ops.padding,
     "interpolate": ops.interpolation,
     "unfold": ops.folding,
@@ -229,6 +244,10 @@ COMPOSITES = {
     "squared_error": "_composite_error",
     "squared_error_gradient": "_composite_error_gradient",
     "softmax": "_composite",
+    "channel_affine": "_affine_composite",
+    "channel_affine_gradients": "_affine_gradients_composite",
+    "group_norm": "_group_composite",
+    "group_norm_gradients": "_group_gradients_composite",
 }
 
 
@@ -562,6 +581,109 @@ def test_pointwise_kernels_do_not_depend_on_threads() -> None:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+# Both sides of every choice that the kernels make by size: planes and columns, rows side by side, chunks, pieces.
+CHANNEL_SHAPES = [
+    *((5, 3), (300, 70), (2000, 7), (5, 4, 9), (3, 5, 33, 37), (1, 3, 200, 180), (20, 3, 64, 64), (17, 40, 14, 14)),
+    *((2, 600, 5), (3, 2, 1, 40), (2, 64, 7, 7), (600, 3, 2), (2, 3, 2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", CHANNEL_SHAPES, ids=str)
+def test_normalisation_equals_the_formula_in_double(shape: tuple, dtype: torch.dtype) -> None:
+    wide, tolerance = ops.normalization.statistics_dtype(dtype), {torch.float32: 2e-6, torch.bfloat16: 5e-3}
+    w, b, mean, variance = (draw(shape[1], dtype=wide, seed=i) for i in range(4))
+    x = draw(*shape, dtype=dtype)
+    for layout in ("contiguous", "channels-last") if len(shape) > 3 else ("contiguous",):
+        xs, gs = laid(x * 2 + 3, layout), laid(draw(*shape, dtype=dtype, seed=1), layout)
+        statistics = ops.normalization._composite(xs.double(), None, None, 1e-5)[1:]
+        calls = [
+            ("batch_norm", (xs, w, b, 1e-5)),
+            ("batch_norm_gradients", (gs, xs, w, *(s.to(wide) for s in statistics), 1e-5)),
+            ("channel_affine", (xs, w, b, mean, variance.abs(), 1e-5)),
+            ("channel_affine_gradients", (gs, xs, w, mean, variance.abs(), 1e-5, True)),
+        ]
+        for groups in {1, shape[1], *(g for g in (2, 5, 8) if shape[1] % g == 0)}:
+            read = (shape[0], groups, shape[1] // groups, x[0, 0].numel())
+            if read[2] * read[3] > 1:
+                statistics = ops.normalization._group_composite(xs.double(), read, None, None, 1e-5)[1:]
+                calls.append(("group_norm", (xs, read, w, b, 1e-5)))
+                calls.append(("group_norm_gradients", (gs, xs, read, w, *(s.to(wide) for s in statistics), 1e-5)))
+        for name, call in calls:
+            widened = [t.double() if isinstance(t, torch.Tensor) else t for t in call]
+            expected = getattr(ops.normalization, COMPOSITES[name])(*widened)
+            for found, truth in zip(_tuple(getattr(O, name)(*call)), _tuple(expected), strict=True):
+                assert relative(found, truth) < tolerance.get(dtype, 1e-3), (name, layout)
+
+
+@pytest.mark.parametrize("centre", [1e4, 1e6])
+@pytest.mark.parametrize("first", [0.0, None], ids=["first value far away", "all near the mean"])
+@pytest.mark.parametrize("shape", [(4, 3, 60, 70), (600, 40), (300, 2, 5), (2, 64, 16, 16)], ids=str)
+def test_statistics_far_from_zero(shape: tuple, first: float | None, centre: float) -> None:
+    """To a few units of rounding, whatever value the sums start from."""
+    x = (draw(*shape) + centre).float()
+    if first is not None:
+        x[0, :, ...].view(shape[1], -1)[:, 0] = first
+    for layout in ("contiguous", "channels-last") if len(shape) > 3 else ("contiguous",):
+        xs = laid(x, layout)
+        others = [d for d in range(x.dim()) if d != 1]
+        variance, mean = torch.var_mean(xs.double(), others, correction=0)
+        _, found_mean, found_variance = O.batch_norm(xs, None, None, 1e-5)
+        assert relative(found_mean, mean) < 1e-7
+        assert relative(found_variance, variance) < 2e-6
+        read = (shape[0], 1, shape[1], x[0, 0].numel())
+        variance, mean = torch.var_mean(xs.double(), list(range(1, x.dim())), correction=0)
+        _, found_mean, found_variance = O.group_norm(xs, read, None, None, 1e-5)
+        assert relative(found_mean.flatten(), mean) < 1e-7
+        assert relative(found_variance.flatten(), variance) < 2e-6
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_normalisation_does_not_depend_on_threads(threads: int) -> None:
+    if not torchbp.kernels_loaded():
+        pytest.skip("the composite formula's sums are PyTorch's")
+    calls = []
+    for shape in ((2, 3, 200, 180), (70, 5, 40, 12), (4000, 20), (40, 48, 11, 13), (3, 600, 5)):
+        w, mean = draw(shape[1]).float(), draw(shape[1], seed=2).float()
+        for layout in ("contiguous", "channels-last") if len(shape) > 3 else ("contiguous",):
+            x, g = laid(draw(*shape).float(), layout), laid(draw(*shape, seed=1).float(), layout)
+            calls.append((O.batch_norm, (x, w, w, 1e-5)))
+            calls.append((O.batch_norm_gradients, (g, x, w, mean, w.abs(), 1e-5)))
+            calls.append((O.channel_affine_gradients, (g, x, w, mean, w.abs(), 1e-5, True)))
+            read = (shape[0], 1, shape[1], x[0, 0].numel())
+            calls.append((O.group_norm, (x, read, w, w, 1e-5)))
+            calls.append((O.group_norm_gradients, (g, x, read, w, *(2 * [draw(shape[0], 1).float().abs()]), 1e-5)))
+    for shape in ((700, 90), (6, 9000), (3, 70000)):
+        x, g, w = (draw(*shape[i:], seed=i).float() for i in (0, 0, 1))
+        read, statistic = (shape[0], 1, shape[1], 1), draw(shape[0], 1).float().abs()
+        calls.append((O.group_norm, (x, read, w, w, 1e-5)))
+        calls.append((O.group_norm_gradients, (g, x, read, w, statistic, statistic, 1e-5)))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [_tuple(op(*call)) for op, call in calls]
+        torch.set_num_threads(threads)
+        together = [_tuple(op(*call)) for op, call in calls]
+    finally:
+        torch.set_num_threads(before)
+    for (op, _), a, b in zip(calls, alone, together, strict=True):
+        assert all(map(torch.equal, a, b)), op
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_normalisation_carries_nan_and_inf(value: float) -> None:
+    """To the whole channel or group, and to no other."""
+    for shape in ((2, 4, 40, 50), (3, 4, 5), (300, 4)):
+        for layout in ("contiguous", "channels-last") if len(shape) > 3 else ("contiguous",):
+            x = laid(draw(*shape).float(), layout)
+            x[1, 2] = value
+            y, mean, _ = O.batch_norm(x, None, None, 1e-5)
+            wanted, wanted_mean, _ = torch.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)
+            assert torch.equal(y.isfinite(), wanted.isfinite()) and torch.equal(mean.isnan(), wanted_mean.isnan())
+            for groups in (1, 2):
+                read = (shape[0], groups, 4 // groups, x[0, 0].numel())
+                y = O.group_norm(x, read, None, None, 1e-5)[0]
+                assert torch.equal(y.isfinite(), torch.group_norm(x, groups).isfinite())
 
 
 # --------------------------------------------------------------------------------------------------

@@ -500,6 +500,42 @@ def test_batch_norm(values, shape, eps, affine):
     check(y, wanted)
 
 
+@pytest.mark.parametrize("affine", ["both", "weight", "bias", "neither"])
+@pytest.mark.parametrize(("shape", "groups"), [((4, 6), 2), ((2, 3, 5), 3), ((3, 2, 2, 3), 1), ((1, 4, 2, 1, 2), 2)])
+def test_group_norm(values, shape, groups, affine):
+    channels = shape[1]
+    x, gy = values(*shape), values(*shape)
+    w = values(channels) if affine in ("both", "weight") else None
+    b = values(channels) if affine in ("both", "bias") else None
+    y, mean, var = reference.group_norm(x, groups, w, b, 0.1)
+    check(y, F.group_norm(tensor(x), groups, optional(w), optional(b), 0.1))
+    rows = tensor(x).reshape(shape[0], groups, -1)
+    check(mean, rows.mean(-1))
+    check(var, rows.var(-1, correction=0))
+    leaves = (x, np.ones(channels) if w is None else w, np.zeros(channels) if b is None else b)
+    wanted = gradients(lambda x, w, b: F.group_norm(x, groups, w, b, 0.1), leaves, gy)
+    for actual, expected in zip(reference.group_norm_gradients(x, groups, w, gy, 0.1), wanted, strict=True):
+        check(actual, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("affine", ["both", "weight", "bias", "neither"])
+@pytest.mark.parametrize(("shape", "last"), [((4, 3), 1), ((2, 3, 5), 2), ((3, 2, 4), 1), ((2, 3), 2), ((4,), 1)])
+def test_layer_norm(values, shape, last, affine):
+    sizes = shape[-last:]
+    x, gy = values(*shape), values(*shape)
+    w = values(*sizes) if affine in ("both", "weight") else None
+    b = values(*sizes) if affine in ("both", "bias") else None
+    y, mean, var = reference.layer_norm(x, sizes, w, b, 0.1)
+    check(y, F.layer_norm(tensor(x), sizes, optional(w), optional(b), 0.1))
+    others = list(range(len(shape) - last, len(shape)))
+    check(mean, tensor(x).mean(others))
+    check(var, tensor(x).var(others, correction=0))
+    leaves = (x, np.ones(sizes) if w is None else w, np.zeros(sizes) if b is None else b)
+    wanted = gradients(lambda x, w, b: F.layer_norm(x, sizes, w, b, 0.1), leaves, gy)
+    for actual, expected in zip(reference.layer_norm_gradients(x, sizes, w, gy, 0.1), wanted, strict=True):
+        check(actual, expected, atol=1e-11)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
 def test_update_running(values, momentum):
     x, running_mean, running_var = values(4, 3, 2), values(3), frozen(np.square(values(3)))
@@ -747,6 +783,10 @@ KEPT = {
     "batch_norm": lambda v: reference.batch_norm(v(4, 3), v(3), v(3), 0.1),
     "batch_norm_gradients": lambda v: reference.batch_norm_gradients(v(4, 3), v(3), v(4, 3), 0.1),
     "batch_norm_inference": lambda v: reference.batch_norm_inference(v(4, 3), v(3), v(3), v(3), v(3), 100.0),
+    "group_norm": lambda v: reference.group_norm(v(2, 4), 2, v(4), v(4), 0.1),
+    "group_norm_gradients": lambda v: reference.group_norm_gradients(v(2, 4), 2, v(4), v(2, 4), 0.1),
+    "layer_norm": lambda v: reference.layer_norm(v(2, 3), (3,), v(3), v(3), 0.1),
+    "layer_norm_gradients": lambda v: reference.layer_norm_gradients(v(2, 3), (3,), v(3), v(2, 3), 0.1),
     "update_running": lambda v: reference.update_running(v(3), v(3), 0.1),
     "nll_loss": lambda v: reference.nll_loss(v(2, 3), np.array([0, 2]), v(3)),
     "nll_loss_gradient": lambda v: reference.nll_loss_gradient(v(2, 3), np.array([0, 2]), v(), v(3)),
@@ -963,6 +1003,21 @@ REFUSED = {
         lambda: reference.batch_norm_inference(X, ones(3), ones(4), None, None, 1e-5),
         lambda: F.batch_norm(tensor(X), tensor(ones(3)), tensor(ones(4))),
         r"^running_mean .*\(4,\), got \(3,\)",
+    ),
+    "group_norm-groups": (
+        lambda: reference.group_norm(X, 3, None, None, 0.1),
+        lambda: F.group_norm(tensor(X), 3),
+        r"^num_groups .* 3",
+    ),
+    "layer_norm-shape": (
+        lambda: reference.layer_norm(X, (3,), None, None, 0.1),
+        lambda: F.layer_norm(tensor(X), (3,)),
+        r"^normalized_shape .*\(3,\)",
+    ),
+    "layer_norm-weight": (
+        lambda: reference.layer_norm(X, (4,), ones(3), None, 0.1),
+        lambda: F.layer_norm(tensor(X), (4,), tensor(ones(3))),
+        r"^weight .*\(4,\), got \(3,\)",
     ),
     "dropout-p": (
         lambda: reference.dropout(X, X, 1.5),

@@ -52,8 +52,8 @@ const MaxPoolKernels<T>& max_pool_kernels() {
   return kernels_of_type<MaxPoolKernels<T>>();
 }
 template <typename T>
-const ChannelKernels<T>& channel_kernels() {
-  return kernels_of_type<ChannelKernels<T>>();
+const NormalizationKernels<T>& normalization_kernels() {
+  return kernels_of_type<NormalizationKernels<T>>();
 }
 template <typename T>
 const SeparableKernels<T>& separable_kernels() {

@@ -1,14 +1,18 @@
-"""Normalisation per channel, as raw operators without gradient.
+"""Normalisation, as raw operators without gradient.
 
-Tensors are (N, C, *); statistics run over everything but C. Half-width inputs have float32 statistics.
+Per channel, tensors are (N, C, *), and statistics run over everything but C. Per group, ``sizes`` says how the
+tensor is read: (samples, groups, channels of a group, positions of a channel), with statistics of each group of
+each sample. Half-width inputs have float32 statistics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
+from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -63,13 +67,110 @@ def _composite_gradients(grad_output, input, weight, mean, variance, eps):
     return laid_out(gx.to(input.dtype), memory_format_of(input)), gc * r, gb
 
 
-def _flops(*args, **kwargs) -> int:
-    """As the built-in operators, normalisation counts no matrix products."""
-    return 0
+def _affine_fake(input, weight, bias, mean, variance, eps):
+    torch._check(input.dim() >= 2, lambda: f"channel_affine: input must have shape (N, C, *), got {tuple(input.shape)}")
+    return _dense(input)
 
 
-_batch_norm = register("batch_norm", fake=_fake, composite=_composite, flops=_flops)
-_gradients = register("batch_norm_gradients", fake=_fake_gradients, composite=_composite_gradients, flops=_flops)
+def _affine_gradients_fake(grad_output, input, weight, mean, variance, eps, input_gradient):
+    gx = _dense(grad_output) if input_gradient else grad_output.new_empty(0)
+    vector = grad_output.new_empty(0 if input is None else grad_output.shape[1], dtype=mean.dtype)
+    return gx, vector, torch.empty_like(vector)
+
+
+def _affine_composite(input, weight, bias, mean, variance, eps):
+    x = input.to(statistics_dtype(input.dtype))
+    r = torch.rsqrt(variance.to(x.dtype) + eps)
+    y = (x - _wide(mean, x)) * _wide(r if weight is None else r * weight.to(r.dtype), x)
+    if bias is not None:
+        y = y + _wide(bias, y)
+    return laid_out(y.to(input.dtype), memory_format_of(input))
+
+
+def _affine_gradients_composite(grad_output, input, weight, mean, variance, eps, input_gradient):
+    g = grad_output.to(statistics_dtype(grad_output.dtype))
+    r = torch.rsqrt(variance.to(g.dtype) + eps)
+    gx = grad_output.new_empty(0)
+    if input_gradient:
+        gx = g * _wide(r if weight is None else r * weight.to(r.dtype), g)
+        gx = laid_out(gx.to(grad_output.dtype), memory_format_of(grad_output))
+    if input is None:
+        return gx, mean.new_empty(0), mean.new_empty(0)
+    dims = [d for d in range(g.dim()) if d != 1]
+    gw = (g * (input.to(g.dtype) - _wide(mean, g))).sum(dims) * r
+    return gx, gw.to(mean.dtype), g.sum(dims).to(mean.dtype)
+
+
+def _group_format(input: Tensor, sizes: list[int]) -> torch.memory_format:
+    return torch.contiguous_format if sizes[3] == 1 else memory_format_of(input)
+
+
+def _group_dense(input: Tensor, sizes: list[int]) -> Tensor:
+    format = _group_format(input, sizes)
+    return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=format)
+
+
+def _of_groups(input: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=statistics_dtype(input.dtype), device=input.device)
+
+
+def _group_fake(input, sizes, weight, bias, eps):
+    samples, groups, channels, positions = sizes
+    torch._check(
+        samples * groups * channels * positions == input.numel(),
+        lambda: f"group_norm: sizes must have as many elements as input, {input.numel()}, got {sizes}",
+    )
+    return _group_dense(input, sizes), _of_groups(input, samples, groups), _of_groups(input, samples, groups)
+
+
+def _group_gradients_fake(grad_output, input, sizes, weight, mean, variance, eps):
+    vectors = sizes[1] * sizes[2]
+    return _group_dense(input, sizes), _of_groups(input, vectors), _of_groups(input, vectors)
+
+
+def _group_composite(input, sizes, weight, bias, eps):
+    samples, groups, channels, _ = sizes
+    if input.numel() == 0:
+        statistics = _of_groups(input, samples, groups).zero_()
+        return _group_dense(input, sizes), statistics, statistics.clone()
+    x = input.reshape(sizes).to(statistics_dtype(input.dtype))
+    variance, mean = torch.var_mean(x, [2, 3], correction=0, keepdim=True)
+    y = (x - mean) * torch.rsqrt(variance + eps)
+    if weight is not None:
+        y = y * weight.to(y.dtype).view(1, groups, channels, 1)
+    if bias is not None:
+        y = y + bias.to(y.dtype).view(1, groups, channels, 1)
+    y = laid_out(y.to(input.dtype).reshape(input.shape), _group_format(input, sizes))
+    return y, mean.view(samples, groups), variance.view(samples, groups)
+
+
+def _group_gradients_composite(grad_output, input, sizes, weight, mean, variance, eps):
+    samples, groups, channels, positions = sizes
+    if input.numel() == 0:
+        vector = _of_groups(input, groups * channels).zero_()
+        return _group_dense(input, sizes), vector, vector.clone()
+    x, g = (t.reshape(sizes).to(mean.dtype) for t in (input, grad_output))
+    r = torch.rsqrt(variance + eps).view(samples, groups, 1, 1)
+    normal = (x - mean.view(samples, groups, 1, 1)) * r
+    h = g if weight is None else g * weight.to(g.dtype).view(1, groups, channels, 1)
+    gx = r * (h - h.mean([2, 3], keepdim=True) - normal * (h * normal).mean([2, 3], keepdim=True))
+    gx = laid_out(gx.to(input.dtype).reshape(input.shape), _group_format(input, sizes))
+    return gx, (g * normal).sum([0, 3]).flatten(), g.sum([0, 3]).flatten()
+
+
+_batch_norm = register("batch_norm", fake=_fake, composite=_composite, flops=flops_none)
+_gradients = register("batch_norm_gradients", fake=_fake_gradients, composite=_composite_gradients, flops=flops_none)
+_affine = register("channel_affine", fake=_affine_fake, composite=_affine_composite, flops=flops_none)
+_affine_gradients = register(
+    "channel_affine_gradients",
+    fake=_affine_gradients_fake,
+    composite=_affine_gradients_composite,
+    flops=flops_none,
+)
+_group_norm = register("group_norm", fake=_group_fake, composite=_group_composite, flops=flops_none)
+_group_gradients = register(
+    "group_norm_gradients", fake=_group_gradients_fake, composite=_group_gradients_composite, flops=flops_none
+)
 
 
 def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,3 +185,50 @@ def batch_norm_gradients(
     """Return the gradients of input, weight and bias for constant cotangents of mean and variance."""
     call = _gradients if input.dtype in KERNEL_DTYPES else _composite_gradients
     return call(grad_output, input, weight, mean, variance, eps)
+
+
+def channel_affine(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
+    """Return (x - mean) / sqrt(variance + eps) * weight + bias."""
+    call = _affine if input.dtype in KERNEL_DTYPES else _affine_composite
+    return call(input, weight, bias, mean, variance, eps)
+
+
+def channel_affine_gradients(
+    grad_output: Tensor,
+    input: Tensor | None,
+    weight: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    input_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, weight and bias.
+
+    Without ``input`` those of weight and bias are empty, without ``input_gradient`` that of the input.
+    """
+    call = _affine_gradients if grad_output.dtype in KERNEL_DTYPES else _affine_gradients_composite
+    return call(grad_output, input, weight, mean, variance, eps, input_gradient)
+
+
+def group_norm(
+    input: Tensor, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (x - mean) / sqrt(variance + eps) * weight + bias, the mean and the biased variance of the groups."""
+    call = _group_norm if input.dtype in KERNEL_DTYPES else _group_composite
+    return call(input, sizes, weight, bias, eps)
+
+
+def group_norm_gradients(
+    grad_output: Tensor,
+    input: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, weight and bias for constant cotangents of mean and variance."""
+    call = _group_gradients if input.dtype in KERNEL_DTYPES else _group_gradients_composite
+    return call(grad_output, input, sizes, weight, mean, variance, eps)

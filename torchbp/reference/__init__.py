@@ -81,7 +81,16 @@ from .interpolation import interpolate, interpolate_adjoint
 from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
 from .loss import cross_entropy, cross_entropy_gradient, mse_loss, mse_loss_gradient, nll_loss, nll_loss_gradient
 from .max_unpooling import max_unpool, max_unpool_adjoint
-from .normalization import batch_norm, batch_norm_gradients, batch_norm_inference, update_running
+from .normalization import (
+    batch_norm,
+    batch_norm_gradients,
+    batch_norm_inference,
+    group_norm,
+    group_norm_gradients,
+    layer_norm,
+    layer_norm_gradients,
+    update_running,
+)
 from .padding import pad, pad_adjoint
 from .pooling import (
     average_pool,
@@ -132,8 +141,12 @@ __all__ = [
     "gelu_derivative",
     "grid_sample",
     "grid_sample_gradients",
+    "group_norm",
+    "group_norm_gradients",
     "interpolate",
     "interpolate_adjoint",
+    "layer_norm",
+    "layer_norm_gradients",
     "leaky_relu",
     "leaky_relu_derivative",
     "linear",

@@ -1,7 +1,7 @@
-"""Batch normalization and its gradients, one channel at a time.
+"""Batch, group and layer normalization and their gradients, one list of numbers at a time.
 
-For each channel c, the values x[n] of all batch entries and positions are one list of length M; the formulas
-are written for one such list.
+For each channel c, the values x[n] of all batch entries and positions are one list of length M, for group and layer
+normalization those of a group or a sample; the formulas are written for one such list.
 """
 
 from __future__ import annotations
@@ -199,3 +199,194 @@ def update_running(running: Array, batch: Array, momentum: float) -> Array:
     dtype = result_dtype(running, batch)
     require_shape("batch", batch, np.shape(running))
     return np.asarray((1 - momentum) * widen(running) + momentum * widen(batch)).astype(dtype)
+
+
+def group_norm(
+    input: Array, num_groups: int, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """Normalize every group of channels of every sample to mean 0 and variance 1, then scale and shift the channels.
+
+        mean = Σ_i x[i] / M
+        var  = Σ_i (x[i] - mean)² / M
+        y[i] = weight · (x[i] - mean) / √(var + eps) + bias
+
+    over the M values x[i] of C / num_groups neighbouring channels, at all positions, of one sample.
+
+    Args:
+        input: shape (N, C, *), real.
+        num_groups: positive, a divisor of C.
+        weight: shape (C,), or None for 1.
+        bias: shape (C,), or None for 0.
+        eps: positive.
+
+    Returns:
+        The output, in the shape of the input, and the mean and the biased variance, of shape (N, num_groups).
+
+    Raises:
+        RuntimeError: the shapes do not fit together, or `num_groups` does not divide C.
+        TypeError: an array is complex.
+        ValueError: a group has no values, or `eps` is not positive.
+
+    Source: Wu and He, "Group normalization", 2018. Equals `torch.nn.functional.group_norm`.
+    """
+    dtype = result_dtype(input, weight, bias)
+    groups = _groups(input, num_groups, eps)
+    input = widen(input)
+    channels, size = input.shape[1], input.shape[1] // num_groups
+    weight = _parameter("weight", weight, channels, 1.0)
+    bias = _parameter("bias", bias, channels, 0.0)
+    output = zeros(input.shape, dtype)
+    means, variances = zeros((input.shape[0], num_groups), dtype), zeros((input.shape[0], num_groups), dtype)
+    for n, k in groups:
+        x = input[n, k * size : (k + 1) * size]
+        means[n, k] = np.sum(x) / x.size
+        variances[n, k] = np.sum((x - means[n, k]) ** 2) / x.size
+        for c in range(size):
+            normal = (x[c] - means[n, k]) / math.sqrt(variances[n, k] + eps)
+            output[n, k * size + c] = weight[k * size + c] * normal + bias[k * size + c]
+    return output.astype(dtype), means.astype(dtype), variances.astype(dtype)
+
+
+def group_norm_gradients(
+    input: Array, num_groups: int, weight: Array | None, grad_output: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """Carry a gradient from the output of `group_norm` to its input, weight and bias.
+
+    For each list, the formulas of `batch_norm_gradients`, with the weight of each value's own channel; gweight and
+    gbias are sums over the samples and positions of a channel.
+
+    Args:
+        input: shape (N, C, *), real.
+        num_groups: positive, a divisor of C.
+        weight: shape (C,), or None for 1.
+        grad_output: the shape of the input.
+        eps: positive.
+
+    Returns:
+        The gradients of the input, the weight and the bias, in their shapes.
+
+    Raises:
+        RuntimeError: the shapes do not fit together, or `num_groups` does not divide C.
+        TypeError: an array is complex.
+        ValueError: a group has no values, or `eps` is not positive.
+
+    Source: Wu and He, "Group normalization", 2018.
+    """
+    dtype = result_dtype(input, weight, grad_output)
+    groups = _groups(input, num_groups, eps)
+    require_real("grad_output", grad_output)
+    require_shape("grad_output", grad_output, np.shape(input))
+    input, grad_output = widen(input), widen(grad_output)
+    channels, size = input.shape[1], input.shape[1] // num_groups
+    weight = _parameter("weight", weight, channels, 1.0)
+    grad_input = zeros(input.shape, dtype)
+    grad_weight, grad_bias = zeros((channels,), dtype), zeros((channels,), dtype)
+    for n, k in groups:
+        own = slice(k * size, (k + 1) * size)
+        x = input[n, own]
+        centered = x - np.sum(x) / x.size
+        scale = 1 / math.sqrt(np.sum(centered**2) / x.size + eps)
+        grad_normalized = zeros(x.shape, dtype)
+        for c in range(size):
+            gy = grad_output[n, k * size + c]
+            grad_normalized[c] = gy * weight[k * size + c]
+            grad_weight[k * size + c] += np.sum(gy * centered[c] * scale)
+            grad_bias[k * size + c] += np.sum(gy)
+        grad_variance = np.sum(grad_normalized * centered) * -0.5 * scale**3
+        grad_mean = -np.sum(grad_normalized) * scale - grad_variance * np.sum(2 * centered) / x.size
+        grad_input[n, own] = grad_normalized * scale + grad_variance * 2 * centered / x.size + grad_mean / x.size
+    return grad_input.astype(dtype), grad_weight.astype(dtype), grad_bias.astype(dtype)
+
+
+def _groups(input: Array, num_groups: int, eps: float) -> list[tuple[int, int]]:
+    """Return every sample with every group."""
+    channels = _channels(input)
+    if num_groups < 1 or channels % num_groups:
+        raise RuntimeError(f"num_groups must be positive and divide {channels} channels, got {num_groups}")
+    _check_training(input, eps)
+    return [(n, k) for n in range(np.shape(input)[0]) for k in range(num_groups)]
+
+
+def layer_norm(
+    input: Array, normalized_shape: tuple[int, ...], weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """Normalize the last dimensions of every sample to mean 0 and variance 1, then scale and shift each place.
+
+        mean = Σ_i x[i] / M
+        var  = Σ_i (x[i] - mean)² / M
+        y[i] = weight[i] · (x[i] - mean) / √(var + eps) + bias[i]
+
+    It is group normalization in one group, where every place of a sample is a channel of one position.
+
+    Args:
+        input: shape (*, *normalized_shape), real.
+        normalized_shape: the last sizes of the input, at least one.
+        weight: shape normalized_shape, or None for 1.
+        bias: shape normalized_shape, or None for 0.
+        eps: positive.
+
+    Returns:
+        The output, in the shape of the input, and the mean and the biased variance, of shape (*).
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        TypeError: an array is complex.
+        ValueError: a sample has no values, or `eps` is not positive.
+
+    Source: Ba, Kiros and Hinton, "Layer normalization", 2016. Equals `torch.nn.functional.layer_norm`.
+    """
+    rows, leading = _rows(input, normalized_shape)
+    y, mean, variance = group_norm(
+        rows, 1, _flat("weight", weight, normalized_shape), _flat("bias", bias, normalized_shape), eps
+    )
+    return y.reshape(np.shape(input)), mean.reshape(leading), variance.reshape(leading)
+
+
+def layer_norm_gradients(
+    input: Array, normalized_shape: tuple[int, ...], weight: Array | None, grad_output: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """Carry a gradient from the output of `layer_norm` to its input, weight and bias.
+
+    The formulas of `group_norm_gradients` for one group, where every place of a sample is a channel.
+
+    Args:
+        input: shape (*, *normalized_shape), real.
+        normalized_shape: the last sizes of the input, at least one.
+        weight: shape normalized_shape, or None for 1.
+        grad_output: the shape of the input.
+        eps: positive.
+
+    Returns:
+        The gradients of the input, the weight and the bias, in their shapes.
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        TypeError: an array is complex.
+        ValueError: a sample has no values, or `eps` is not positive.
+
+    Source: Ba, Kiros and Hinton, "Layer normalization", 2016.
+    """
+    rows, _ = _rows(input, normalized_shape)
+    require_shape("grad_output", grad_output, np.shape(input))
+    gx, gw, gb = group_norm_gradients(
+        rows, 1, _flat("weight", weight, normalized_shape), np.reshape(grad_output, np.shape(rows)), eps
+    )
+    return gx.reshape(np.shape(input)), gw.reshape(normalized_shape), gb.reshape(normalized_shape)
+
+
+def _rows(input: Array, normalized_shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """Return the input with one row per sample, and the sizes of the samples."""
+    require_real("input", input)
+    dims, shape = len(normalized_shape), np.shape(input)
+    if dims == 0 or dims > len(shape) or shape[-dims:] != tuple(normalized_shape):
+        raise RuntimeError(
+            f"normalized_shape must be the last sizes of an input of shape {shape}, got {normalized_shape}"
+        )
+    return np.reshape(input, (math.prod(shape[:-dims]), math.prod(normalized_shape))), shape[:-dims]
+
+
+def _flat(name: str, parameter: Array | None, normalized_shape: tuple[int, ...]) -> Array | None:
+    if parameter is None:
+        return None
+    require_shape(name, parameter, tuple(normalized_shape))
+    return np.reshape(parameter, -1)

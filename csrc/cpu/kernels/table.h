@@ -34,8 +34,9 @@ namespace torchbp {
   ENTRY(max_pool_float, MaxPoolKernels<float>)               \
   ENTRY(max_pool_double, MaxPoolKernels<double>)             \
   ENTRY(max_pool_bfloat16, MaxPoolKernels<BFloat16>)         \
-  ENTRY(channel_float, ChannelKernels<float>)                \
-  ENTRY(channel_double, ChannelKernels<double>)              \
+  ENTRY(normalization_float, NormalizationKernels<float>)    \
+  ENTRY(normalization_double, NormalizationKernels<double>)  \
+  ENTRY(normalization_bfloat16, NormalizationKernels<BFloat16>) \
   ENTRY(separable_float, SeparableKernels<float>)            \
   ENTRY(separable_double, SeparableKernels<double>)          \
   ENTRY(softmax_float, SoftmaxKernels<float>)                \

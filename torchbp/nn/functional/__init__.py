@@ -22,7 +22,7 @@ from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
-from torchbp.nn.functional.normalization import batch_norm
+from torchbp.nn.functional.normalization import batch_norm, group_norm, layer_norm
 from torchbp.nn.functional.padding import pad
 from torchbp.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -77,7 +77,9 @@ __all__ = [
     "fractional_max_pool3d",
     "gelu",
     "grid_sample",
+    "group_norm",
     "interpolate",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",

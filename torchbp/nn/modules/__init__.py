@@ -31,7 +31,7 @@ from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
 from torchbp.nn.modules.loss import CrossEntropyLoss, MSELoss, NLLLoss
-from torchbp.nn.modules.normalization import BatchNorm1d, BatchNorm2d
+from torchbp.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from torchbp.nn.modules.padding import (
     CircularPad1d,
     CircularPad2d,
@@ -85,6 +85,7 @@ __all__ = [
     "AvgPool3d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "Bilinear",
     "ChannelShuffle",
     "CircularPad1d",
@@ -105,9 +106,11 @@ __all__ = [
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
     "GELU",
+    "GroupNorm",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LayerNorm",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConv3d",

@@ -1,4 +1,4 @@
-"""Batch normalisation layers."""
+"""Batch, layer and group normalisation layers."""
 
 from __future__ import annotations
 
@@ -45,3 +45,27 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output."""
         return _forward(self, input)
+
+
+class BatchNorm3d(torch.nn.BatchNorm3d):
+    """Batch normalisation of (N, C, D, H, W); see :func:`torchbp.nn.functional.batch_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return _forward(self, input)
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """Layer normalisation of (*, *normalized_shape); see :func:`torchbp.nn.functional.layer_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """Group normalisation of (N, C, *); see :func:`torchbp.nn.functional.group_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output."""
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
