@@ -203,8 +203,8 @@ TORCHBP_INLINE void along(int64_t length, const WideStep& wide, const Step& sing
 }
 
 template <typename T>
-void apply(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<T> scale, Compute<T> shift, const Runs& runs,
-           T* out) {
+void apply(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<T> scale, Compute<T> shift,
+           const Runs& runs, T* out) {
   for (int64_t row = 0; row < runs.rows; ++row) {
     const int64_t at = row * runs.stride;
     const T *gradient = g + (g ? at : 0), *from = x + (x ? at : 0);
@@ -212,7 +212,10 @@ void apply(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<
     if (g && x)
       along<T>(
           runs.length,
-          [&](int64_t i) { store_values(to + i, load_values(gradient + i) * slope + ((load_values(from + i) - centre) * scale + shift)); },
+          [&](int64_t i) {
+            store_values(to + i,
+                         load_values(gradient + i) * slope + ((load_values(from + i) - centre) * scale + shift));
+          },
           [&](int64_t i) {
             set_value(&to[i], value_of(gradient[i]) * slope + ((value_of(from[i]) - centre) * scale + shift));
           });
@@ -361,8 +364,8 @@ struct ProductsPanel {
 };
 
 template <typename T>
-void column_products(const T* g, const T* x, const Compute<T>* centre, const Runs& runs, double* gradient, double* product,
-                     Compute<T>* workspace) {
+void column_products(const T* g, const T* x, const Compute<T>* centre, const Runs& runs, double* gradient,
+                     double* product, Compute<T>* workspace) {
   using A = Compute<T>;
   const int64_t columns = runs.length;
   A* __restrict__ a = workspace;
@@ -400,15 +403,18 @@ void column_apply(const T* g, const T* x, const Compute<T>* slope, const Compute
           runs.length,
           [&](int64_t i) {
             store_values(to + i, load_values(gradient + i) * load(slope + i) +
-                            ((load_values(from + i) - load(centre + i)) * load(scale + i) + load(shift + i)));
+                                     ((load_values(from + i) - load(centre + i)) * load(scale + i) + load(shift + i)));
           },
           [&](int64_t i) {
-            set_value(&to[i], value_of(gradient[i]) * slope[i] + ((value_of(from[i]) - centre[i]) * scale[i] + shift[i]));
+            set_value(&to[i],
+                      value_of(gradient[i]) * slope[i] + ((value_of(from[i]) - centre[i]) * scale[i] + shift[i]));
           });
     else if (x)
       along<T>(
           runs.length,
-          [&](int64_t i) { store_values(to + i, (load_values(from + i) - load(centre + i)) * load(scale + i) + load(shift + i)); },
+          [&](int64_t i) {
+            store_values(to + i, (load_values(from + i) - load(centre + i)) * load(scale + i) + load(shift + i));
+          },
           [&](int64_t i) { set_value(&to[i], (value_of(from[i]) - centre[i]) * scale[i] + shift[i]); });
     else
       along<T>(
@@ -426,7 +432,8 @@ TORCHBP_INLINE void map_row(const T* x, const Compute<T>* weight, const Compute<
   along<T>(
       length,
       [&](int64_t i) {
-        store_values(out + i, ((load_values(x + i) - map.centre) * map.scale + map.shift) * load(weight + i) + load(bias + i));
+        store_values(out + i,
+                     ((load_values(x + i) - map.centre) * map.scale + map.shift) * load(weight + i) + load(bias + i));
       },
       [&](int64_t i) {
         set_value(&out[i], ((value_of(x[i]) - map.centre) * map.scale + map.shift) * weight[i] + bias[i]);
@@ -434,8 +441,8 @@ TORCHBP_INLINE void map_row(const T* x, const Compute<T>* weight, const Compute<
 }
 
 template <typename T>
-void weighted_apply(const T* x, const Compute<T>* weight, const Compute<T>* bias, const RowMap<Compute<T>>& map, int64_t length,
-                    T* out) {
+void weighted_apply(const T* x, const Compute<T>* weight, const Compute<T>* bias, const RowMap<Compute<T>>& map,
+                    int64_t length, T* out) {
   map_row(x, weight, bias, map, length, out);
 }
 
@@ -504,11 +511,12 @@ TORCHBP_INLINE void map_gradient(const T* g, const T* x, const Compute<T>* weigh
   along<T>(
       length,
       [&](int64_t i) {
-        store_values(out + i, load_values(g + i) * (load(weight + i) * map.slope) + ((load_values(x + i) - map.centre) * map.scale + map.shift));
+        store_values(out + i, load_values(g + i) * (load(weight + i) * map.slope) +
+                                  ((load_values(x + i) - map.centre) * map.scale + map.shift));
       },
       [&](int64_t i) {
-        out[i] =
-            narrow<T>(value_of(g[i]) * (weight[i] * map.slope) + ((value_of(x[i]) - map.centre) * map.scale + map.shift));
+        set_value(&out[i],
+                  value_of(g[i]) * (weight[i] * map.slope) + ((value_of(x[i]) - map.centre) * map.scale + map.shift));
       });
 }
 
@@ -578,9 +586,9 @@ void weighted_gradients(const T* g, const T* x, const Compute<T>* weight, const 
 }
 
 template <typename T>
-void weighted_backward(const T* g, const T* x, const Compute<T>* weight, const Compute<T>* mean, const Compute<T>* variance,
-                       double eps, int64_t groups, const Runs& runs, T* out, double* grad_weight, double* grad_bias,
-                       Compute<T>* workspace) {
+void weighted_backward(const T* g, const T* x, const Compute<T>* weight, const Compute<T>* mean,
+                       const Compute<T>* variance, double eps, int64_t groups, const Runs& runs, T* out,
+                       double* grad_weight, double* grad_bias, Compute<T>* workspace) {
   using A = Compute<T>;
   const int64_t length = runs.length;
   const int64_t most = smaller(kRows, larger(8, kBlock / larger(1, length)));
