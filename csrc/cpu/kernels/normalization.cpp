@@ -9,7 +9,7 @@ namespace TORCHBP_ISA {
 namespace {
 
 // Elements added in the type of arithmetic before the sum goes to double: of a run, over all lanes, and of a column.
-constexpr int64_t kRun = 4096;
+constexpr int64_t kRun = 64 * TORCHBP_VECTOR_BYTES;  // 64 per lane of four float accumulators
 constexpr int64_t kRows = 64;
 // Elements of one operand that a block of weighted rows may have, so that its columns are summed from the cache.
 constexpr int64_t kBlock = 8192;
