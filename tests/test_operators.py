@@ -57,6 +57,7 @@ def samples() -> dict[str, list[tuple]]:
             window = (twos, twos, ones, ones)
             pooled, winner = O.max_pool(x, *window, True)
             calls["max_pool"].append((x, *window, True))
+            calls["max_pool_values"].append((x, *window, True))
             calls["max_pool_scatter"].append((draw(*pooled.shape, seed=9), winner, size, *window))
             calls["max_pool_gather"].append((x, winner, *window))
             windows = ops.pooling.adaptive_windows(size, [3] * n, x.device)
@@ -215,6 +216,7 @@ COMPOSITES = {
     "convolution_input": "_composite_input",
     "convolution_weight": "_composite_weight",
     "max_pool": "_composite_max",
+    "max_pool_values": "_composite_values",
     "max_pool_scatter": "_composite_scatter",
     "max_pool_gather": "_composite_gather",
     "irregular_max_pool": "_composite_irregular",
@@ -363,6 +365,7 @@ def test_pools_equal_loops(shape: tuple, content: str, last: bool, dtype: torch.
     if last and len(spatial) > 1:
         xs = xs.contiguous(memory_format=FORMATS[len(spatial)])
     actual, taps = ops.pooling.max_pool(xs, *window, ceil_mode)
+    torch.testing.assert_close(ops.pooling.max_pool_values(xs, *window, ceil_mode), actual, equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(actual.double(), torch.from_numpy(y), equal_nan=True, rtol=0, atol=0)
     assert torch.equal(taps.long(), torch.from_numpy(winner).long())
     assert taps.dtype == torch.uint8

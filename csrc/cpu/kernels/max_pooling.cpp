@@ -317,12 +317,11 @@ void pool_wide(const PoolProblem& p, const S* plane, int64_t od, int64_t oh, S* 
   }
 }
 
-// Input rows [first, last) that the windows of an output row span.
+// Input rows [first, last) among which are those of an output row's windows; the first never decreases.
 TORCHBP_INLINE Range spanned(const PoolProblem& p, int64_t oh) {
   const Range taps = inside_taps(p, 1, oh);
-  const int64_t start = oh * p.stride[1] - p.padding[1];
-  if (taps.first >= taps.last) return {0, 0};
-  return {start + taps.first * p.dilation[1], start + (taps.last - 1) * p.dilation[1] + 1};
+  const int64_t start = oh * p.stride[1] - p.padding[1], first = larger(start, 0);
+  return {first, taps.first < taps.last ? start + (taps.last - 1) * p.dilation[1] + 1 : first};
 }
 
 // The rows of outputs of one band, chunk by chunk along the width.
