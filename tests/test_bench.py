@@ -87,7 +87,8 @@ def test_every_layer_is_right_and_measured(case):
     expected = {"torch", "torchbp"}
     if len(case.shape) >= 4:
         expected |= {"torch channels_last", "torchbp channels_last"}
-    assert all(set(timings) == expected for timings in found.timings.values())
+    for figure, timings in found.timings.items():
+        assert set(timings) == {peer for peer in expected if peers.survives(case, peer, figure)}
     assert set(found.saved_bytes) == {"torch", "torchbp"}
 
 

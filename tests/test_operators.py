@@ -365,7 +365,9 @@ def test_pools_equal_loops(shape: tuple, content: str, last: bool, dtype: torch.
     if last and len(spatial) > 1:
         xs = xs.contiguous(memory_format=FORMATS[len(spatial)])
     actual, taps = ops.pooling.max_pool(xs, *window, ceil_mode)
-    torch.testing.assert_close(ops.pooling.max_pool_values(xs, *window, ceil_mode), actual, equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(
+        ops.pooling.max_pool_values(xs, *window, ceil_mode), actual, equal_nan=True, rtol=0, atol=0
+    )
     torch.testing.assert_close(actual.double(), torch.from_numpy(y), equal_nan=True, rtol=0, atol=0)
     assert torch.equal(taps.long(), torch.from_numpy(winner).long())
     assert taps.dtype == torch.uint8
@@ -584,6 +586,8 @@ def test_pointwise_kernels_do_not_depend_on_threads() -> None:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
 # Both sides of every choice that the kernels make by size: planes and columns, rows side by side, chunks, pieces.
 CHANNEL_SHAPES = [
     *((5, 3), (300, 70), (2000, 7), (5, 4, 9), (3, 5, 33, 37), (1, 3, 200, 180), (20, 3, 64, 64), (17, 40, 14, 14)),

@@ -657,8 +657,8 @@ std::vector<A> per_element(const Values<A>& values, const Groups& shape) {
 
 // Rows with a weight per element.
 template <typename T>
-void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight, const Compute<T>* bias, double eps, T* out,
-                      Compute<T>* mean, Compute<T>* variance) {
+void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight, const Compute<T>* bias, double eps,
+                      T* out, Compute<T>* mean, Compute<T>* variance) {
   using A = Compute<T>;
   const NormalizationKernels<T>& kernel = normalization_kernels<T>();
   const int64_t length = shape.length(), row = shape.count * length;
@@ -819,8 +819,9 @@ struct GroupGradient {
 };
 
 template <typename T>
-void plane_backward(const Groups& shape, const T* g, const T* x, const Values<Compute<T>>& weight, const Compute<T>* mean,
-                    const Compute<T>* variance, double eps, T* out, double* grad_weight, double* grad_bias) {
+void plane_backward(const Groups& shape, const T* g, const T* x, const Values<Compute<T>>& weight,
+                    const Compute<T>* mean, const Compute<T>* variance, double eps, T* out, double* grad_weight,
+                    double* grad_bias) {
   using A = Compute<T>;
   const NormalizationKernels<T>& kernel = normalization_kernels<T>();
   const int64_t length = shape.length(), sets = shape.samples * shape.count;
@@ -934,8 +935,9 @@ void last_forward(const Groups& shape, const T* x, const Values<Compute<T>>& wei
 }
 
 template <typename T>
-void last_backward(const Groups& shape, const T* g, const T* x, const Values<Compute<T>>& weight, const Compute<T>* mean,
-                   const Compute<T>* variance, double eps, T* out, double* grad_weight, double* grad_bias) {
+void last_backward(const Groups& shape, const T* g, const T* x, const Values<Compute<T>>& weight,
+                   const Compute<T>* mean, const Compute<T>* variance, double eps, T* out, double* grad_weight,
+                   double* grad_bias) {
   using A = Compute<T>;
   const NormalizationKernels<T>& kernel = normalization_kernels<T>();
   const int64_t columns = shape.vectors, sample = columns * shape.inner;

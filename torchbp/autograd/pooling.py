@@ -186,8 +186,10 @@ def adaptive_max_pool(x: Tensor, output_size: Sequence[int], return_indices: boo
     if all(n > 0 and i % n == 0 for i, n in zip(sizes, output_size, strict=True)):  # windows side by side
         kernel = tuple(i // n for i, n in zip(sizes, output_size, strict=True))
         zeros, ones = (0,) * len(kernel), (1,) * len(kernel)
-        y, winner = max_pool(x, kernel, kernel, zeros, ones, False)
-        return y, ops.pooling.winner_indices(winner, sizes, kernel, kernel, zeros, ones) if return_indices else None
+        y, winner = max_pool(x, kernel, kernel, zeros, ones, False, return_indices)
+        if not return_indices or winner is None:
+            return y, None
+        return y, ops.pooling.winner_indices(winner, sizes, kernel, kernel, zeros, ones)
     # A window that starts or ends between two inputs meets up to two more than the rounded-down quotient.
     kernel = tuple(min(i, i // max(n, 1) + 2) for i, n in zip(sizes, output_size, strict=True))
     return _region_max_pool(x, Regions(sizes, tuple(output_size), kernel), None, return_indices)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from torchbp.bench import check, floor, timing
-from torchbp.bench.peers import BUILTIN, STEP, TORCHBP, Data, Peer, Side, draw, figures_of, is_ours, peers_of
+from torchbp.bench.peers import BUILTIN, STEP, TORCHBP, Data, Peer, Side, draw, figures_of, is_ours, peers_of, survives
 from torchbp.bench.results import FAILED, OK, WRONG, CaseResult
 from torchbp.bench.suite import Case
 from torchbp.testing import saved_bytes
@@ -38,7 +38,7 @@ def measure(case: Case, setting: Setting, peaks: floor.Peaks) -> CaseResult:
     result.saved_bytes = {name: _saved(side) for name, side in sides.items() if name in ("torch", "torchbp")}
     result.floors = floor.floors(case, data, peaks)
     for figure in figures_of(case, data):
-        calls = {name: side.call(figure) for name, side in sides.items()}
+        calls = {name: side.call(figure) for name, side in sides.items() if survives(case, name, figure)}
         result.timings[figure] = timing.in_turn(calls, setting.rounds)
     return result
 

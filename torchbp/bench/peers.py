@@ -65,6 +65,15 @@ def figures_of(case: Case, data: Data) -> list[str]:
     return [figure for figure in FIGURES if figure != WEIGHT_GRADIENT or data.has_weights]
 
 
+def survives(case: Case, peer: str, figure: str) -> bool:
+    """Tell whether the process outlives the figure.
+
+    PyTorch's channels-last group norm writes the gradient of its input even where only the weight's is asked for, to
+    a tensor that is not there.
+    """
+    return not (case.layer == "GroupNorm" and peer == "torch channels_last" and figure == WEIGHT_GRADIENT)
+
+
 @dataclass(frozen=True)
 class Data:
     """What every peer of a case starts from: input, targets, weights and the gradient that arrives at the output."""
