@@ -63,6 +63,29 @@ def as_int(op: str, name: str, value: Any, wanted: str = "an int") -> int:
     return value
 
 
+def remembers_plain(parse: Callable[..., R]) -> Callable[..., R]:
+    """Remember what ``parse(op, dimensions, **given)`` makes of ints and tuples of ints, which most calls give.
+
+    Results are shared between calls: nobody may change them.
+    """
+    remembered = functools.lru_cache(maxsize=1024)(parse)
+
+    @functools.wraps(parse)
+    def parsed(op: str, dimensions: int, /, **given: Any) -> R:
+        if torch.compiler.is_compiling() or not all([_is_plain(value) for value in given.values()]):
+            return parse(op, dimensions, **given)
+        return remembered(op, dimensions, **given)
+
+    return parsed
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether equal values of this type mean the same: True equals 1, but is no size."""
+    kind = type(value)
+    return kind is int or value is None or (kind is tuple and all([type(v) is int for v in value]))
+
+
+@remembers_plain
 def as_tuples(op: str, dimensions: int, /, **given: Any) -> tuple[tuple[int, ...], ...]:
     """Return one int per spatial dimension for each of the given, an int or a sequence of one or ``dimensions`` ints.
 

@@ -22,11 +22,13 @@ from torchbp.nn.functional._arguments import (
     check_flag,
     check_not_empty,
     check_tensors,
+    remembers_plain,
     with_batch,
 )
 from torchbp.ops.registry import memory_format_of
 
 
+@remembers_plain
 def _window(op: str, dimensions: int, **lists: Any) -> dict[str, tuple[int, ...]]:
     """Return each list with one int per dimension; a stride that is None or empty is the kernel's size."""
     if lists["stride"] is None or (isinstance(lists["stride"], list | tuple) and not lists["stride"]):
