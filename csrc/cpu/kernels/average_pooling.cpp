@@ -36,6 +36,11 @@ TORCHBP_INLINE Compute<S> total(const S* from, int64_t count) {
   return sum;
 }
 
+template <typename T>
+TORCHBP_INLINE bool side_by_side(const AverageProblem<T>& p) {
+  return small_planes<T>(p, 2, 48 << 10);
+}
+
 // Planes that are averaged side by side, as one image with the planes as its channels.
 template <typename T>
 TORCHBP_INLINE AverageProblem<T> image_of(const AverageProblem<T>& p) {

@@ -412,6 +412,12 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
   }
 }
 
+// Whether planes are pooled side by side: comparing is dear enough that it pays up to the second-level cache.
+template <typename T>
+TORCHBP_INLINE bool side_by_side(const PoolProblem& p) {
+  return small_planes<T>(p, 4, 192 << 10);
+}
+
 // The image that a few planes make.
 template <typename T>
 TORCHBP_INLINE PoolProblem image_of(const PoolProblem& p) {
@@ -786,11 +792,16 @@ void gather_pixels(const PoolProblem& p, const Band& band, const S* gradient, co
   }
 }
 
+template <typename T>
+TORCHBP_INLINE bool gathers_side_by_side(const PoolProblem& p) {
+  return small_planes<T>(p, 2, 112 << 10);
+}
+
 template <typename S>
 int64_t backward_workspace(const PoolProblem& p) {
   typedef Compute<S> T;
   if (!gathers<T>(p)) return 0;
-  if (!side_by_side<T>(p)) return p.inner > 1 ? 0 : lines_workspace<T>(p);
+  if (!gathers_side_by_side<T>(p)) return p.inner > 1 ? 0 : lines_workspace<T>(p);
   const int64_t elements = image_size<T>(volume(p.input)) + 2 * image_size<T>(volume(p.output));
   return elements * static_cast<int64_t>(sizeof(T));
 }
@@ -831,7 +842,7 @@ void gather_image(const PoolProblem& p, const S* gradient, const W* winner, S* g
 template <typename S, typename W>
 void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end,
                   void* workspace) {
-  if (side_by_side<Compute<S>>(p)) return gather_image(p, gradient, winner, grad_input, begin, end, workspace);
+  if (gathers_side_by_side<Compute<S>>(p)) return gather_image(p, gradient, winner, grad_input, begin, end, workspace);
   const Band last = band_of(p.outer, p.input, end - 1);
   const S* room = grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
   const Lines lines = lines_of<Compute<S>>(p);
@@ -913,7 +924,7 @@ template <typename S>
 int64_t backward_tasks(const PoolProblem& p) {
   typedef Compute<S> T;
   if (!gathers<T>(p)) return slice_tasks(p);
-  return side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, p.input);
+  return gathers_side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, p.input);
 }
 
 template <typename S>

@@ -74,12 +74,11 @@ void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) 
 // Small planes of a contiguous tensor leave vectors along the width half empty. As many planes as a vector has lanes
 // are turned into one image with the planes as its channels instead.
 
-// Whether planes are so small.
+// Whether planes are so small: their rows narrower than `vectors`, and a vector's lanes of them within `bytes`.
 template <typename T, typename Problem>
-TORCHBP_INLINE bool side_by_side(const Problem& p) {
-  constexpr int64_t bytes = 48 << 10;
+TORCHBP_INLINE bool small_planes(const Problem& p, int64_t vectors, int64_t bytes) {
   const int64_t elements = volume(p.input) + 2 * volume(p.output);
-  return p.inner == 1 && p.outer > 1 && smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T> &&
+  return p.inner == 1 && p.outer > 1 && smaller(p.input[2], p.output[2] * 2) < vectors * kLanes<T> &&
          elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
 }
 
