@@ -598,6 +598,8 @@ CHANNEL_SHAPES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", CHANNEL_SHAPES, ids=str)
 def test_normalisation_equals_the_formula_in_double(shape: tuple, dtype: torch.dtype) -> None:
+    if not torchbp.kernels_loaded():
+        pytest.skip("without the extension the formula would be compared with itself")
     wide, tolerance = ops.normalization.statistics_dtype(dtype), {torch.float32: 2e-6, torch.bfloat16: 5e-3}
     w, b, mean, variance = (draw(shape[1], dtype=wide, seed=i) for i in range(4))
     x = draw(*shape, dtype=dtype)

@@ -13,7 +13,7 @@ def _fake(input, mask, scale):
 
 
 def _composite(input, mask, scale):
-    return torch.empty_like(input).copy_(input * (mask * scale).to(input.dtype))
+    return torch.empty_like(input).copy_(input * (mask.to(input.dtype) * scale))
 
 
 _masked_scale = register("masked_scale", fake=_fake, composite=_composite, flops=flops_none)

@@ -45,7 +45,8 @@ def _composite(input, weight, bias, eps):
     if input.numel() == 0:
         return _dense(input), _vector(input).zero_(), _vector(input).zero_()
     x = input.to(statistics_dtype(input.dtype))
-    variance, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0, keepdim=True)
+    mean = x.mean([d for d in range(x.dim()) if d != 1], keepdim=True)  # that of var_mean is NaN where it is infinite
+    variance = torch.var(x, [d for d in range(x.dim()) if d != 1], correction=0, keepdim=True)
     y = (x - mean) * torch.rsqrt(variance + eps)
     if weight is not None:
         y = y * _wide(weight, y)
@@ -134,7 +135,8 @@ def _group_composite(input, sizes, weight, bias, eps):
         statistics = _of_groups(input, samples, groups).zero_()
         return _group_dense(input, sizes), statistics, statistics.clone()
     x = input.reshape(sizes).to(statistics_dtype(input.dtype))
-    variance, mean = torch.var_mean(x, [2, 3], correction=0, keepdim=True)
+    mean = x.mean([2, 3], keepdim=True)  # that of var_mean is NaN where it is infinite
+    variance = torch.var(x, [2, 3], correction=0, keepdim=True)
     y = (x - mean) * torch.rsqrt(variance + eps)
     if weight is not None:
         y = y * weight.to(y.dtype).view(1, groups, channels, 1)
