@@ -23,7 +23,7 @@ def facts() -> dict[str, str]:
         "caches": _caches() or "unknown",
         "instruction set of PyTorch": torch.backends.cpu.get_cpu_capability(),
         "instruction set of torchbp": kernels["instruction_set"] if kernels["loaded"] else "kernels not loaded",
-        "platform": platform.platform(),
+        "platform": " ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver()))),
         "torch": torch.__version__,
         "torchbp": torchbp.__version__,
         "python": platform.python_version(),
