@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as builtin
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from parity import arranged, channel_counts, largest_of, layouts, near, normal, parity, seeds, sizes, slack, times, wide
 from torch import Tensor
 
 from torchbp.nn import functional as F
+
+# The last two values are a group whose gradient is right to 3e-13 of 0.35, the built-in's in float64 to 8e-13.
+NEARLY_EQUAL = normal((2, 4), 2) * 2 + 1
+
+
+def condition_of(groups: Tensor, eps: float) -> float:
+    """Return how much larger a unit of rounding of a value is in deviations of its group, a row."""
+    deviations = torch.var(groups.double(), 1, correction=0).add(eps).sqrt()
+    return max(1.0, float((groups.abs().amax(1) / deviations).max()))
 
 
 @st.composite
@@ -55,9 +64,9 @@ def test_batch_norm(arguments: dict[str, Any]) -> None:
         return call
 
     x, w, b = arguments["tensors"]
-    parity(
-        of("mine", F.batch_norm), of("theirs", builtin.batch_norm), x, w, b, terms=8 * x.numel(), seed=arguments["seed"]
-    )
+    condition = condition_of(x.movedim(1, 0).flatten(1), options["eps"])
+    functions = of("mine", F.batch_norm), of("theirs", builtin.batch_norm)
+    parity(*functions, x, w, b, terms=8 * x.numel(), seed=arguments["seed"], condition=condition)
     if statistics:
         of("theirs", builtin.batch_norm)(*wide((x, w, b)))
         of("mine", F.batch_norm)(x, w, b)
@@ -86,7 +95,9 @@ def test_layer_norm(arguments: dict[str, Any]) -> None:
     def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda x, w, b: function(x, arguments["shape"], w, b, arguments["eps"])
 
-    parity(of(F.layer_norm), of(builtin.layer_norm), x, w, b, terms=8 * x.numel(), seed=arguments["seed"])
+    functions = of(F.layer_norm), of(builtin.layer_norm)
+    condition = condition_of(x.reshape(-1, math.prod(arguments["shape"])), arguments["eps"])
+    parity(*functions, x, w, b, terms=8 * x.numel(), seed=arguments["seed"], condition=condition)
 
 
 @st.composite
@@ -102,6 +113,7 @@ def group_norm_arguments(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(group_norm_arguments())
+@example({"tensors": (NEARLY_EQUAL, None, None), "groups": 2, "eps": 1e-5, "seed": 2})
 @times(3)
 def test_group_norm(arguments: dict[str, Any]) -> None:
     x, w, b = arguments["tensors"]
@@ -109,7 +121,9 @@ def test_group_norm(arguments: dict[str, Any]) -> None:
     def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda x, w, b: function(x, arguments["groups"], w, b, arguments["eps"])
 
-    parity(of(F.group_norm), of(builtin.group_norm), x, w, b, terms=8 * x.numel(), seed=arguments["seed"])
+    functions = of(F.group_norm), of(builtin.group_norm)
+    condition = condition_of(x.reshape(len(x) * arguments["groups"], -1), arguments["eps"])
+    parity(*functions, x, w, b, terms=8 * x.numel(), seed=arguments["seed"], condition=condition)
 
 
 def test_one_value_is_the_bias() -> None:
