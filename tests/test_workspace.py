@@ -117,7 +117,8 @@ def test_a_forked_child_has_its_own_only():
         "mine = allocator.workspace_bytes()\n"
         "def other():\n"
         "    convolve(), entered.set(), leave.wait()\n"
-        "threading.Thread(target=other, daemon=True).start()\n"
+        "thread = threading.Thread(target=other, daemon=True)\n"
+        "thread.start()\n"
         "entered.wait()\n"
         "assert allocator.workspace_bytes() > mine\n"
         "child = os.fork()\n"
@@ -127,7 +128,7 @@ def test_a_forked_child_has_its_own_only():
         "    os._exit(0 if right and allocator.workspace_bytes() == 0 else 1)\n"
         "assert os.waitpid(child, 0)[1] == 0\n"
         "assert allocator.workspace_bytes() > mine\n"
-        "leave.set()\n"
+        "leave.set(), thread.join()\n"
     )
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
