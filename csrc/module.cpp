@@ -34,7 +34,7 @@ bool openmp() {
 // Each task leaves zeros behind.
 std::vector<pybind11::bytes> workspace_contents(int64_t bytes, int64_t tasks) {
   std::vector<std::string> found(static_cast<size_t>(tasks));
-  torchbp::run_tasks<char>(tasks, bytes, {}, [&](int64_t task, char* workspace) {
+  torchbp::run_tasks<char>(tasks, bytes, [&](int64_t task, char* workspace) {
     found[static_cast<size_t>(task)].assign(workspace, static_cast<size_t>(bytes));
     std::fill_n(workspace, bytes, '\0');
   });

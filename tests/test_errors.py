@@ -1428,17 +1428,24 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
     add("batch_norm bias (2, 1)", lambda: K.batch_norm(IMAGE, None, t(2, 1), 1e-5))
     add(
         "batch_norm_gradients shapes",
-        lambda: K.batch_norm_gradients(t(1, 2, 6, 5), IMAGE, None, t(2), t(2).abs(), 1e-5),
+        lambda: K.batch_norm_gradients(t(1, 2, 6, 5), IMAGE, None, t(2), t(2).abs(), 1e-5, True),
     )
-    add("batch_norm_gradients mean (3,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, None, t(3), t(2).abs(), 1e-5))
     add(
-        "batch_norm_gradients variance (1,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, None, t(2), t(1).abs(), 1e-5)
+        "batch_norm_gradients mean (3,)",
+        lambda: K.batch_norm_gradients(IMAGE, IMAGE, None, t(3), t(2).abs(), 1e-5, True),
+    )
+    add(
+        "batch_norm_gradients variance (1,)",
+        lambda: K.batch_norm_gradients(IMAGE, IMAGE, None, t(2), t(1).abs(), 1e-5, True),
     )
     add(
         "batch_norm_gradients float32",
-        lambda: K.batch_norm_gradients(IMAGE.float(), IMAGE, None, t(2), t(2).abs(), 1e-5),
+        lambda: K.batch_norm_gradients(IMAGE.float(), IMAGE, None, t(2), t(2).abs(), 1e-5, True),
     )
-    add("batch_norm_gradients weight (3,)", lambda: K.batch_norm_gradients(IMAGE, IMAGE, t(3), t(2), t(2).abs(), 1e-5))
+    add(
+        "batch_norm_gradients weight (3,)",
+        lambda: K.batch_norm_gradients(IMAGE, IMAGE, t(3), t(2), t(2).abs(), 1e-5, True),
+    )
     add("channel_affine mean (3,)", lambda: K.channel_affine(IMAGE, None, None, t(3), t(2).abs(), 1e-5))
     add(
         "channel_affine_gradients input float32",
@@ -1454,11 +1461,13 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
     )
     add(
         "group_norm_gradients mean (1, 1)",
-        lambda: K.group_norm_gradients(IMAGE, IMAGE, [1, 2, 1, n], None, t(1, 1), t(1, 2).abs(), 1e-5),
+        lambda: K.group_norm_gradients(IMAGE, IMAGE, [1, 2, 1, n], None, t(1, 1), t(1, 2).abs(), 1e-5, True, True),
     )
     add(
         "group_norm_gradients shapes",
-        lambda: K.group_norm_gradients(IMAGE[..., :-1], IMAGE, [1, 2, 1, n], None, t(1, 2), t(1, 2).abs(), 1e-5),
+        lambda: K.group_norm_gradients(
+            IMAGE[..., :-1], IMAGE, [1, 2, 1, n], None, t(1, 2), t(1, 2).abs(), 1e-5, True, True
+        ),
     )
     return rows
 

@@ -82,7 +82,8 @@ def samples() -> dict[str, list[tuple]]:
             calls["adaptive_average_pool_adjoint"].append((draw(2, 4, *[3] * n), size))
             y, mean, variance = O.batch_norm(x, draw(4), draw(4), 1e-5)
             calls["batch_norm"].append((x, draw(4), draw(4), 1e-5))
-            calls["batch_norm_gradients"].append((draw(*y.shape, seed=9), x, None, mean, variance, 1e-5))
+            for wanted in (True, False):
+                calls["batch_norm_gradients"].append((draw(*y.shape, seed=9), x, None, mean, variance, 1e-5, wanted))
             statistics = (draw(4), draw(4).abs())
             calls["channel_affine"].append((x, draw(4), draw(4), *statistics, 1e-5))
             for given, wanted in ((x, True), (x, False), (None, True)):
@@ -93,7 +94,10 @@ def samples() -> dict[str, list[tuple]]:
                 read = [2, groups, 4 // groups, x.numel() // 8]
                 y, mean, variance = O.group_norm(x, read, draw(4), draw(4), 1e-5)
                 calls["group_norm"].append((x, read, draw(4), draw(4), 1e-5))
-                calls["group_norm_gradients"].append((draw(*y.shape, seed=9), x, read, draw(4), mean, variance, 1e-5))
+                for wanted in ((True, True), (True, False), (False, True)):
+                    calls["group_norm_gradients"].append(
+                        (draw(*y.shape, seed=9), x, read, draw(4), mean, variance, 1e-5, *wanted)
+                    )
             for mode in ("reflect", "replicate", "circular"):
                 padded = O.pad(x, [1, 2, -1, 3, 0, 1][: 2 * n], mode)
                 g = laid(draw(*padded.shape, seed=9), layout)
@@ -419,7 +423,7 @@ def test_batch_norm_equals_loops(shape: tuple, last: bool, dtype: torch.dtype) -
     results = ops.normalization.batch_norm(xs, ws, bs, 1e-5)
     for actual, expected in zip(results, (y, mean, variance), strict=True):
         assert relative(actual, torch.from_numpy(expected)) < tolerance
-    results = ops.normalization.batch_norm_gradients(gs, xs, ws, results[1], results[2], 1e-5)
+    results = ops.normalization.batch_norm_gradients(gs, xs, ws, results[1], results[2], 1e-5, True)
     for actual, expected in zip(results, gradients, strict=True):
         assert relative(actual, torch.from_numpy(expected)) < tolerance
 
@@ -608,7 +612,10 @@ def test_normalisation_equals_the_formula_in_double(shape: tuple, dtype: torch.d
         statistics = ops.normalization._composite(xs.double(), None, None, 1e-5)[1:]
         calls = [
             ("batch_norm", (xs, w, b, 1e-5)),
-            ("batch_norm_gradients", (gs, xs, w, *(s.to(wide) for s in statistics), 1e-5)),
+            *(
+                ("batch_norm_gradients", (gs, xs, w, *(s.to(wide) for s in statistics), 1e-5, wanted))
+                for wanted in (True, False)
+            ),
             ("channel_affine", (xs, w, b, mean, variance.abs(), 1e-5)),
             ("channel_affine_gradients", (gs, xs, w, mean, variance.abs(), 1e-5, True)),
         ]
@@ -617,7 +624,9 @@ def test_normalisation_equals_the_formula_in_double(shape: tuple, dtype: torch.d
             if read[2] * read[3] > 1:
                 statistics = ops.normalization._group_composite(xs.double(), read, None, None, 1e-5)[1:]
                 calls.append(("group_norm", (xs, read, w, b, 1e-5)))
-                calls.append(("group_norm_gradients", (gs, xs, read, w, *(s.to(wide) for s in statistics), 1e-5)))
+                for wanted in ((True, True), (True, False), (False, True)):
+                    statistics = [s.to(wide) for s in statistics]
+                    calls.append(("group_norm_gradients", (gs, xs, read, w, *statistics, 1e-5, *wanted)))
         for name, call in calls:
             widened = [t.double() if isinstance(t, torch.Tensor) else t for t in call]
             expected = getattr(ops.normalization, COMPOSITES[name])(*widened)
@@ -657,16 +666,18 @@ def test_normalisation_does_not_depend_on_threads(threads: int) -> None:
         for layout in ("contiguous", "channels-last") if len(shape) > 3 else ("contiguous",):
             x, g = laid(draw(*shape).float(), layout), laid(draw(*shape, seed=1).float(), layout)
             calls.append((O.batch_norm, (x, w, w, 1e-5)))
-            calls.append((O.batch_norm_gradients, (g, x, w, mean, w.abs(), 1e-5)))
+            calls.append((O.batch_norm_gradients, (g, x, w, mean, w.abs(), 1e-5, True)))
             calls.append((O.channel_affine_gradients, (g, x, w, mean, w.abs(), 1e-5, True)))
             read = (shape[0], 1, shape[1], x[0, 0].numel())
             calls.append((O.group_norm, (x, read, w, w, 1e-5)))
-            calls.append((O.group_norm_gradients, (g, x, read, w, *(2 * [draw(shape[0], 1).float().abs()]), 1e-5)))
+            calls.append(
+                (O.group_norm_gradients, (g, x, read, w, *(2 * [draw(shape[0], 1).float().abs()]), 1e-5, True, True))
+            )
     for shape in ((700, 90), (6, 9000), (3, 70000)):
         x, g, w = (draw(*shape[i:], seed=i).float() for i in (0, 0, 1))
         read, statistic = (shape[0], 1, shape[1], 1), draw(shape[0], 1).float().abs()
         calls.append((O.group_norm, (x, read, w, w, 1e-5)))
-        calls.append((O.group_norm_gradients, (g, x, read, w, statistic, statistic, 1e-5)))
+        calls.append((O.group_norm_gradients, (g, x, read, w, statistic, statistic, 1e-5, True, True)))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -80,18 +80,31 @@ inline bool computes_in_float(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
 }
 
+// A workspace of so many elements.
+template <typename T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t elements) : workspace_(bytes(elements)) {}
+  T* data() const { return static_cast<T*>(workspace_.data()); }
+  void renew() const { workspace_.renew(); }
+
+ private:
+  static size_t bytes(int64_t elements) {
+    TORCH_CHECK(static_cast<size_t>(elements) <= std::numeric_limits<size_t>::max() / 2 / sizeof(T),
+                "a kernel's workspace is too large: ", elements, " elements");
+    return static_cast<size_t>(elements) * sizeof(T);
+  }
+  const Workspace workspace_;
+};
+
 // Runs task(index, workspace) for every index below `tasks`, each thread with a workspace of its own.
 template <typename T, typename Task>
-void run_tasks(int64_t tasks, int64_t workspace_elements, const at::TensorOptions&, const Task& task) {
-  const auto elements = static_cast<size_t>(workspace_elements);
-  TORCH_CHECK(elements <= std::numeric_limits<size_t>::max() / 2 / sizeof(T),
-              "a kernel's workspace is too large: ", workspace_elements, " elements");
-  const bool poisoned = fills_uninitialized_memory();
+void run_tasks(int64_t tasks, int64_t workspace_elements, const Task& task) {
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    const Workspace workspace(elements * sizeof(T));
+    const Scratch<T> workspace(workspace_elements);
     for (int64_t i = begin; i < end; ++i) {
-      if (poisoned) workspace.poison();
-      task(i, static_cast<T*>(workspace.data()));
+      if (i > begin) workspace.renew();
+      task(i, workspace.data());
     }
   });
 }
@@ -102,10 +115,8 @@ template <typename Body>
 void run_ranges(int64_t tasks, int64_t elements, int64_t workspace_bytes, const Body& body) {
   constexpr int64_t kWorth = 16384;  // elements that are worth waking another thread
   const int64_t per_task = std::max<int64_t>(1, elements / std::max<int64_t>(1, tasks));
-  const bool poisoned = fills_uninitialized_memory();
   at::parallel_for(0, tasks, std::max<int64_t>(1, kWorth / per_task), [&](int64_t begin, int64_t end) {
-    const Workspace workspace(static_cast<size_t>(workspace_bytes));
-    if (poisoned) workspace.poison();
+    const Scratch<char> workspace(workspace_bytes);
     body(begin, end, workspace.data());
   });
 }

@@ -141,9 +141,9 @@ void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor
     for (int64_t group = begin; group < end; ++group)
       kernel.pack_weight(problem, weights, packed_data + group * group_size, group);
   });
-  run_tasks<T>(
-      kernel.gather_tasks(problem), kernel.gather_workspace(problem), source.options(),
-      [&](int64_t task, T* workspace) { kernel.gather(problem, from, packed_data, bias, target, workspace, task); });
+  run_tasks<T>(kernel.gather_tasks(problem), kernel.gather_workspace(problem), [&](int64_t task, T* workspace) {
+    kernel.gather(problem, from, packed_data, bias, target, workspace, task);
+  });
 }
 
 DepthwiseProblem one_phase(const GatherProblem& problem, const int64_t* residue) {
@@ -164,12 +164,11 @@ constexpr int64_t kThreadProducts = 1 << 18;
 
 // Runs tasks(first, last, workspace), each thread with a workspace of its own and enough to do.
 template <typename T, typename Tasks>
-void run_ranges(int64_t count, int64_t products, int64_t workspace_elements, const at::TensorOptions& options,
-                const Tasks& tasks) {
+void run_ranges(int64_t count, int64_t products, int64_t workspace_elements, const Tasks& tasks) {
   const int64_t grain = std::max<int64_t>(1, kThreadProducts / std::max<int64_t>(1, products));
   at::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
-    const Tensor workspace = at::empty({workspace_elements}, options.memory_format(std::nullopt));
-    tasks(first, last, workspace.data_ptr<T>());
+    const Scratch<T> workspace(workspace_elements);
+    tasks(first, last, workspace.data());
   });
 }
 
@@ -189,7 +188,7 @@ void run_depthwise(const DepthwiseProblem& problem, const Tensor& source, const 
   }
   const T* from = source.const_data_ptr<T>();
   const T* packed_data = packed.const_data_ptr<T>();
-  run_ranges<T>(kernel.tasks(problem), kernel.task_products(problem), kernel.workspace(problem), source.options(),
+  run_ranges<T>(kernel.tasks(problem), kernel.task_products(problem), kernel.workspace(problem),
                 [&](int64_t first, int64_t last, T* workspace) {
                   kernel.gather(problem, from, packed_data, target, workspace, first, last);
                 });
@@ -344,7 +343,7 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
         at::empty({depthwise.correlation_slices(problem), depthwise.correlation_size(problem)}, options);
     T* sums = partial.data_ptr<T>();
     run_ranges<T>(depthwise.correlation_tasks(problem), depthwise.correlation_task_products(problem),
-                  depthwise.correlation_workspace(problem), options, [&](int64_t first, int64_t last, T* workspace) {
+                  depthwise.correlation_workspace(problem), [&](int64_t first, int64_t last, T* workspace) {
                     depthwise.correlate(problem, from, grads, sums, workspace, first, last);
                   });
     const bool dense = grad_weight.is_contiguous();
@@ -360,7 +359,7 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   const int64_t elements = rows * problem.taps * channels;
   const Tensor partial = at::empty({slices, elements}, options);
   T* sums = partial.data_ptr<T>();
-  run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem), options,
+  run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem),
                [&](int64_t task, T* workspace) { kernel.correlate(problem, from, grads, sums, workspace, task); });
   // Slices are added in order, and (tap, channel) becomes (channel, tap).
   const auto strides = axis_strides(grad_weight);

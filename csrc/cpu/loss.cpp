@@ -128,10 +128,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& input, const Tens
       scalar_t* losses = kind == Reduction::kNone ? loss.data_ptr<scalar_t>() : nullptr;
       scalar_t* maximum = normalizer.data_ptr<scalar_t>();
       std::vector<LossSums> sums(static_cast<size_t>(kernel.tasks(problem)));
-      run_tasks<scalar_t>(
-          kernel.tasks(problem), kernel.workspace(problem), options, [&](int64_t task, scalar_t* workspace) {
-            kernel.forward(problem, targets, x, losses, maximum, maximum + positions, &sums[task], workspace, task);
-          });
+      run_tasks<scalar_t>(kernel.tasks(problem), kernel.workspace(problem), [&](int64_t task, scalar_t* workspace) {
+        kernel.forward(problem, targets, x, losses, maximum, maximum + positions, &sums[task], workspace, task);
+      });
       for (const LossSums& part : sums) {
         total.loss += part.loss;
         total.weight += part.weight;
@@ -177,10 +176,9 @@ Tensor cross_entropy_gradient(const Tensor& grad_output, const Tensor& input, co
     const scalar_t* g = cotangents.values.const_data_ptr<scalar_t>();
     const scalar_t* maximum = kept.const_data_ptr<scalar_t>();
     scalar_t* gx = grad_input.data_ptr<scalar_t>();
-    run_tasks<scalar_t>(
-        kernel.tasks(problem), kernel.workspace(problem), input.options(), [&](int64_t task, scalar_t* workspace) {
-          kernel.gradient(problem, targets, x, maximum, maximum + positions, g, cotangents.step, gx, workspace, task);
-        });
+    run_tasks<scalar_t>(kernel.tasks(problem), kernel.workspace(problem), [&](int64_t task, scalar_t* workspace) {
+      kernel.gradient(problem, targets, x, maximum, maximum + positions, g, cotangents.step, gx, workspace, task);
+    });
   });
   return grad_input;
 }

@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "arguments.h"
@@ -146,6 +145,11 @@ void check_vector(const char* op, const char* name, const std::optional<Tensor>&
   TORCH_CHECK(vector->device().is_cpu(), op, ": ", name, " must be a CPU tensor, but got ", vector->device());
 }
 
+// A result like `dense`, or of no elements where it is not wanted.
+Tensor empty_if(bool wanted, const Tensor& dense) {
+  return wanted ? at::empty_like(dense) : at::empty({0}, dense.options().memory_format(std::nullopt));
+}
+
 void check_gradient(const char* op, const Tensor& grad_output, const Tensor& input) {
   TORCH_CHECK(grad_output.sizes() == input.sizes(), op, ": grad_output must have input's shape, ", input.sizes(),
               ", but got ", grad_output.sizes());
@@ -252,9 +256,9 @@ class PerChannel {
         shape_.chunks, units, shape_.rows * shape_.chunk,
         [&](int64_t k, int64_t unit) {
           const Runs runs = column_runs(k, unit);
-          const std::unique_ptr<A[]> workspace(new A[3 * runs.length]);
+          const Scratch<A> workspace(3 * runs.length);
           const int64_t to = unit * columns + shape_.chunk_begin(k);
-          kernel_.column_moments(x + column_at(k, unit), runs, &mean[to], &squares[to], workspace.get());
+          kernel_.column_moments(x + column_at(k, unit), runs, &mean[to], &squares[to], workspace.data());
         },
         [&](int64_t k) {
           const int64_t begin = shape_.chunk_begin(k), end = begin + shape_.chunk_size(k);
@@ -324,9 +328,9 @@ class PerChannel {
       const Runs runs = column_runs(k, unit);
       const int64_t from = column_at(k, unit), begin = shape_.chunk_begin(k), to = unit * columns + begin;
       if (x) {
-        const std::unique_ptr<A[]> workspace(new A[2 * runs.length]);
+        const Scratch<A> workspace(2 * runs.length);
         kernel_.column_products(g + from, x + from, column_map(kCentre) + begin, runs, &gradient[to], &product[to],
-                                workspace.get());
+                                workspace.data());
       }
       if (known && out) apply(g, nullptr, k, unit, out);
     };
@@ -499,7 +503,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& input, const std::op
 // gw = r sum(g c), gb = sum(g), gx = w r (g - gb / n - c r² sum(g c) / n).
 std::tuple<Tensor, Tensor, Tensor> batch_norm_gradients(const Tensor& grad_output, const Tensor& input,
                                                         const std::optional<Tensor>& weight, const Tensor& mean,
-                                                        const Tensor& variance, double eps) {
+                                                        const Tensor& variance, double eps, bool input_gradient) {
   constexpr const char* op = "batch_norm_gradients";
   const Channels shape(op, input);
   check_vector(op, "weight", weight, shape.count);
@@ -507,12 +511,12 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_gradients(const Tensor& grad_outpu
   check_vector(op, "variance", variance, shape.count);
   check_gradient(op, grad_output, input);
   if (converted(input)) {
-    auto [gx, gw, gb] =
-        batch_norm_gradients(grad_output.to(at::kFloat), input.to(at::kFloat), weight, mean, variance, eps);
+    auto [gx, gw, gb] = batch_norm_gradients(grad_output.to(at::kFloat), input.to(at::kFloat), weight, mean, variance,
+                                             eps, input_gradient);
     return {gx.to(input.scalar_type()), gw, gb};
   }
   const Tensor dense = input.contiguous(shape.format), gradient = grad_output.contiguous(shape.format);
-  const Tensor grad_input = at::empty_like(dense);
+  const Tensor grad_input = empty_if(input_gradient, dense);
   const auto options = statistics_options(input);
   if (input.numel() == 0) return {grad_input, at::zeros({shape.count}, options), at::zeros({shape.count}, options)};
   const Tensor grad_weight = at::empty({shape.count}, options), grad_bias = at::empty({shape.count}, options);
@@ -533,7 +537,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_gradients(const Tensor& grad_outpu
           layer.map(c) = {means[c], static_cast<A>(-wr * r * r * sums.product / shape.elements),
                           static_cast<A>(-wr * sums.gradient / shape.elements), static_cast<A>(wr)};
         },
-        writable<T>(grad_input));
+        input_gradient ? writable<T>(grad_input) : nullptr);
   });
   return {grad_input, grad_weight, grad_bias};
 }
@@ -585,7 +589,7 @@ std::tuple<Tensor, Tensor, Tensor> channel_affine_gradients(const Tensor& grad_o
   const Tensor gradient = grad_output.contiguous(shape.format);
   const auto options = statistics_options(grad_output);
   const int64_t vectors = input.has_value() ? shape.count : 0;
-  const Tensor grad_input = input_gradient ? at::empty_like(gradient) : at::empty({0}, gradient.options());
+  const Tensor grad_input = empty_if(input_gradient, gradient);
   const Tensor grad_weight = at::zeros({vectors}, options), grad_bias = at::zeros({vectors}, options);
   if (grad_output.numel() == 0) return {grad_input, grad_weight, grad_bias};
   for_type(grad_output, [&](auto type) {
@@ -699,7 +703,7 @@ void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight,
       });
 }
 
-// gw and gb per element of a row, count * length each.
+// gw and gb per element of a row, count * length each. As in the two below, what is null is not wanted.
 template <typename T>
 void weighted_backward(const Groups& shape, const T* g, const T* x, const Compute<T>* weight, const Compute<T>* mean,
                        const Compute<T>* variance, double eps, T* out, double* grad_weight, double* grad_bias) {
@@ -709,17 +713,17 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
   if (!shape.cut()) {
     const int64_t slices = clamp(std::min(shape.samples / 16, shape.samples * row / kGrain), 1, kMostSlices);
     const int64_t per_slice = parts(shape.samples, slices);
-    std::vector<double> sums(static_cast<size_t>(2 * slices * row));
+    std::vector<double> sums(grad_weight ? static_cast<size_t>(2 * slices * row) : 0);
     parallel(slices, per_slice * row, [&](int64_t slice) {
       const int64_t begin = slice * per_slice, rows = std::min(per_slice, shape.samples - begin);
       if (rows <= 0) return;
-      const std::unique_ptr<A[]> workspace(new A[2 * length]);
-      double* to = sums.data() + 2 * slice * row;
+      const Scratch<A> workspace(2 * length);
+      double* to = grad_weight ? sums.data() + 2 * slice * row : nullptr;
       kernel.weighted_backward(g + begin * row, x + begin * row, weight, mean + begin * shape.count,
-                               variance + begin * shape.count, eps, shape.count, {rows, row, length}, out + begin * row,
-                               to, to + row, workspace.get());
+                               variance + begin * shape.count, eps, shape.count, {rows, row, length},
+                               out ? out + begin * row : nullptr, to, to ? to + row : nullptr, workspace.data());
     });
-    for (int64_t slice = 0; slice < slices; ++slice)
+    for (int64_t slice = 0; grad_weight && slice < slices; ++slice)
       for (int64_t i = 0; i < row; ++i) {
         grad_weight[i] += sums[2 * slice * row + i];
         grad_bias[i] += sums[2 * slice * row + row + i];
@@ -730,7 +734,7 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
   const int64_t sets = shape.samples * shape.count;
   std::vector<Sums> found(static_cast<size_t>(sets * cut.units));
   std::vector<RowMap<A>> maps(static_cast<size_t>(sets));
-  parallel(sets * cut.units, length / cut.units, [&](int64_t i) {
+  parallel(out ? sets * cut.units : 0, length / cut.units, [&](int64_t i) {
     const int64_t set = i / cut.units, unit = i % cut.units, at = set * length + cut.offset(unit);
     found[i] = kernel.weighted_products(g + at, x + at, weight + set % shape.count * length + cut.offset(unit),
                                         mean[set], cut.runs(unit, 0).length);
@@ -748,9 +752,10 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
   parallel(shape.count * ranges, shape.samples * columns, [&](int64_t i) {
     const int64_t group = i / ranges, begin = i % ranges * columns, at = group * length + begin;
     const int64_t size = std::min(columns, length - begin);
-    const std::unique_ptr<A[]> workspace(new A[2 * size]);
+    const Scratch<A> workspace(2 * size);
     kernel.weighted_gradients(g + at, x + at, weight + at, maps.data() + group, shape.count, {shape.samples, row, size},
-                              out + at, grad_weight + at, grad_bias + at, workspace.get());
+                              out ? out + at : nullptr, grad_weight ? grad_weight + at : nullptr,
+                              grad_weight ? grad_bias + at : nullptr, workspace.data());
   });
 }
 
@@ -855,11 +860,12 @@ void plane_backward(const Groups& shape, const T* g, const T* x, const Values<Co
         for (int64_t k = 0; k < shape.channels; ++k) maps[set * shape.channels + k] = group.map(first + k);
       },
       [&](int64_t set, int64_t unit) {
+        if (!out) return;
         const RowMap<A>& map = maps[set * shape.channels + unit / pieces];
         kernel.apply(g + at(set, unit), x + at(set, unit), map.slope, map.centre, map.scale, map.shift, runs(unit),
                      out + at(set, unit));
       });
-  for (int64_t set = 0; set < sets; ++set) {
+  for (int64_t set = 0; grad_weight && set < sets; ++set) {
     const double inverse = 1 / std::sqrt(static_cast<double>(variance[set]) + eps);
     for (int64_t k = 0; k < shape.channels; ++k) {
       const Sums& sums = found[set * units + k * pieces];
@@ -905,9 +911,9 @@ void last_forward(const Groups& shape, const T* x, const Values<Compute<T>>& wei
   in_two_passes(
       shape.samples, cut.units, sample,
       [&](int64_t n, int64_t unit) {
-        const std::unique_ptr<A[]> workspace(new A[3 * columns]);
+        const Scratch<A> workspace(3 * columns);
         double* to = found.data() + 2 * (n * cut.units + unit) * columns;
-        kernel.column_moments(x + at(n, unit), runs(unit), to, to + columns, workspace.get());
+        kernel.column_moments(x + at(n, unit), runs(unit), to, to + columns, workspace.data());
       },
       [&](int64_t n) {
         for (int64_t group = 0; group < shape.count; ++group) {
@@ -951,10 +957,10 @@ void last_backward(const Groups& shape, const T* g, const T* x, const Values<Com
   in_two_passes(
       shape.samples, cut.units, sample,
       [&](int64_t n, int64_t unit) {
-        const std::unique_ptr<A[]> workspace(new A[2 * columns]);
+        const Scratch<A> workspace(2 * columns);
         double* to = found.data() + 2 * (n * cut.units + unit) * columns;
         kernel.column_products(g + at(n, unit), x + at(n, unit), maps.part(n, 1), runs(unit), to, to + columns,
-                               workspace.get());
+                               workspace.data());
       },
       [&](int64_t n) {
         double* all = found.data() + 2 * n * cut.units * columns;
@@ -969,10 +975,11 @@ void last_backward(const Groups& shape, const T* g, const T* x, const Values<Com
         }
       },
       [&](int64_t n, int64_t unit) {
+        if (!out) return;
         kernel.column_apply(g + at(n, unit), x + at(n, unit), maps.part(n, 0), maps.part(n, 1), maps.part(n, 2),
                             maps.part(n, 3), runs(unit), out + at(n, unit));
       });
-  for (int64_t n = 0; n < shape.samples; ++n)
+  for (int64_t n = 0; grad_weight && n < shape.samples; ++n)
     for (int64_t c = 0; c < columns; ++c) {
       const double* all = found.data() + 2 * n * cut.units * columns;
       const double spread = static_cast<double>(variance[n * shape.count + c / shape.channels]);
@@ -1023,7 +1030,8 @@ std::tuple<Tensor, Tensor, Tensor> group_norm(const Tensor& input, at::IntArrayR
 // gx = r (h - sum(h) / n - c r² sum(h c) / n).
 std::tuple<Tensor, Tensor, Tensor> group_norm_gradients(const Tensor& grad_output, const Tensor& input,
                                                         at::IntArrayRef sizes, const std::optional<Tensor>& weight,
-                                                        const Tensor& mean, const Tensor& variance, double eps) {
+                                                        const Tensor& mean, const Tensor& variance, double eps,
+                                                        bool input_gradient, bool vector_gradients) {
   constexpr const char* op = "group_norm_gradients";
   const Groups shape(op, input, sizes);
   check_vector(op, "weight", weight, shape.vectors);
@@ -1033,34 +1041,36 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_gradients(const Tensor& grad_outpu
                 statistic.sizes());
   check_gradient(op, grad_output, input);
   if (converted(input)) {
-    auto [gx, gw, gb] =
-        group_norm_gradients(grad_output.to(at::kFloat), input.to(at::kFloat), sizes, weight, mean, variance, eps);
+    auto [gx, gw, gb] = group_norm_gradients(grad_output.to(at::kFloat), input.to(at::kFloat), sizes, weight, mean,
+                                             variance, eps, input_gradient, vector_gradients);
     return {gx.to(input.scalar_type()), gw, gb};
   }
   const Tensor dense = input.contiguous(shape.format), gradient = grad_output.contiguous(shape.format);
-  const Tensor grad_input = at::empty_like(dense);
+  const Tensor grad_input = empty_if(input_gradient, dense);
+  const int64_t vectors = vector_gradients ? shape.vectors : 0;
   const auto options = statistics_options(input);
-  if (input.numel() == 0) return {grad_input, at::zeros({shape.vectors}, options), at::zeros({shape.vectors}, options)};
-  const Tensor grad_weight = at::empty({shape.vectors}, options), grad_bias = at::empty({shape.vectors}, options);
+  const Tensor grad_weight = at::zeros({vectors}, options), grad_bias = at::zeros({vectors}, options);
+  if (input.numel() == 0 || !(input_gradient || vector_gradients)) return {grad_input, grad_weight, grad_bias};
   for_type(input, [&](auto type) {
     using T = decltype(type);
     using A = Compute<T>;
     const Values<A> weights(weight, shape.vectors, 1), means(mean, 0, 0), spreads(variance, 0, 0);
     const T *x = pointer<T>(dense), *g = pointer<T>(gradient);
-    T* out = writable<T>(grad_input);
+    T* out = input_gradient ? writable<T>(grad_input) : nullptr;
     const int64_t spread = shape.weighted() ? shape.inner : 1;
-    std::vector<double> gw(static_cast<size_t>(shape.vectors * spread)), gb(gw.size());
+    std::vector<double> sums_w(static_cast<size_t>(vectors * spread)), sums_b(sums_w.size());
+    double *gw = vector_gradients ? sums_w.data() : nullptr, *gb = sums_b.data();
     if (shape.last)
-      last_backward(shape, g, x, weights, means.data(), spreads.data(), eps, out, gw.data(), gb.data());
+      last_backward(shape, g, x, weights, means.data(), spreads.data(), eps, out, gw, gb);
     else if (!shape.weighted())
-      plane_backward(shape, g, x, weights, means.data(), spreads.data(), eps, out, gw.data(), gb.data());
+      plane_backward(shape, g, x, weights, means.data(), spreads.data(), eps, out, gw, gb);
     else if (shape.inner == 1)
-      weighted_backward(shape, g, x, weights.data(), means.data(), spreads.data(), eps, out, gw.data(), gb.data());
+      weighted_backward(shape, g, x, weights.data(), means.data(), spreads.data(), eps, out, gw, gb);
     else
-      weighted_backward(shape, g, x, per_element(weights, shape).data(), means.data(), spreads.data(), eps, out,
-                        gw.data(), gb.data());
+      weighted_backward(shape, g, x, per_element(weights, shape).data(), means.data(), spreads.data(), eps, out, gw,
+                        gb);
     A *to_weight = grad_weight.data_ptr<A>(), *to_bias = grad_bias.data_ptr<A>();
-    for (int64_t c = 0; c < shape.vectors; ++c) {
+    for (int64_t c = 0; c < vectors; ++c) {
       double w = 0, b = 0;
       for (int64_t k = 0; k < spread; ++k) {
         w += gw[c * spread + k];

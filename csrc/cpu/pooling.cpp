@@ -297,7 +297,7 @@ std::tuple<Tensor, Tensor> irregular_max_pool(const Tensor& input, const Tensor&
     scalar_t* to = output.data_ptr<scalar_t>();
     void* places = winner.data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, input.options(), [&](int64_t task, scalar_t*) {
+    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, [&](int64_t task, scalar_t*) {
       kernel.forward(irregular.problem, from, to, places, bytes, task);
     });
   });
@@ -336,7 +336,7 @@ Tensor irregular_max_pool_scatter(const Tensor& grad_output, const Tensor& winne
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = grad_input.data_ptr<scalar_t>();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
+    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, [&](int64_t task, scalar_t*) {
       kernel.scatter(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
     });
   });
@@ -361,7 +361,7 @@ Tensor irregular_max_pool_gather(const Tensor& input, const Tensor& winner, cons
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = output.data_ptr<scalar_t>();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, dense.options(), [&](int64_t task, scalar_t*) {
+    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, [&](int64_t task, scalar_t*) {
       kernel.gather(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
     });
   });

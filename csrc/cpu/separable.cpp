@@ -159,7 +159,7 @@ struct Runs {
 
 template <typename T>
 void run_typed(const Axes& axes, const T* source, const Layout& from, T* target, const Layout& to, int64_t batch,
-               int64_t channels, bool channels_last, const at::TensorOptions& options) {
+               int64_t channels, bool channels_last) {
   SeparableProblem<T> problem{};
   problem.batch = batch;
   problem.channels = channels;
@@ -189,7 +189,7 @@ void run_typed(const Axes& axes, const T* source, const Layout& from, T* target,
   problem.lane_weight = runs.weight.data();
   problem.lane_index = runs.index.data();
   const SeparableKernels<T>& kernel = separable_kernels<T>();
-  run_tasks<T>(kernel.tasks(problem), kernel.workspace(problem), options,
+  run_tasks<T>(kernel.tasks(problem), kernel.workspace(problem),
                [&](int64_t task, T* workspace) { kernel.apply(problem, source, target, workspace, task); });
 }
 
@@ -202,7 +202,7 @@ void run_separable(const char* op, const at::Tensor& source, const Layout& from,
     const Axes axes = make();
     AT_DISPATCH_FLOATING_TYPES(source.scalar_type(), "separable", [&] {
       run_typed<scalar_t>(axes, source.const_data_ptr<scalar_t>(), from, target.data_ptr<scalar_t>(), to, batch,
-                          channels, channels_last, source.options());
+                          channels, channels_last);
     });
   } catch (const std::bad_alloc&) {
     TORCH_CHECK(false, op, ": the tables for sizes ", source.sizes(), " do not fit in memory");

@@ -32,9 +32,9 @@ Tensor softmax(const Tensor& input, int64_t dim, bool log) {
     const SoftmaxKernels<scalar_t>& kernel = softmax_kernels<scalar_t>();
     const scalar_t* x = from.const_data_ptr<scalar_t>();
     scalar_t* y = output.data_ptr<scalar_t>();
-    run_tasks<scalar_t>(
-        kernel.tasks(problem), kernel.workspace(problem), input.options(),
-        [&](int64_t task, scalar_t* workspace) { kernel.forward(problem, x, log, y, workspace, task); });
+    run_tasks<scalar_t>(kernel.tasks(problem), kernel.workspace(problem), [&](int64_t task, scalar_t* workspace) {
+      kernel.forward(problem, x, log, y, workspace, task);
+    });
   });
   return output;
 }

@@ -122,10 +122,12 @@ Workspace::Workspace(size_t bytes) : bytes_(bytes) {
       data_ = buffer->data;
       // A sanitizer is told where this workspace ends.
       ASAN_POISON_MEMORY_REGION(static_cast<char*>(data_) + bytes, buffer->capacity - bytes);
+      renew();
       return;
     }
   }
   data_ = c10::alloc_cpu(bytes);
+  renew();
 }
 
 Workspace::~Workspace() {
@@ -139,12 +141,12 @@ Workspace::~Workspace() {
   buffer->state = State::idle;
 }
 
-void Workspace::poison() const {
-  if (bytes_ != 0) std::memset(data_, 0xff, bytes_);
-}
-
-bool fills_uninitialized_memory() {
-  return at::globalContext().deterministicAlgorithms() && at::globalContext().deterministicFillUninitializedMemory();
+// Under torch.use_deterministic_algorithms and torch.utils.deterministic.fill_uninitialized_memory, as at::empty: all
+// bytes ones is NaN in every floating type.
+void Workspace::renew() const {
+  const at::Context& context = at::globalContext();
+  if (bytes_ != 0 && context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory())
+    std::memset(data_, 0xff, bytes_);
 }
 
 void release_workspaces() {

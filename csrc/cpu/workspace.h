@@ -11,7 +11,8 @@ namespace torchbp {
 constexpr size_t kKeptWorkspace = size_t{4} << 20;
 
 // Bytes of scratch, aligned to 64, for as long as this object lives; the calling thread's kept buffer where it is
-// free and large enough. Contents are undefined. Not to be handed to another thread.
+// free and large enough. Contents are undefined: NaN where PyTorch is asked to fill uninitialised memory. Not to be
+// handed to another thread.
 class Workspace {
  public:
   explicit Workspace(size_t bytes);
@@ -20,18 +21,14 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
 
   void* data() const { return data_; }
-  // Makes reading what was not written show, as at::empty does: all bytes ones is NaN in every floating type.
-  void poison() const;
+  // Undefined again.
+  void renew() const;
 
  private:
   void* data_ = nullptr;
   size_t bytes_;
   void* buffer_ = nullptr;  // the kept buffer in use, if it is one
 };
-
-// Whether PyTorch is asked to fill uninitialised memory: torch.use_deterministic_algorithms and
-// torch.utils.deterministic.fill_uninitialized_memory.
-bool fills_uninitialized_memory();
 
 // Frees what the threads keep; a buffer in use is freed when its user is done.
 void release_workspaces();

@@ -131,7 +131,7 @@ class BatchNorm(ExplicitFunction):
         x, weight, mean, variance = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         if x is not None and gy is not None and gm is None and gv is None and not torch.is_grad_enabled():
-            whole = ops.normalization.batch_norm_gradients(gy, x, weight, mean, variance, ctx.eps)
+            whole = ops.normalization.batch_norm_gradients(gy, x, weight, mean, variance, ctx.eps, need_x)
             return (
                 whole[0] if need_x else None,
                 whole[1].to(ctx.dtypes[0]) if need_weight else None,
@@ -281,7 +281,8 @@ class GroupNorm(ExplicitFunction):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         sizes = ctx.sizes
         if x is not None and gy is not None and gm is None and gv is None and not torch.is_grad_enabled():
-            whole = ops.normalization.group_norm_gradients(gy, x, sizes, weight, mean, variance, ctx.eps)
+            wanted = (need_x, need_weight or need_bias)
+            whole = ops.normalization.group_norm_gradients(gy, x, sizes, weight, mean, variance, ctx.eps, *wanted)
             return (
                 whole[0] if need_x else None,
                 whole[1].to(ctx.dtypes[0]) if need_weight else None,

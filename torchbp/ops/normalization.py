@@ -33,20 +33,27 @@ def _fake(input, weight, bias, eps):
     return _dense(input), _vector(input), _vector(input)
 
 
-def _fake_gradients(grad_output, input, weight, mean, variance, eps):
-    return _dense(input), _vector(input), _vector(input)
+def _fake_gradients(grad_output, input, weight, mean, variance, eps, input_gradient):
+    return _dense(input) if input_gradient else input.new_empty(0), _vector(input), _vector(input)
 
 
 def _wide(vector: Tensor | None, like: Tensor) -> Tensor | None:
     return None if vector is None else vector.to(like.dtype).view(1, -1, *[1] * (like.dim() - 2))
 
 
+def _statistics(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, the mean corrected by that of what it leaves: it keeps no sum's rounding."""
+    mean = x.mean(dims, keepdim=True)  # that of var_mean is NaN where it is infinite
+    rest = (x - mean).mean(dims, keepdim=True)
+    mean = torch.where(rest.isfinite(), mean + rest, mean)
+    return mean, torch.var(x, dims, correction=0, keepdim=True)
+
+
 def _composite(input, weight, bias, eps):
     if input.numel() == 0:
         return _dense(input), _vector(input).zero_(), _vector(input).zero_()
     x = input.to(statistics_dtype(input.dtype))
-    mean = x.mean([d for d in range(x.dim()) if d != 1], keepdim=True)  # that of var_mean is NaN where it is infinite
-    variance = torch.var(x, [d for d in range(x.dim()) if d != 1], correction=0, keepdim=True)
+    mean, variance = _statistics(x, [d for d in range(x.dim()) if d != 1])
     y = (x - mean) * torch.rsqrt(variance + eps)
     if weight is not None:
         y = y * _wide(weight, y)
@@ -56,16 +63,20 @@ def _composite(input, weight, bias, eps):
     return y, mean.flatten(), variance.flatten()
 
 
-def _composite_gradients(grad_output, input, weight, mean, variance, eps):
+def _composite_gradients(grad_output, input, weight, mean, variance, eps, input_gradient):
     if input.numel() == 0:
-        return _dense(input), _vector(input).zero_(), _vector(input).zero_()
+        gx = _dense(input) if input_gradient else input.new_empty(0)
+        return gx, _vector(input).zero_(), _vector(input).zero_()
     x, g = input.to(mean.dtype), grad_output.to(mean.dtype)
     dims, n = [d for d in range(x.dim()) if d != 1], x.numel() // x.shape[1]
     r, centred = torch.rsqrt(variance + eps), x - _wide(mean, x)
     gb, gc = g.sum(dims), (g * centred).sum(dims)
-    gx = g - _wide(gb / n, g) - centred * _wide(gc * r * r / n, g)
-    gx = gx * _wide(r if weight is None else r * weight.to(r.dtype), g)
-    return laid_out(gx.to(input.dtype), memory_format_of(input)), gc * r, gb
+    gx = input.new_empty(0)
+    if input_gradient:
+        gx = g - _wide(gb / n, g) - centred * _wide(gc * r * r / n, g)
+        gx = gx * _wide(r if weight is None else r * weight.to(r.dtype), g)
+        gx = laid_out(gx.to(input.dtype), memory_format_of(input))
+    return gx, gc * r, gb
 
 
 def _affine_fake(input, weight, bias, mean, variance, eps):
@@ -124,9 +135,10 @@ def _group_fake(input, sizes, weight, bias, eps):
     return _group_dense(input, sizes), _of_groups(input, samples, groups), _of_groups(input, samples, groups)
 
 
-def _group_gradients_fake(grad_output, input, sizes, weight, mean, variance, eps):
-    vectors = sizes[1] * sizes[2]
-    return _group_dense(input, sizes), _of_groups(input, vectors), _of_groups(input, vectors)
+def _group_gradients_fake(grad_output, input, sizes, weight, mean, variance, eps, input_gradient, vector_gradients):
+    gx = _group_dense(input, sizes) if input_gradient else input.new_empty(0)
+    vectors = sizes[1] * sizes[2] if vector_gradients else 0
+    return gx, _of_groups(input, vectors), _of_groups(input, vectors)
 
 
 def _group_composite(input, sizes, weight, bias, eps):
@@ -135,8 +147,7 @@ def _group_composite(input, sizes, weight, bias, eps):
         statistics = _of_groups(input, samples, groups).zero_()
         return _group_dense(input, sizes), statistics, statistics.clone()
     x = input.reshape(sizes).to(statistics_dtype(input.dtype))
-    mean = x.mean([2, 3], keepdim=True)  # that of var_mean is NaN where it is infinite
-    variance = torch.var(x, [2, 3], correction=0, keepdim=True)
+    mean, variance = _statistics(x, [2, 3])
     y = (x - mean) * torch.rsqrt(variance + eps)
     if weight is not None:
         y = y * weight.to(y.dtype).view(1, groups, channels, 1)
@@ -146,18 +157,24 @@ def _group_composite(input, sizes, weight, bias, eps):
     return y, mean.view(samples, groups), variance.view(samples, groups)
 
 
-def _group_gradients_composite(grad_output, input, sizes, weight, mean, variance, eps):
+def _group_gradients_composite(
+    grad_output, input, sizes, weight, mean, variance, eps, input_gradient, vector_gradients
+):
     samples, groups, channels, positions = sizes
+    gx = _group_dense(input, sizes) if input_gradient else input.new_empty(0)
+    gw, gb = (_of_groups(input, groups * channels if vector_gradients else 0).zero_() for _ in range(2))
     if input.numel() == 0:
-        vector = _of_groups(input, groups * channels).zero_()
-        return _group_dense(input, sizes), vector, vector.clone()
+        return gx, gw, gb
     x, g = (t.reshape(sizes).to(mean.dtype) for t in (input, grad_output))
     r = torch.rsqrt(variance + eps).view(samples, groups, 1, 1)
     normal = (x - mean.view(samples, groups, 1, 1)) * r
-    h = g if weight is None else g * weight.to(g.dtype).view(1, groups, channels, 1)
-    gx = r * (h - h.mean([2, 3], keepdim=True) - normal * (h * normal).mean([2, 3], keepdim=True))
-    gx = laid_out(gx.to(input.dtype).reshape(input.shape), _group_format(input, sizes))
-    return gx, (g * normal).sum([0, 3]).flatten(), g.sum([0, 3]).flatten()
+    if input_gradient:
+        h = g if weight is None else g * weight.to(g.dtype).view(1, groups, channels, 1)
+        gx = r * (h - h.mean([2, 3], keepdim=True) - normal * (h * normal).mean([2, 3], keepdim=True))
+        gx = laid_out(gx.to(input.dtype).reshape(input.shape), _group_format(input, sizes))
+    if vector_gradients:
+        gw, gb = (g * normal).sum([0, 3]).flatten(), g.sum([0, 3]).flatten()
+    return gx, gw, gb
 
 
 _batch_norm = register("batch_norm", fake=_fake, composite=_composite, flops=flops_none)
@@ -182,11 +199,20 @@ def batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
 
 
 def batch_norm_gradients(
-    grad_output: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of input, weight and bias for constant cotangents of mean and variance."""
+    """Return the gradients of input, weight and bias for zero cotangents of mean and variance.
+
+    Without ``input_gradient`` that of the input is empty.
+    """
     call = _gradients if input.dtype in KERNEL_DTYPES else _composite_gradients
-    return call(grad_output, input, weight, mean, variance, eps)
+    return call(grad_output, input, weight, mean, variance, eps, input_gradient)
 
 
 def channel_affine(
@@ -230,7 +256,12 @@ def group_norm_gradients(
     mean: Tensor,
     variance: Tensor,
     eps: float,
+    input_gradient: bool,
+    vector_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of input, weight and bias for constant cotangents of mean and variance."""
+    """Return the gradients of input, weight and bias for zero cotangents of mean and variance.
+
+    Without ``input_gradient`` that of the input is empty, without ``vector_gradients`` those of weight and bias.
+    """
     call = _group_gradients if input.dtype in KERNEL_DTYPES else _group_gradients_composite
-    return call(grad_output, input, sizes, weight, mean, variance, eps)
+    return call(grad_output, input, sizes, weight, mean, variance, eps, input_gradient, vector_gradients)

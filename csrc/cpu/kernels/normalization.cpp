@@ -575,7 +575,7 @@ void weighted_gradients(const T* g, const T* x, const Compute<T>* weight, const 
                         const Runs& runs, T* out, double* grad_weight, double* grad_bias, Compute<T>* workspace) {
   for (int64_t start = 0; start < runs.rows; start += kRows) {
     const int64_t rows = smaller(kRows, runs.rows - start), at = start * runs.stride;
-    for (int64_t r = 0; r < rows; ++r)
+    for (int64_t r = 0; out && r < rows; ++r)
       map_gradient(g + at + r * runs.stride, x + at + r * runs.stride, weight, maps[(start + r) * every], runs.length,
                    out + at + r * runs.stride);
     if (grad_weight)
@@ -601,6 +601,10 @@ void weighted_backward(const T* g, const T* x, const Compute<T>* weight, const C
         inverses[r] = 1 / __builtin_sqrt(static_cast<double>(variance[(start + r) * groups + group]) + eps);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t from = at + r * runs.stride, k = (start + r) * groups + group;
+        if (!out) {
+          maps[r] = {mean[k], A(0), A(0), static_cast<A>(inverses[r])};
+          continue;
+        }
         const Sums sums =
             products_of<T, kWeighted>(g + from, x + from, weight + group * length, mean[k], {1, length, length});
         maps[r] = gradient_map<A>(static_cast<double>(mean[k]), inverses[r], sums, length);

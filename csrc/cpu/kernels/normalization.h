@@ -59,8 +59,8 @@ struct NormalizationKernels {
                            A* mean, A* variance);
   void (*weighted_apply)(const T* x, const A* weight, const A* bias, const RowMap<A>& map, int64_t length, T* out);
   Sums (*weighted_products)(const T* g, const T* x, const A* weight, A centre, int64_t length);
-  // Adds to grad_weight and grad_bias, groups * length each, unless they are null; the workspace has
-  // 2 * length elements.
+  // Writes out and adds to grad_weight and grad_bias, groups * length each, unless they are null; the workspace
+  // has 2 * length elements.
   void (*weighted_backward)(const T* g, const T* x, const A* weight, const A* mean, const A* variance, double eps,
                             int64_t groups, const Runs&, T* out, double* grad_weight, double* grad_bias, A* workspace);
   // One group's part of that, given each row's map, `every` apart; map.slope is 1 / sqrt(variance + eps).
