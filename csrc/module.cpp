@@ -1,4 +1,5 @@
-// torchbp._C: facts about this build, and the kernels' workspaces. Importing it registers the operators.
+// torchbp._C: facts about this build, the kernels' workspaces, fast calls of the operators. Importing it registers
+// them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -7,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "calls.h"
 #include "cpu/arguments.h"
 #include "cpu/dispatch.h"
 #include "cpu/workspace.h"
@@ -61,6 +63,8 @@ PYBIND11_MODULE(_C, m) {
         pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("workspace_bytes", &torchbp::workspace_bytes, "How many bytes the threads keep in workspaces.",
         pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("operator_call", &torchbp::operator_call,
+        "A faster callable of an operator, given its name and torch.ops' own.");
   m.def("workspace_contents", &workspace_contents, "What each of some tasks finds in its workspace of so many bytes.");
   m.attr("kept_workspace") = torchbp::kKeptWorkspace;
   m.attr("compiler") = compiler();

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import Function, forward_ad
 
 
@@ -48,15 +49,14 @@ class ExplicitFunction:
                     "transform, or leave fullgraph out"
                 )
             # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments.
-            wanted = any(isinstance(a, Tensor) and a.requires_grad for a in args)
-            return cls.reverse.apply(*args) if wanted and torch.is_grad_enabled() else cls.forward(*args)
+            return cls.reverse.apply(*args) if _require_gradient(args) else cls.forward(*args)
         if torch._C._are_functorch_transforms_active():
             return cls.function.apply(*args)
-        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        if forward_ad._current_level < 0 and not _require_gradient(args):
             return cls.forward(*args)  # nothing records a derivative
         # What Function.apply does here, less the inspection of forward's signature that it repeats on every
         # call to fill in defaults: that takes longer than a small layer.
-        return cls._apply(*torch._functorch.utils.unwrap_dead_wrappers(args))
+        return cls._apply(*[unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args])
 
 
 def records_derivative(*tensors: Tensor | None) -> bool:
@@ -68,7 +68,16 @@ def records_derivative(*tensors: Tensor | None) -> bool:
         transforms = _inside_transform()
     else:
         transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transforms or torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return transforms or _require_gradient(tensors)
+
+
+def _require_gradient(args: tuple[Any, ...]) -> bool:
+    """Tell whether reverse mode records what is computed from the tensors among the arguments."""
+    if torch.is_grad_enabled():
+        for arg in args:  # a loop: this is in the way of every call
+            if isinstance(arg, Tensor) and arg.requires_grad:
+                return True
+    return False
 
 
 def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:

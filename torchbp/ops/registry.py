@@ -11,7 +11,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 from torch.utils.flop_counter import register_flop_formula
 
-from torchbp._extension import kernels_loaded
+from torchbp._extension import extension, kernels_loaded
 
 NAMESPACE = "torchbp"
 # What the C++ loops take; anything else goes through the composite formula.
@@ -43,7 +43,7 @@ def register(
     composite: Callable[..., Any],
     flops: Callable[..., int],
 ) -> Callable[..., Any]:
-    """Complete one operator and return it.
+    """Complete one operator and return what calls it, with positional arguments.
 
     Args:
         name: the operator's name in ``schemas.def``.
@@ -58,7 +58,14 @@ def register(
     register_flop_formula(packet)(flops)
     if not kernels_loaded():  # csrc/ops.cpp does this for compiled operators
         torch.library.register_autograd(qualified, _refuse_gradient, lib=_library)
-    return packet.default
+        return packet.default
+    overload, direct = packet.default, extension.operator_call(qualified, packet.default)
+
+    def call(*args: Any) -> Any:
+        # Dynamo knows the operator, not the callable.
+        return overload(*args) if torch.compiler.is_compiling() else direct(*args)
+
+    return call
 
 
 def memory_format_of(*tensors: torch.Tensor) -> torch.memory_format:
