@@ -197,3 +197,17 @@ def test_a_stride_far_beyond_the_input_meets_one_position(stride: int) -> None:
     for name, arguments in (("convolution_input", (y, w, None, [9, 8])), ("convolution_weight", (x, y, [3, 2]))):
         found = [getattr(operators, name)(*arguments, [s, s], *geometry) for s in (stride, 50)]
         assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("padding", [(7, 0), (7, 9), (3, 12)], ids=str)
+def test_windows_that_see_nothing_but_padding(padding: tuple[int, int]) -> None:
+    """Also by the formula in operators of PyTorch; the input gets no gradient from there."""
+    w, size, geometry = draw(4, 3, 2, 3), [2, 4], ([16, 20], list(padding), [1, 1], 1)
+    y = torch.ops.torchbp.convolution(draw(2, 3, *size), w, None, *geometry)
+    g = draw(*y.shape, seed=3)
+    kernel = torch.ops.torchbp.convolution_input(g, w, None, size, *geometry)
+    formula = ops.convolution._composite_input(g, w, None, size, *geometry)
+    torch.testing.assert_close(formula, kernel, rtol=1e-12, atol=1e-12)
+    x = draw(2, 3, *size).requires_grad_()
+    expected = torch.autograd.grad(builtin.conv2d(x, w, None, *geometry[:3]), x, g)[0]
+    torch.testing.assert_close(kernel, expected, rtol=1e-12, atol=1e-12)

@@ -120,8 +120,9 @@ def _composite_input(grad_output, weight, bias, input_size, stride, padding, dil
     # All that the windows see, then the part of it that is the input; where no window looks it is zero.
     zeros, before = [0] * len(stride), _sides(padding, len(stride))[0]
     gx = torch.ops.aten.convolution(grad_output, weight, None, stride, zeros, dilation, True, zeros, groups)
-    beyond = [size + p - seen for size, p, seen in zip(input_size, before, gx.shape[2:], strict=True)]
-    sides = [side for p, e in zip(reversed(before), reversed(beyond), strict=True) for side in (-p, e)]
+    gx = gx[(..., *[slice(p, None) for p in before])]  # nothing where they see padding only
+    beyond = [size - seen for size, seen in zip(input_size, gx.shape[2:], strict=True)]
+    sides = [side for e in reversed(beyond) for side in (0, e)]
     return laid_out(_plus(torch.constant_pad_nd(gx, sides), bias), format)
 
 
