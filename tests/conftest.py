@@ -1,5 +1,7 @@
 """How many examples Hypothesis draws: few by default, many with ``--hypothesis-profile=thorough``. And fixtures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,3 +27,17 @@ def values():
         return array
 
     return draw
+
+
+@pytest.fixture
+def torchbp_command(capsys):
+    """Run the command in this process; its exit code and what it printed."""
+
+    def run(*arguments):
+        from torchbp.cli.main import main  # an extra
+
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run

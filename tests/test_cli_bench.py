@@ -1,7 +1,6 @@
 """``torchbp bench``: its options, its errors, and what it leaves in its files."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +10,6 @@ pytest.importorskip("rich")
 from torchbp.bench import process, results
 from torchbp.bench.results import FAILED, WRONG, CaseResult
 from torchbp.bench.timing import Timing
-from torchbp.cli.main import main
 
 ONE = ("bench", "--case", "relu, 1x", "--allocator", "default", "--threads", "1")
 
@@ -19,16 +17,6 @@ ONE = ("bench", "--case", "relu, 1x", "--allocator", "default", "--threads", "1"
 @pytest.fixture(autouse=True)
 def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def torchbp_command(capsys):
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
-
-    return run
 
 
 @pytest.fixture
