@@ -226,21 +226,22 @@ class Contraction(ExplicitFunction):
         form, slot, _, *operands = inputs
         ctx.form, ctx.slot = form, slot
         wanted = ctx.needs_input_grad[3:]
-        kept = tuple(operand if any(wanted[:i] + wanted[i + 1 :]) else None for i, operand in enumerate(operands))
+        others = sum(wanted)
+        kept = tuple([operand if others > own else None for operand, own in zip(operands, wanted, strict=True)])
         save(ctx, kept, tuple(operands))
 
     @staticmethod
     def backward(ctx: Any, gz: Tensor) -> tuple[Any, ...]:
-        operands, form, slot = list(ctx.saved_tensors), ctx.form, ctx.slot
-        positions = [p for p in range(form.positions) if p != slot]
-        gradients: list[Tensor | None] = []
-        for i, position in enumerate(positions):
-            if not ctx.needs_input_grad[3 + i]:
-                gradients.append(None)
-                continue
-            others = {p: conjugate(operands[j]) for j, p in enumerate(positions) if j != i}
-            others[slot] = gz
-            gradients.append(contract(form, position, *(others[p] for p in sorted(others))))
+        form, slot = ctx.form, ctx.slot
+        operands = [None if t is None else conjugate(t) for t in ctx.saved_tensors]
+        operands.insert(slot, gz)
+        wanted = list(ctx.needs_input_grad[3:])
+        wanted.insert(slot, False)
+        gradients = [
+            Contraction.call(form, p, None, *operands[:p], *operands[p + 1 :]) if needed else None
+            for p, needed in enumerate(wanted)
+        ]
+        del gradients[slot]
         gbias = _reduce_bias(gz, form.bias_dim) if ctx.needs_input_grad[2] else None
         return None, None, gbias, *gradients
 
@@ -295,10 +296,11 @@ def contract(form: MultilinearForm, slot: int, *operands: Tensor, bias: Tensor |
     """
     if not isinstance(form, MultilinearForm):
         raise TypeError(f"form must be a MultilinearForm, got {type(form).__name__}")
-    if not 0 <= slot < form.positions:
-        raise ValueError(f"slot must be between 0 and {form.positions - 1}, got {slot}")
-    if len(operands) != form.positions - 1:
-        raise ValueError(f"operands must be {form.positions - 1} tensors, got {len(operands)}")
+    last = form.positions - 1
+    if not 0 <= slot <= last:
+        raise ValueError(f"slot must be between 0 and {last}, got {slot}")
+    if len(operands) != last:
+        raise ValueError(f"operands must be {last} tensors, got {len(operands)}")
     if bias is not None and slot not in form.bias_slots:
         raise ValueError(f"bias belongs to the results at slots {form.bias_slots}, got slot {slot}")
     return Contraction.call(form, slot, bias, *operands)

@@ -120,7 +120,8 @@ def _composite_input(grad_output, weight, bias, input_size, stride, padding, dil
     # All that the windows see, then the part of it that is the input; where no window looks it is zero.
     zeros, before = [0] * len(stride), _sides(padding, len(stride))[0]
     gx = torch.ops.aten.convolution(grad_output, weight, None, stride, zeros, dilation, True, zeros, groups)
-    gx = gx[(..., *[slice(p, None) for p in before])]  # nothing where they see padding only
+    for axis, p in enumerate(before, start=2):
+        gx = gx.narrow(axis, min(p, gx.shape[axis]), max(gx.shape[axis] - p, 0))  # nothing if all is padding
     beyond = [size - seen for size, seen in zip(input_size, gx.shape[2:], strict=True)]
     sides = [side for e in reversed(beyond) for side in (0, e)]
     return laid_out(_plus(torch.constant_pad_nd(gx, sides), bias), format)

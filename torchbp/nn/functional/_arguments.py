@@ -24,6 +24,8 @@ def autocast_to(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def cast(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not torch._C._is_any_autocast_enabled():
+                return function(*args, **kwargs)
             device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
             if device is None or device == "meta" or on not in (None, device) or not torch.is_autocast_enabled(device):
                 return function(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torchbp.nn.functional._arguments import (
     autocast_to,
     check_same_type,
     check_tensors,
+    remembers_plain,
     with_batch,
 )
 
@@ -28,26 +30,28 @@ def _same_padding(op: str, weight: Tensor, stride: Sequence[int], dilation: Sequ
     return before if before == after else before + after
 
 
-def _check_geometry(
-    op: str, weight: Tensor, dimensions: int, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
-) -> None:
+@remembers_plain
+def _geometry(op: str, dimensions: int, **lists: Any) -> tuple[tuple[int, ...], ...]:
+    """Return each list with one int per dimension: strides and dilations positive, paddings not negative."""
+    tuples = as_tuples(op, dimensions, **lists)
+    for name, values in zip(lists, tuples, strict=True):
+        if name in ("stride", "dilation"):
+            if any(v <= 0 for v in values):
+                raise RuntimeError(f"{op}(): {name} must be positive, got {values}")
+        elif any(v < 0 for v in values):
+            raise RuntimeError(f"{op}(): {name} must not be negative, got {values}")
+    return tuples
+
+
+def _check_weight(op: str, weight: Tensor, dimensions: int, groups: int) -> None:
     if weight.dim() != dimensions + 2:
         raise RuntimeError(f"{op}(): weight must have {dimensions + 2} dimensions, got shape {tuple(weight.shape)}")
-    for name, values in (("stride", stride), ("dilation", dilation)):
-        if any(v <= 0 for v in values):
-            raise RuntimeError(f"{op}(): {name} must be positive, got {values}")
     if groups <= 0:
         raise RuntimeError(f"{op}(): groups must be positive, got {groups}")
 
 
-def _not_negative(op: str, name: str, values: tuple[int, ...]) -> tuple[int, ...]:
-    if any(v < 0 for v in values):
-        raise RuntimeError(f"{op}(): {name} must not be negative, got {values}")
-    return values
-
-
 def _check_bias(op: str, bias: Tensor | None, channels: int) -> None:
-    if bias is not None and tuple(bias.shape) != (channels,):
+    if bias is not None and bias.shape != (channels,):
         raise RuntimeError(f"{op}(): bias must have shape {(channels,)}, got {tuple(bias.shape)}")
 
 
@@ -71,25 +75,22 @@ def _convolution(
     check_tensors(op, "bias", input=input, weight=weight, bias=bias)
     groups = as_int(op, "groups", groups)
     ints = 0 if isinstance(padding, str) else padding
-    steps, pads, spread = as_tuples(op, dimensions, stride=stride, padding=ints, dilation=dilation)
-    _check_geometry(op, weight, dimensions, steps, spread, groups)
+    steps, pads, spread = _geometry(op, dimensions, stride=stride, padding=ints, dilation=dilation)
+    _check_weight(op, weight, dimensions, groups)
     x, unbatched = with_batch(op, input, dimensions)
     if isinstance(padding, str) and padding not in ("same", "valid"):
         raise RuntimeError(f"{op}(): padding must be 'same', 'valid' or ints, got {padding!r}")
-    pads = _same_padding(op, weight, steps, spread) if padding == "same" else _not_negative(op, "padding", pads)
-    if (
-        weight.shape[0] < groups
-        or weight.shape[0] % groups
-        or x.shape[1] != weight.shape[1] * groups
-        or 0 in weight.shape[2:]
-    ):
+    if padding == "same":
+        pads = _same_padding(op, weight, steps, spread)
+    outputs, inputs, *kernel = weight.shape
+    if outputs < groups or outputs % groups or x.shape[1] != inputs * groups or 0 in kernel:
         raise RuntimeError(
             f"{op}(): weight of shape {tuple(weight.shape)} with groups = {groups} does not fit an input of shape "
             f"{tuple(input.shape)}"
         )
-    _check_bias(op, bias, weight.shape[0])
+    _check_bias(op, bias, outputs)
     check_same_type(op, x, weight=weight, bias=bias)
-    _check_dtype(op, x, x.dtype == torch.bool or any(d > 1 for d in spread))
+    _check_dtype(op, x, x.dtype == torch.bool or max(spread) > 1)
     y = autograd.convolution.convolution(x, weight, bias, steps, pads, spread, groups)
     return y.squeeze(0) if unbatched else y
 
@@ -108,13 +109,11 @@ def _transposed(
     op = f"conv_transpose{dimensions}d"
     check_tensors(op, "bias", input=input, weight=weight, bias=bias)
     groups = as_int(op, "groups", groups)
-    steps, pads, extra, spread = as_tuples(
+    steps, pads, extra, spread = _geometry(
         op, dimensions, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
     )
-    _check_geometry(op, weight, dimensions, steps, spread, groups)
+    _check_weight(op, weight, dimensions, groups)
     x, unbatched = with_batch(op, input, dimensions)
-    _not_negative(op, "padding", pads)
-    _not_negative(op, "output_padding", extra)
     if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread, strict=True)):
         raise RuntimeError(
             f"{op}(): output_padding must be smaller than stride or dilation, got output_padding {extra}, stride "

@@ -29,6 +29,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             "their last dimensions must be equal"
         )
     check_same_type(op, input, weight=weight, bias=bias)
+    if weight.dim() == 2 and (bias is None or bias.shape == weight.shape[:1]):
+        return autograd.linear.linear(input, weight, bias)
     shape = (*input.shape[:-1], *weight.shape[:-1])
     if bias is not None and not _broadcasts(bias.shape, shape):
         raise RuntimeError(f"{op}(): bias must fit an output of shape {shape}, got shape {tuple(bias.shape)}")
@@ -37,9 +39,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return rows if bias is None else rows + bias
     if bias is not None and bias.dim() > 1:
         return autograd.linear.linear(input, weight) + bias
-    if bias is not None and (bias.dim() == 0 or bias.shape[0] == 1):
-        bias = bias.expand(weight.shape[0])
-    return autograd.linear.linear(input, weight, bias)
+    return autograd.linear.linear(input, weight, None if bias is None else bias.expand(weight.shape[0]))
 
 
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
