@@ -12,23 +12,19 @@ import torchbp.nn.functional as F
 def _forward(module: _BatchNorm, input: Tensor) -> Tensor:
     """Choose statistics and momentum as torch.nn does, and normalise."""
     module._check_input_dim(input)
-    momentum = 0.0 if module.momentum is None else module.momentum
-    if module.training and module.track_running_stats and module.num_batches_tracked is not None:
-        module.num_batches_tracked.add_(1)
-        if module.momentum is None:  # cumulative average
-            momentum = 1.0 / float(module.num_batches_tracked)
-    own = module.running_mean is None and module.running_var is None
-    tracked = not module.training or module.track_running_stats
-    return F.batch_norm(
-        input,
-        module.running_mean if tracked else None,
-        module.running_var if tracked else None,
-        module.weight,
-        module.bias,
-        module.training or own,
-        momentum,
-        module.eps,
-    )
+    training, momentum = module.training, module.momentum
+    mean, variance = module.running_mean, module.running_var  # each attribute of a module costs a search
+    own = mean is None and variance is None
+    if training:
+        tracked = module.num_batches_tracked if module.track_running_stats else None
+        if tracked is not None:
+            tracked.add_(1)
+            if momentum is None:  # cumulative average
+                momentum = 1.0 / float(tracked)
+        if not module.track_running_stats:
+            mean = variance = None
+    momentum = 0.0 if momentum is None else momentum
+    return F.batch_norm(input, mean, variance, module.weight, module.bias, training or own, momentum, module.eps)
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
