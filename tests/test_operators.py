@@ -150,7 +150,13 @@ SAMPLES = [(name, i, call) for name, calls in samples().items() for i, call in e
 # Registration
 
 
-@pytest.mark.parametrize(("name", "i", "call"), SAMPLES, ids=[f"{name}-{i}" for name, i, _ in SAMPLES])
+@pytest.mark.parametrize(
+    ("name", "i", "call"),
+    [
+        pytest.param(*sample, id=f"{sample[0]}-{sample[1]}", marks=[pytest.mark.slow] if sample[1] % 4 else [])
+        for sample in SAMPLES
+    ],
+)
 def test_opcheck(name: str, i: int, call: tuple) -> None:
     opcheck(getattr(O, name).default, call)
 
