@@ -177,15 +177,8 @@ template <typename T>
 void run_depthwise(const DepthwiseProblem& problem, const Tensor& source, const Tensor& weight, const T* bias,
                    T* target) {
   const DepthwiseKernels<T>& kernel = depthwise_kernels<T>();
-  int64_t size = 0;
-  for (int64_t p = 0; p < problem.phases; ++p) size += kernel.packed_size(problem.phase[p]);
-  const Tensor packed = at::empty({size}, source.options().memory_format(std::nullopt));
-  T* at = packed.data_ptr<T>();
-  const T* weights = weight.const_data_ptr<T>();
-  for (int64_t p = 0; p < problem.phases; ++p) {
-    kernel.pack(problem.phase[p], weights, bias, at);
-    at += kernel.packed_size(problem.phase[p]);
-  }
+  const Tensor packed = at::empty({kernel.packed_size(problem)}, source.options().memory_format(std::nullopt));
+  kernel.pack(problem, weight.const_data_ptr<T>(), bias, packed.data_ptr<T>());
   const T* from = source.const_data_ptr<T>();
   const T* packed_data = packed.const_data_ptr<T>();
   run_ranges<T>(kernel.tasks(problem), kernel.task_products(problem), kernel.workspace(problem),

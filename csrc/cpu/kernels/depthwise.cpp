@@ -1,7 +1,7 @@
 // Depthwise convolution. The lanes of a vector are channels: a channels-last tensor is read and written in
 // place, any other box by box through a buffer [positions][lanes] that is filled by transposing blocks of
-// rows. So no product meets padding, whatever the layout, and no tap needs a shuffle. Only for 3x3
-// kernels of stride 1 on contiguous images of some width are neighbouring columns better lanes.
+// rows. So no product meets padding, whatever the layout, and no tap needs a shuffle. Only for square
+// kernels of size 3, 5 and 7 and stride 1 or 2 on contiguous images are neighbouring columns better lanes.
 #include "depthwise.h"
 
 #include "vector.h"
@@ -195,6 +195,24 @@ TORCHBP_INLINE void visit_box(const Box& box, const int64_t* stride, Visit visit
   const int64_t start = box.first[0] * stride[0] + box.first[1] * stride[1] + box.first[2] * stride[2];
   for (int64_t d = 0; d < planes; ++d)
     for (int64_t h = 0; h < rows; ++h) visit(start + d * stride[0] + h * stride[1], (d * rows + h) * width, width);
+}
+
+// Strides of a box in a buffer of lanes, and the offset of position 0, which may lie outside.
+template <typename T>
+int64_t buffer_strides(const Box& box, int64_t (&stride)[kSpatial]) {
+  stride[2] = kLanes<T>;
+  stride[1] = box.size(2) * stride[2];
+  stride[0] = box.size(1) * stride[1];
+  int64_t start = 0;
+  for (int d = 0; d < kSpatial; ++d) start -= box.first[d] * stride[d];
+  return start;
+}
+
+template <typename T>
+void read_box(const LaneBlock<const T*>& block, const Box& box, const int64_t* stride, T* buffer) {
+  visit_box(box, stride, [&](int64_t offset, int64_t at, int64_t count) {
+    read_lanes(block, offset, stride[kSpatial - 1], count, buffer + at * kLanes<T>);
+  });
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -492,6 +510,10 @@ struct GatherPlan : BoxPlan {
   bool source_in_place;
   bool target_in_place;
   bool by_planes;  // lanes are columns
+  int64_t planes_of_task;
+  int64_t square;  // size of the kernel
+  bool paired;     // two planes at once
+  bool spread;     // all phases at once
   bool fits;
   int64_t blocks;           // of lanes
   int64_t blocks_of_task;   // 1, or all
@@ -508,13 +530,13 @@ int64_t weight_block(const GatherProblem& problem) {
 }
 
 template <typename T>
-int64_t packed_size(const GatherProblem& problem) {
+int64_t phase_size(const GatherProblem& problem) {
   return block_count<T>(problem.groups * problem.target_channels) * weight_block<T>(problem);
 }
 
 // [blocks][bias, then source channels of a target x taps][lanes]
 template <typename T>
-void pack(const GatherProblem& problem, const T* weight, const T* bias, T* packed) {
+void pack_phase(const GatherProblem& problem, const T* weight, const T* bias, T* packed) {
   constexpr int64_t lanes = kLanes<T>;
   const int64_t channels = problem.groups * problem.target_channels;
   for (int64_t block = 0; block < block_count<T>(channels); ++block) {
@@ -549,29 +571,107 @@ int64_t target_elements(const DepthwiseProblem& problem, const BoxPlan& plan) {
   return elements;
 }
 
-constexpr int64_t kSquare = 3;
+constexpr int kMostSize = 7;
+constexpr int kMostStrips = 16;
+
+// The place of a tap among the weights of a plane.
+int64_t plane_tap(const DepthwiseProblem& problem, const GatherPlan& plan, int64_t p, int64_t tap) {
+  const int64_t* at = problem.phase[p].tap_offset + tap * kSpatial;
+  int64_t k[kSpatial];
+  for (int d = 0; d < kSpatial; ++d) {
+    const int64_t residue = problem.residue[p * kSpatial + d];
+    k[d] = plan.spread && d > 0 ? residue + plan.square / 2 - 2 * at[d] : at[d] - plan.reach.least[d];
+  }
+  return (k[0] * plan.square + k[2]) * plan.square + k[1];
+}
 
 // Whether lanes are better columns than channels.
 template <typename T>
-bool by_planes(const DepthwiseProblem& problem, const GatherPlan& plan) {
+void choose_planes(const DepthwiseProblem& problem, GatherPlan& plan) {
   const GatherProblem& first = problem.phase[0];
-  bool fits = problem.phases == 1 && plan.source_per_target == 1 && first.taps == kSquare * kSquare;
-  fits = fits && first.source_stride[3] == 1 && first.target_stride[3] == 1 && first.grid[1] == 1;
-  for (int d = 0; d < kSpatial; ++d) {
-    const int64_t reach = d == 0 ? 1 : kSquare;
-    fits = fits && first.step[d + 1] == 1 && plan.reach.most[d] - plan.reach.least[d] + 1 == reach;
+  const Reach& reach = plan.reach;
+  plan.by_planes = plan.paired = plan.spread = false;
+  plan.planes_of_task = kLanes<T>;
+  if (plan.source_per_target != 1 || first.source_stride[3] != 1 || problem.target_stride[3] != 1) return;
+  const int64_t depths = reach.most[0] - reach.least[0] + 1, step = first.step[3];
+  int64_t taps = 0;
+  for (int64_t p = 0; p < problem.phases; ++p) taps += problem.phase[p].taps;
+  if (problem.phases == 1) {
+    plan.square = reach.most[2] - reach.least[2] + 1;
+    if (reach.most[1] - reach.least[1] + 1 != plan.square || depths > kMostSize) return;
+    if (step > 2 || first.step[2] != step || taps != plan.square * plan.square * depths) return;
+  } else {
+    plan.square = taps == 9 ? 3 : taps == 25 ? 5 : 7;
+    plan.spread = true;
+    if (problem.phases != 4 || problem.period[0] != 1 || problem.period[1] != 2 || problem.period[2] != 2) return;
+    if (depths != 1 || reach.least[0] != 0 || first.grid[1] != 1 || taps != plan.square * plan.square) return;
+    for (int d = 1; d < kSpatial; ++d)
+      if (reach.least[d] != -((plan.square - 1) / 4) || reach.most[d] - reach.least[d] != (plan.square - 1) / 2) return;
+    for (int64_t p = 0; p < problem.phases; ++p)
+      for (int64_t tap = 0; tap < problem.phase[p].taps; ++tap)
+        for (int d = 1; d < kSpatial; ++d) {
+          const int64_t at = problem.phase[p].tap_offset[tap * kSpatial + d];
+          const int64_t k = problem.residue[p * kSpatial + d] + plan.square / 2 - 2 * at;
+          if (k < 0 || k >= plan.square) return;
+        }
   }
-  return fits && plan.reach.least[0] == 0 && first.grid[2] >= 4 && 4 * first.grid[3] >= 3 * kLanes<T>;
+  if (plan.square != 3 && plan.square != 5 && plan.square != 7) return;
+  // Few strips meet padding.
+  const int64_t right = step * (first.grid[3] - 1) + reach.most[2] - first.source_size[3];
+  if (-reach.least[2] > kMostSize || right > kMostSize) return;
+  plan.paired = kLanes<T> == 16 && 2 * first.grid[3] <= kLanes<T>;
+  plan.by_planes = first.grid[3] >= 4 && (plan.paired || 2 * first.grid[3] > kLanes<T>);
+}
+
+// Elements of one or, together, two planes: the weights, [depths][columns][rows] of numbers or of vectors; a vector of
+// biases; and a number that is zero if the weights are finite.
+template <typename T>
+int64_t plane_weights(const GatherPlan& plan) {
+  const int64_t depths = plan.reach.most[0] - plan.reach.least[0] + 1;
+  return depths * plan.square * plan.square * (plan.paired ? kLanes<T> : 1);
 }
 
 template <typename T>
-int64_t plane_pitch(const BoxPlan& plan) {
-  return larger(plan.size[2], kLanes<T>) + kSquare - 1;
+int64_t plane_size(const GatherPlan& plan) {
+  return plane_weights<T>(plan) + kLanes<T> + 1;
 }
 
 template <typename T>
-int64_t plane_elements(const BoxPlan& plan) {
-  return (plan.size[1] - 1 + kSquare) * plane_pitch<T>(plan);
+void pack_planes(const DepthwiseProblem& whole, const GatherPlan& plan, const T* packed, T* to) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t together = plan.paired ? 2 : 1, width = plan.paired ? lanes : 1, weights = plane_weights<T>(plan);
+  // Whether a lane of a sum belongs to the second plane of a pair: every_other() takes turns.
+  const bool turns = whole.phase[0].step[3] == 2;
+  const auto in_other = [turns](int64_t lane) { return turns ? lane % 4 >= 2 : lane >= lanes / 2; };
+  for (int64_t c = 0; c < plan.channels; ++c) {
+    T* own = to + c / together * plane_size<T>(plan);
+    const bool second = c % together == 1;
+    const int64_t block = c / lanes;
+    const T* from = packed + c - block_first<T>(plan.channels, block);
+    // An odd last plane fills all lanes.
+    for (int64_t l = 0; l < lanes; ++l)
+      if (!second || in_other(l)) own[weights + l] = from[block * weight_block<T>(whole.phase[0])];
+    T probe = second ? own[weights + lanes] : T(0);
+    for (int64_t p = 0; p < whole.phases; ++p) {
+      const GatherProblem& phase = whole.phase[p];
+      for (int64_t tap = 0; tap < phase.taps; ++tap) {
+        const T weight = from[block * weight_block<T>(phase) + (1 + tap) * lanes];
+        T* place = own + plane_tap(whole, plan, p, tap) * width;
+        for (int64_t l = 0; l < width; ++l)
+          if (!second || in_other(l)) place[l] = weight;
+        probe += weight * T(0);
+      }
+      from += phase_size<T>(phase);
+    }
+    own[weights + lanes] = probe;
+  }
+}
+
+int64_t gather_tasks(const DepthwiseProblem& problem, const GatherPlan& plan) {
+  const int64_t images = problem.phase[0].grid[0];
+  if (!plan.fits) return images * plan.channels;
+  if (plan.by_planes) return images * plan.boxes * ((plan.channels + plan.planes_of_task - 1) / plan.planes_of_task);
+  return images * plan.boxes * (plan.blocks / plan.blocks_of_task);
 }
 
 template <typename T>
@@ -596,20 +696,7 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
 
   for (int d = 0; d < kSpatial; ++d) plan.size[d] = first.grid[d + 1];
   set_boxes(first.grid, plan);
-  plan.by_planes = !(plan.source_in_place && plan.target_in_place) && by_planes<T>(problem, plan);
-  const auto bytes = [&] {
-    if (plan.by_planes) return plane_elements<T>(plan) * static_cast<int64_t>(sizeof(T));
-    plan.source_elements = plan.source_in_place ? 0 : source_elements(first, plan.reach, plan);
-    plan.target_elements = plan.target_in_place ? 0 : target_elements<T>(problem, plan);
-    return (plan.source_elements * plan.source_per_target + plan.target_elements) * TORCHBP_VECTOR_BYTES;
-  };
-  while (bytes() > kBufferBytes && halve(first.grid, plan, 64)) {
-  }
-  const int64_t outer = first.grid[0] * (plan.blocks / plan.blocks_of_task);
-  while (outer * plan.boxes < kEnoughTasks && positions_of(plan) * plan.blocks_of_task > kLeastPositions &&
-         halve(first.grid, plan, 64)) {
-  }
-  plan.fits = bytes() <= kBufferLimit;
+  choose_planes<T>(problem, plan);
   int64_t source_bytes = plan.channels * sizeof(T), target_bytes = source_bytes;
   bool aligned = plan.channels % kLanes<T> == 0;
   for (int axis = 0; axis < kAxes; ++axis) {
@@ -617,9 +704,34 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
     target_bytes *= problem.target_size[axis];
     aligned = aligned && (problem.target_size[axis] == 1 || problem.target_stride[axis] % kLanes<T> == 0);
   }
-  plan.fetched = plan.source_in_place && source_bytes > kFarBytes;
+  plan.fetched = source_bytes > kFarBytes;
+  plan.fits = true;
+  if (plan.by_planes) {
+    while (gather_tasks(problem, plan) < kEnoughTasks && plan.planes_of_task > 2) plan.planes_of_task /= 2;
+    while (gather_tasks(problem, plan) < kEnoughTasks && positions_of(plan) > kLeastPositions * kLanes<T> &&
+           halve(first.grid, plan, 64)) {
+    }
+    return plan;
+  }
+  const auto bytes = [&] {
+    plan.source_elements = plan.source_in_place ? 0 : source_elements(first, plan.reach, plan);
+    plan.target_elements = plan.target_in_place ? 0 : target_elements<T>(problem, plan);
+    return (plan.source_elements * plan.source_per_target + plan.target_elements) * TORCHBP_VECTOR_BYTES;
+  };
+  while (bytes() > kBufferBytes && halve(first.grid, plan, 64)) {
+  }
+  while (gather_tasks(problem, plan) < kEnoughTasks && positions_of(plan) * plan.blocks_of_task > kLeastPositions &&
+         halve(first.grid, plan, 64)) {
+  }
+  plan.fits = bytes() <= kBufferLimit;
+  plan.fetched = plan.fetched && plan.source_in_place;
   plan.streamed = plan.target_in_place && aligned && target_bytes > kStreamedBytes;
   return plan;
+}
+
+template <typename T, typename Item>
+int64_t elements_for(int64_t count) {
+  return (count * static_cast<int64_t>(sizeof(Item)) + 63) / 64 * 64 / static_cast<int64_t>(sizeof(T));
 }
 
 // What is the same for every task of a phase.
@@ -651,11 +763,6 @@ PhasePlan<T> phase_plan(const GatherProblem& problem, int64_t weight) {
   return plan;
 }
 
-template <typename T, typename Item>
-int64_t elements_for(int64_t count) {
-  return (count * static_cast<int64_t>(sizeof(Item)) + 63) / 64 * 64 / static_cast<int64_t>(sizeof(T));
-}
-
 // Where taps reach too far for a buffer: sums along rows of one channel.
 
 template <typename T>
@@ -666,7 +773,7 @@ void gather_far(const DepthwiseProblem& whole, const T* source, const T* packed,
   for (int64_t p = 0; p < whole.phases; ++p) {
     const GatherProblem& problem = whole.phase[p];
     const T* weight = packed + block * weight_block<T>(problem) + lane;
-    packed += packed_size<T>(problem);
+    packed += phase_size<T>(problem);
     const int64_t sources = problem.source_channels, pixel = problem.target_stride[3];
     const T* from = source + image * problem.source_stride[0] +
                     c / problem.target_channels * sources * problem.source_channel_stride;
@@ -694,167 +801,525 @@ void gather_far(const DepthwiseProblem& whole, const T* source, const T* packed,
 }
 
 // ---------------------------------------------------------------------------------------------
-// 3x3 kernels of stride 1 on contiguous images: a plane's rows are copied with their padding, at a fixed pitch. A
-// row of the buffer that is loaded serves several rows of the target.
+// Square kernels on contiguous images: lanes are columns, read where they stand. A vector that is loaded serves
+// several rows of the target, the weights of one column of the kernel stay in registers. Tiles at the ends of rows
+// load what is inside, and zeros.
 
-// The first `count` lanes, fewer than all.
+#if TORCHBP_VECTOR_BYTES == 64
 template <typename T>
-TORCHBP_INLINE void store_some(T* to, const Vector<T>& v, int64_t count) {
+using Mask = uint16_t;
+#else
+template <typename T>
+using Mask = IntegerVector<T>;
+#endif
+
+// Lanes first .. last - 1.
+template <typename T>
+Mask<T> mask_of(int64_t first, int64_t last) {
+  first = smaller(kLanes<T>, larger(0, first));
+  last = smaller(kLanes<T>, larger(first, last));
+#if TORCHBP_VECTOR_BYTES == 64
+  return static_cast<uint16_t>((uint32_t{1} << last) - (uint32_t{1} << first));
+#else
+  Mask<T> mask = {};
+  for (int64_t lane = first; lane < last; ++lane) mask[lane] = -1;
+  return mask;
+#endif
+}
+
+// The lanes of a mask; zeros elsewhere.
+template <typename T>
+TORCHBP_INLINE Vector<T> load_masked(const T* from, const Mask<T>& mask) {
 #if TORCHBP_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), reinterpret_cast<const __m512&>(v));
+    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_ps(mask, from));
   else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1 << count) - 1), reinterpret_cast<const __m512d&>(v));
+    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm256_maskload_ps(from, reinterpret_cast<__m256i>(mask)));
+  else
+    return reinterpret_cast<Vector<T>>(_mm256_maskload_pd(from, reinterpret_cast<__m256i>(mask)));
 #else
-  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
+  Vector<T> v = {};
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane)
+    if (mask[lane]) v[lane] = from[lane];
+  return v;
 #endif
 }
 
 template <typename T>
-TORCHBP_INLINE void copy_row(const T* from, T* to, int64_t count) {
-  if (count >= kLanes<T>) {
-    for (int64_t i = 0; i < count; i += kLanes<T>) {
-      const int64_t at = smaller(i, count - kLanes<T>);
-      store(to + at, load(from + at));
-    }
-    return;
-  }
+TORCHBP_INLINE void store_masked(T* to, const Vector<T>& v, const Mask<T>& mask) {
 #if TORCHBP_VECTOR_BYTES == 64
-  if (count <= 0) return;
-  Vector<T> v;
   if constexpr (sizeof(T) == 4)
-    reinterpret_cast<__m512&>(v) = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), from);
+    _mm512_mask_storeu_ps(to, mask, reinterpret_cast<__m512>(v));
   else
-    reinterpret_cast<__m512d&>(v) = _mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), from);
-  store_some<T>(to, v, count);
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(to, reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256>(v));
+  else
+    _mm256_maskstore_pd(to, reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256d>(v));
 #else
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane)
+    if (mask[lane]) to[lane] = v[lane];
 #endif
 }
 
+// Elements at even, or odd, places of a and b, in an order that costs one instruction; and the order mended.
+template <typename T, int kOdd>
+TORCHBP_INLINE Vector<T> every_other(const Vector<T>& a, const Vector<T>& b) {
+  constexpr int o = kOdd;
+  if constexpr (kLanes<T> == 16)
+    return __builtin_shufflevector(a, b, o, o + 2, o + 16, o + 18, o + 4, o + 6, o + 20, o + 22, o + 8, o + 10, o + 24,
+                                   o + 26, o + 12, o + 14, o + 28, o + 30);
+  else if constexpr (kLanes<T> == 8 && sizeof(T) == 4)
+    return __builtin_shufflevector(a, b, o, o + 2, o + 8, o + 10, o + 4, o + 6, o + 12, o + 14);
+  else if constexpr (kLanes<T> == 8)
+    return __builtin_shufflevector(a, b, o, o + 8, o + 2, o + 10, o + 4, o + 12, o + 6, o + 14);
+  else if constexpr (kLanes<T> == 4 && sizeof(T) == 4)
+    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6);
+  else if constexpr (kLanes<T> == 4)
+    return __builtin_shufflevector(a, b, o, o + 4, o + 2, o + 6);
+  else
+    return __builtin_shufflevector(a, b, o, o + 2);
+}
+
 template <typename T>
-struct PlaneRows {
-  const T* buffer;
-  int64_t pitch;
-  const T* weight;  // [kSquare][kSquare]
-  T bias;
-  T* target;
-  int64_t target_row;
-  int64_t rows;
-  int64_t columns;
+TORCHBP_INLINE Vector<T> mended(const Vector<T>& v) {
+  if constexpr (kLanes<T> == 16)
+    return __builtin_shufflevector(v, v, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  else if constexpr (kLanes<T> == 8 && sizeof(T) == 4)
+    return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
+  else if constexpr (kLanes<T> == 8)
+    return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7);
+  else if constexpr (kLanes<T> == 4 && sizeof(T) == 8)
+    return __builtin_shufflevector(v, v, 0, 2, 1, 3);
+  else
+    return v;
+}
+
+// The first half of one vector, followed by that of another; and halves exchanged.
+template <typename T>
+TORCHBP_INLINE Vector<T> first_halves(const Vector<T>& a, const Vector<T>& b) {
+  if constexpr (kLanes<T> == 16)
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+  else
+    return a;
+}
+
+template <typename T>
+TORCHBP_INLINE Vector<T> second_half(const Vector<T>& a) {
+  if constexpr (kLanes<T> == 16)
+    return __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  else
+    return a;
+}
+
+// One depth of the kernel.
+template <typename T>
+struct PlaneSlice {
+  const T* source;  // first element of the plane
+  const T* weight;  // [columns][rows], of a pair [columns][rows][lanes]
 };
 
-template <typename T, int kRows, int kVectors>
-TORCHBP_INLINE void plane_tile(const PlaneRows<T>& plane, int64_t h, int64_t w) {
+// A tile of one vector of columns.
+template <typename T>
+struct PlaneStrip {
+  int64_t column;
+  Mask<T> read[kMostSize + 1];
+  Mask<T> written[2];
+};
+
+// Planes of a box. A pair of planes, whose rows fill half a vector, is done together: the second one stands in the
+// second half.
+template <typename T>
+struct PlaneRows {
+  const PlaneSlice<T>* slice;
+  int64_t slices;
+  int64_t source_row;
+  int64_t source_rows;
+  int64_t source_other;  // to the other plane of a pair
+  int64_t top, left;     // what position 0 reads first
+  const T* bias;         // a vector
+  T* target;
+  int64_t target_row;
+  int64_t target_rows;
+  int64_t target_other;
+  int64_t first, last;  // rows of positions
+  bool fetched;         // rows are fetched ahead of use
+  const PlaneStrip<T>* strip;
+  int64_t strips;
+  int64_t inner_first, inner_last;  // columns that are done two vectors at once, all inside
+};
+
+template <typename T, bool kPair>
+TORCHBP_INLINE Vector<T> weight_at(const T* weight, int64_t at) {
+  if constexpr (kPair)
+    return load(weight + at * kLanes<T>);
+  else
+    return weight[at] - Vector<T>{};  // as a sum, it would be computed: -0 + 0 is 0
+}
+
+// The vector that a tap reads in a row, or those of a tap and its right neighbour.
+template <typename T, int kStep, bool kMasked, bool kPair>
+TORCHBP_INLINE void read_columns(const T* from, int64_t other, const Mask<T>* mask, Vector<T> (&x)[kStep]) {
+  if constexpr (kStep == 1) {
+    if (!kMasked)
+      x[0] = load(from);
+    else if (kPair)
+      x[0] = first_halves<T>(load_masked<T>(from, mask[0]), load_masked<T>(from + other, mask[0]));
+    else
+      x[0] = load_masked<T>(from, mask[0]);
+  } else {
+    const T* next = from + (kPair ? other : kLanes<T>);
+    const Vector<T> a = kMasked ? load_masked<T>(from, mask[0]) : load(from);
+    const Vector<T> b = kMasked ? load_masked<T>(next, mask[1]) : load(next);
+    x[0] = every_other<T, 0>(a, b);
+    x[1] = every_other<T, 1>(a, b);
+  }
+}
+
+// kTaps columns of the kernel from column k, one or two; their weights stay in registers.
+template <typename T, int kSize, int kStep, int kTaps, int kRows, int kVectors, bool kPair, bool kWhole>
+TORCHBP_INLINE void plane_columns(const PlaneRows<T>& plane, int64_t y, const T* row, const T* weight,
+                                  const Mask<T>* mask, Vector<T> (&sum)[kRows][kVectors]) {
+  Vector<T> scale[kTaps][kSize];
+  Mask<T> read[kStep] = {};
+  if (kVectors == 1)
+    for (int k = 0; k < kStep; ++k) read[k] = mask[k];
+#pragma GCC unroll 2
+  for (int k = 0; k < kTaps; ++k)
+#pragma GCC unroll 8
+    for (int i = 0; i < kSize; ++i) scale[k][i] = weight_at<T, kPair>(weight, k * kSize + i);
+#pragma GCC unroll 32
+  for (int j = 0; j < kStep * (kRows - 1) + kSize; ++j, row += plane.source_row) {
+    if (!kWhole && static_cast<uint64_t>(y + j) >= static_cast<uint64_t>(plane.source_rows)) continue;
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      Vector<T> x[kStep];
+      read_columns<T, kStep, kVectors == 1, kPair>(row + v * kStep * kLanes<T>, plane.source_other, read, x);
+#pragma GCC unroll 2
+      for (int k = 0; k < kTaps; ++k)
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          if (j - kStep * r >= 0 && j - kStep * r < kSize) sum[r][v] += x[k] * scale[k][j - kStep * r];
+    }
+  }
+}
+
+template <typename T, int kSize, int kStep, int kRows, int kVectors, bool kPair, bool kWhole>
+TORCHBP_INLINE void plane_tile(const PlaneRows<T>& plane, int64_t h, int64_t w, const PlaneStrip<T>* strip) {
+  constexpr int64_t lanes = kLanes<T>;
+  constexpr int64_t taps = kSize * (kPair ? lanes : 1);
+  const Vector<T> bias = load(plane.bias);
   Vector<T> sum[kRows][kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<T>{} + plane.bias;
-  const T* row = plane.buffer + h * plane.pitch + w;
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = bias;
+  const int64_t y = kStep * h + plane.top;
+  for (int64_t slice = 0; slice < plane.slices; ++slice) {
+    const T* row = plane.slice[slice].source + y * plane.source_row + kStep * w + plane.left;
+    const T* weight = plane.slice[slice].weight;
+    const Mask<T>* mask = kVectors == 1 ? strip->read : nullptr;
+#pragma GCC unroll 1
+    for (int k = 0; k + kStep <= kSize; k += kStep, weight += kStep * taps, mask += kVectors == 1 ? kStep : 0)
+      plane_columns<T, kSize, kStep, kStep, kRows, kVectors, kPair, kWhole>(plane, y, row + k, weight, mask, sum);
+    if (kStep == 2)
+      plane_columns<T, kSize, kStep, 1, kRows, kVectors, kPair, kWhole>(plane, y, row + kSize - 1, weight, mask, sum);
+  }
+  if (plane.fetched) {
+    const T* row = plane.slice->source + (y + kStep * kRows + kSize - kStep) * plane.source_row + kStep * w;
+#pragma GCC unroll 16
+    for (int j = 0; j < kStep * kRows; ++j)
+#pragma GCC unroll 4
+      for (int v = 0; v < kStep * kVectors; ++v) __builtin_prefetch(row + j * plane.source_row + v * lanes, 0, 3);
+  }
 #pragma GCC unroll 8
-  for (int j = 0; j < kRows - 1 + kSquare; ++j, row += plane.pitch) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kSquare; ++k) {
-      Vector<T> x[kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    T* to = plane.target + (h + r) * plane.target_row + w;
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) x[v] = load(row + k + v * kLanes<T>);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        const int i = j - r;
-        if (i >= 0 && i < kSquare) {
-#pragma GCC unroll 2
-          for (int v = 0; v < kVectors; ++v) sum[r][v] += x[v] * plane.weight[i * kSquare + k];
-        }
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector<T> row = kStep == 2 ? mended<T>(sum[r][v]) : sum[r][v];
+      if (kVectors > 1) {
+        store(to + v * lanes, row);
+      } else {
+        store_masked(to, row, strip->written[0]);
+        if (kPair) store_masked(to + plane.target_other, second_half<T>(row), strip->written[0]);
       }
     }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-    T* to = plane.target + (h + r) * plane.target_row + w;
-    if (kVectors == 1 && plane.columns < kLanes<T>) {
-      store_some<T>(to, sum[r][0], plane.columns);
-    } else {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) store(to + v * kLanes<T>, sum[r][v]);
-    }
+}
+
+template <typename T, int kSize, int kStep, int kRows, bool kPair, bool kWhole>
+TORCHBP_INLINE void plane_tile_row(const PlaneRows<T>& plane, int64_t h) {
+  if constexpr (!kPair && (kRows < 7 || TORCHBP_VECTOR_BYTES == 64))
+    for (int64_t w = plane.inner_first; w < plane.inner_last; w += 2 * kLanes<T>)
+      plane_tile<T, kSize, kStep, kRows, 2, false, kWhole>(plane, h, w, nullptr);
+  for (int64_t i = 0; i < plane.strips; ++i)
+    plane_tile<T, kSize, kStep, kRows, 1, kPair, kWhole>(plane, h, plane.strip[i].column, plane.strip + i);
+}
+
+// Tile by tile; the last rows overlap those before.
+template <typename T, int kSize, int kStep, int kRows, bool kPair>
+void plane_tiles(const PlaneRows<T>& given) {
+  const PlaneRows<T> plane = given;
+  for (int64_t at = plane.first; at < plane.last; at += kRows) {
+    const int64_t h = smaller(at, plane.last - kRows), y = kStep * h + plane.top;
+    if (y >= 0 && y + kStep * (kRows - 1) + kSize <= plane.source_rows)
+      plane_tile_row<T, kSize, kStep, kRows, kPair, true>(plane, h);
+    else
+      plane_tile_row<T, kSize, kStep, kRows, kPair, false>(plane, h);
   }
 }
 
-template <typename T, int kRows, int kVectors>
-void plane_tiles(const PlaneRows<T>& plane) {
-  constexpr int64_t width = kVectors * kLanes<T>;
-  for (int64_t h = 0; h < plane.rows; h += kRows)
-    for (int64_t w = 0; w < plane.columns; w += width)
-      plane_tile<T, kRows, kVectors>(plane, smaller(h, plane.rows - kRows),
-                                     larger(0, smaller(w, plane.columns - width)));
-}
-
-template <typename T>
+template <typename T, int kSize, int kStep, bool kPair>
 void plane_product(const PlaneRows<T>& plane) {
-  if (plane.rows < 4)
-    plane_tiles<T, 1, 1>(plane);
-  else if (plane.columns < 2 * kLanes<T>)
-    plane_tiles<T, 4, 1>(plane);
+  const int64_t rows = plane.last - plane.first;
+  const bool many = TORCHBP_VECTOR_BYTES == 64 || plane.inner_first == plane.inner_last;
+  if (many && rows >= 7 && (rows + 6) / 7 * 7 <= (rows + 3) / 4 * 4)
+    plane_tiles<T, kSize, kStep, 7, kPair>(plane);
+  else if (rows >= 4)
+    plane_tiles<T, kSize, kStep, 4, kPair>(plane);
   else
-    plane_tiles<T, 4, 2>(plane);
+    plane_tiles<T, kSize, kStep, 1, kPair && TORCHBP_VECTOR_BYTES == 64>(plane);
 }
 
-// False if a weight is not finite: its products with padding would be NaN.
-template <typename T>
-bool gather_planes(const DepthwiseProblem& whole, const GatherPlan& plan, const T* source, const T* packed, T* target,
-                   T* buffer, int64_t image, int64_t block, const Box& box) {
-  const GatherProblem& problem = whole.phase[0];
-  const int64_t channel = block_first<T>(plan.channels, block);
-  const T* weight = packed + block * weight_block<T>(problem);
-  Vector<T> probe = Vector<T>{};
-  for (int64_t i = 1; i <= problem.taps; ++i) probe += load(weight + i * kLanes<T>) * T(0);
-  for (int64_t l = 0; l < kLanes<T>; ++l)
-    if (probe[l] != T(0)) return false;
+// The gradient of the input of stride 2: position q has the targets 2 q and 2 q + 1 along both axes. Target
+// 2 q + residue meets source q + o with tap residue + kSize / 2 - 2 o.
+template <int kSize>
+struct Spread {
+  static constexpr int kReach = (kSize + 1) / 2;     // sources that a position meets
+  static constexpr int kLeast = -((kSize - 1) / 4);  // the first of them
 
-  const int64_t pitch = plane_pitch<T>(plan), rows = box.size(1) - 1 + kSquare;
-  const int64_t top = box.first[1] + plan.reach.least[1], left = box.first[2] + plan.reach.least[2];
-  for (int64_t i = 0; i < rows * pitch; ++i) buffer[i] = T(0);
-  const int64_t first = larger(0, left), last = smaller(problem.source_size[3], left + box.size(2) - 1 + kSquare);
-  const int64_t h_first = larger(0, top), h_last = smaller(problem.source_size[2], top + rows);
-  T scales[kSquare * kSquare];
-  PlaneRows<T> plane;
-  plane.buffer = buffer;
-  plane.pitch = pitch;
-  plane.weight = scales;
-  plane.target_row = problem.target_stride[2];
-  plane.rows = box.size(1);
-  plane.columns = box.size(2);
-  for (int64_t c = block * kLanes<T>; c < smaller(plan.channels, (block + 1) * kLanes<T>); ++c) {
-    const T* from =
-        source + image * problem.source_stride[0] + c / plan.target_per_source * problem.source_channel_stride + first;
-    for (int64_t h = h_first; h < h_last; ++h)
-      copy_row(from + h * problem.source_stride[2], buffer + (h - top) * pitch + first - left, last - first);
-    const T* own = weight + c - channel;
-    plane.bias = own[0];
-    for (int64_t tap = 0; tap < problem.taps; ++tap) {
-      const int64_t* at = problem.tap_offset + tap * kSpatial;
-      scales[(at[1] - plan.reach.least[1]) * kSquare + at[2] - plan.reach.least[2]] = own[(1 + tap) * kLanes<T>];
-    }
-    plane.target = target + image * problem.target_stride[0] + c * problem.target_channel_stride +
-                   box.first[1] * problem.target_stride[2] + box.first[2];
-    plane_product(plane);
+  static constexpr int tap(int residue, int source) { return residue + kSize / 2 - 2 * (source + kLeast); }
+  static constexpr bool meets(int residue, int source) {
+    return source >= 0 && source < kReach && tap(residue, source) >= 0 && tap(residue, source) < kSize;
   }
-  return true;
+};
+
+template <typename T, int kSize, int kRows, bool kInside, bool kPair>
+TORCHBP_INLINE void spread_tile(const PlaneRows<T>& plane, int64_t h, int64_t w, const PlaneStrip<T>* strip) {
+  constexpr int64_t lanes = kLanes<T>;
+  typedef Spread<kSize> To;
+  const Vector<T> bias = load(plane.bias);
+  Vector<T> sum[kRows][2][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sum[r][i / 2][i % 2] = bias;
+  const int64_t y = h + To::kLeast;
+  const T* row = plane.slice->source + y * plane.source_row + w + To::kLeast;
+  const T* weight = plane.slice->weight;
+#pragma GCC unroll 4
+  for (int k = 0; k < To::kReach; ++k) {
+    Vector<T> scale[2][kSize];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i)
+#pragma GCC unroll 8
+      for (int tap = 0; tap < kSize; ++tap)
+        if (To::meets(i, k)) scale[i][tap] = weight_at<T, kPair>(weight, To::tap(i, k) * kSize + tap);
+    const T* from = row + k;
+    Mask<T> read[1] = {};
+    if (!kInside) read[0] = strip->read[k];
+#pragma GCC unroll 16
+    for (int j = 0; j < kRows - 1 + To::kReach; ++j, from += plane.source_row) {
+      if (static_cast<uint64_t>(y + j) >= static_cast<uint64_t>(plane.source_rows)) continue;
+      Vector<T> x[1];
+      read_columns<T, 1, !kInside, kPair>(from, plane.source_other, read, x);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+          if (To::meets(i / 2, j - r) && To::meets(i % 2, k))
+            sum[r][i / 2][i % 2] += x[0] * scale[i % 2][To::tap(i / 2, j - r)];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 2 * kRows; ++i) {
+    if (2 * h + i >= plane.target_rows) continue;
+    T* to = plane.target + (2 * h + i) * plane.target_row + 2 * w;
+    Vector<T> first = sum[i / 2][i % 2][0], second = sum[i / 2][i % 2][1];
+    interleave<T>(first, second);
+    if (kInside) {
+      store(to, first);
+      store(to + lanes, second);
+    } else {
+      store_masked(to, first, strip->written[0]);
+      store_masked(to + (kPair ? plane.target_other : lanes), second, strip->written[kPair ? 0 : 1]);
+    }
+  }
+}
+
+template <typename T, int kSize, int kRows, bool kPair>
+void spread_tiles(const PlaneRows<T>& given) {
+  const PlaneRows<T> plane = given;
+  for (int64_t at = plane.first; at < plane.last; at += kRows) {
+    const int64_t h = smaller(at, plane.last - kRows);
+    if constexpr (!kPair)
+      for (int64_t w = plane.inner_first; w < plane.inner_last; w += kLanes<T>)
+        spread_tile<T, kSize, kRows, true, false>(plane, h, w, nullptr);
+    for (int64_t i = 0; i < plane.strips; ++i)
+      spread_tile<T, kSize, kRows, false, kPair>(plane, h, plane.strip[i].column, plane.strip + i);
+  }
+}
+
+template <typename T, int kSize, bool kPair>
+void spread_product(const PlaneRows<T>& plane) {
+  constexpr int kRows = TORCHBP_VECTOR_BYTES == 64 ? 4 : 2;
+  if (plane.last - plane.first >= kRows)
+    spread_tiles<T, kSize, kRows, kPair>(plane);
+  else
+    spread_tiles<T, kSize, 1, kPair>(plane);
+}
+
+template <typename T>
+using PlaneFunction = void (*)(const PlaneRows<T>&);
+
+template <typename T, int kSize, bool kPair>
+PlaneFunction<T> plane_function(bool spread, int64_t step) {
+  if (spread) return spread_product<T, kSize, kPair>;
+  return step == 2 ? plane_product<T, kSize, 2, kPair> : plane_product<T, kSize, 1, kPair>;
+}
+
+template <typename T>
+PlaneFunction<T> plane_function(const GatherPlan& plan, int64_t step) {
+  if constexpr (kLanes<T> == 16)
+    if (plan.paired)
+      return plan.square == 7   ? plane_function<T, 7, true>(plan.spread, step)
+             : plan.square == 5 ? plane_function<T, 5, true>(plan.spread, step)
+                                : plane_function<T, 3, true>(plan.spread, step);
+  return plan.square == 7   ? plane_function<T, 7, false>(plan.spread, step)
+         : plan.square == 5 ? plane_function<T, 5, false>(plan.spread, step)
+                            : plane_function<T, 3, false>(plan.spread, step);
+}
+
+// How the columns of a box are covered: two vectors at once inside, strips with masks elsewhere.
+template <typename T>
+void set_strips(const DepthwiseProblem& whole, const GatherPlan& plan, const Box& box, PlaneStrip<T>* strip,
+                PlaneRows<T>& plane) {
+  constexpr int64_t lanes = kLanes<T>;
+  const GatherProblem& problem = whole.phase[0];
+  const int64_t step = problem.step[3], columns = box.size(2), read = problem.source_size[3];
+  const int64_t reach = plan.reach.most[2] - plan.reach.least[2];
+  const int64_t width = plan.spread ? lanes : 2 * lanes;
+  const int64_t spread = plan.spread ? 2 : 1;
+  const int64_t written = smaller(whole.target_size[3], spread * box.last[2]) - spread * box.first[2];
+  plane.strip = strip;
+  plane.strips = 0;
+  plane.inner_first = plane.inner_last = 0;
+  for (int64_t at = 0; at < columns;) {
+    const int64_t left = step * at + plane.left;
+    if (left >= 0 && left + step * (width - 1) + reach < read && spread * (at + width) <= written) {
+      if (plane.inner_first == plane.inner_last) plane.inner_first = at;
+      at += width;
+      plane.inner_last = at;
+      continue;
+    }
+    PlaneStrip<T>& one = strip[plane.strips++];
+    one.column = larger(0, smaller(at, columns - lanes));
+    const int64_t from = step * one.column + plane.left, half = plan.paired ? lanes / 2 : lanes;
+    for (int64_t k = 0; k <= reach; ++k) {
+      const int64_t first = -from - k, last = read - from - k;
+      if (step == 1) {
+        one.read[k] = mask_of<T>(first, smaller(last, half));
+      } else if (k % 2 == 0) {
+        one.read[k] = mask_of<T>(first, last);
+        one.read[k + 1] = plan.paired ? one.read[k] : mask_of<T>(first - lanes, last - lanes);
+      }
+    }
+    const int64_t rest = written - spread * one.column;
+    one.written[0] = mask_of<T>(0, rest);
+    one.written[1] = mask_of<T>(0, rest - lanes);
+    at += lanes;
+  }
+}
+
+template <typename T>
+void gather_planes(const DepthwiseProblem& whole, const GatherPlan& plan, const T* source, const T* packed, T* target,
+                   int64_t task) {
+  const GatherProblem& problem = whole.phase[0];
+  const Box box = box_at(problem.grid, plan, task % plan.boxes);
+  task /= plan.boxes;
+  const int64_t tasks_of_image = (plan.channels + plan.planes_of_task - 1) / plan.planes_of_task;
+  const int64_t image = task / tasks_of_image, channel = task % tasks_of_image * plan.planes_of_task;
+  const int64_t last_channel = smaller(plan.channels, channel + plan.planes_of_task);
+  const int64_t depths = plan.reach.most[0] - plan.reach.least[0] + 1;
+  const PlaneFunction<T> product = plane_function<T>(plan, problem.step[3]);
+  PlaneSlice<T> slices[kMostSize];
+  PlaneStrip<T> strips[kMostStrips];
+  PlaneRows<T> plane;
+  plane.slice = slices;
+  plane.source_row = problem.source_stride[2];
+  plane.source_rows = problem.source_size[2];
+  plane.top = plan.reach.least[1];
+  plane.left = problem.step[3] * box.first[2] + plan.reach.least[2];
+  plane.target_row = whole.target_stride[2];
+  plane.target_rows = whole.target_size[2];
+  plane.fetched = plan.fetched;
+  plane.first = box.first[1];
+  plane.last = box.last[1];
+  set_strips(whole, plan, box, strips, plane);
+  const int64_t together = plan.paired ? 2 : 1, weights = plane_weights<T>(plan);
+  const T* image_source = source + image * problem.source_stride[0];
+  T* image_target = target + image * whole.target_stride[0] + whole.period[2] * box.first[2];
+  const T* planes = packed;
+  for (int64_t p = 0; p < whole.phases; ++p) planes += phase_size<T>(whole.phase[p]);
+  for (int64_t c = channel; c < last_channel; c += together) {
+    // An odd last plane is its own partner.
+    const int64_t other = smaller(c + together, last_channel) - 1;
+    const T* own = planes + c / together * plane_size<T>(plan);
+    // Products with padding would be NaN.
+    if (own[weights + kLanes<T>] != T(0)) {
+      for (int64_t one = c; one <= other; ++one) gather_far(whole, source, packed, target, image, one, box);
+      continue;
+    }
+    plane.bias = own + weights;
+    const T* from = image_source + c / plan.target_per_source * problem.source_channel_stride;
+    T* to = image_target + c * problem.target_channel_stride;
+    plane.source_other = (other / plan.target_per_source - c / plan.target_per_source) * problem.source_channel_stride;
+    plane.target_other = (other - c) * problem.target_channel_stride;
+    for (int64_t d = box.first[0]; d < box.last[0]; ++d) {
+      const int64_t z = problem.step[1] * d + plan.reach.least[0];
+      plane.slices = 0;
+      for (int64_t at = larger(0, -z); at < smaller(depths, problem.source_size[1] - z); ++at)
+        slices[plane.slices++] = {from + (z + at) * problem.source_stride[1], own + at * (weights / depths)};
+      plane.target = to + d * whole.target_stride[1];
+      product(plane);
+    }
+  }
+}
+
+template <typename T>
+int64_t packed_size(const DepthwiseProblem& problem) {
+  const GatherPlan plan = gather_plan<T>(problem);
+  int64_t size = 0;
+  for (int64_t p = 0; p < problem.phases; ++p) size += phase_size<T>(problem.phase[p]);
+  return plan.by_planes ? size + (plan.channels + 1) / (plan.paired ? 2 : 1) * plane_size<T>(plan) : size;
+}
+
+template <typename T>
+void pack(const DepthwiseProblem& problem, const T* weight, const T* bias, T* packed) {
+  const GatherPlan plan = gather_plan<T>(problem);
+  T* at = packed;
+  for (int64_t p = 0; p < problem.phases; ++p) {
+    pack_phase(problem.phase[p], weight, bias, at);
+    at += phase_size<T>(problem.phase[p]);
+  }
+  if (plan.by_planes) pack_planes(problem, plan, packed, at);
 }
 
 template <typename T>
 int64_t tasks(const DepthwiseProblem& problem) {
-  const GatherPlan plan = gather_plan<T>(problem);
-  const int64_t images = problem.phase[0].grid[0];
-  return plan.fits ? images * plan.boxes * (plan.blocks / plan.blocks_of_task) : images * plan.channels;
+  return gather_tasks(problem, gather_plan<T>(problem));
 }
 
 template <typename T>
 int64_t workspace(const DepthwiseProblem& problem) {
   const GatherPlan plan = gather_plan<T>(problem);
   if (!plan.fits) return 0;
-  if (plan.by_planes) return plane_elements<T>(plan);
+  if (plan.by_planes) return 0;
   return elements_for<T, PhasePlan<T>>(problem.phases) + elements_for<T, LiveEntry>(plan.live) +
          (plan.source_elements * plan.source_per_target + plan.target_elements) * kLanes<T>;
 }
@@ -864,7 +1329,8 @@ int64_t task_products(const DepthwiseProblem& problem) {
   const GatherPlan plan = gather_plan<T>(problem);
   int64_t taps = 0;
   for (int64_t p = 0; p < problem.phases; ++p) taps += 2 + problem.phase[p].taps * plan.source_per_target;
-  return plan.fits ? taps * positions_of(plan) * plan.blocks_of_task * kLanes<T> : INT64_MAX;
+  const int64_t lanes = plan.by_planes ? plan.planes_of_task : plan.blocks_of_task * kLanes<T>;
+  return plan.fits ? taps * positions_of(plan) * lanes : INT64_MAX;
 }
 
 template <typename T>
@@ -889,18 +1355,12 @@ void gather_box(const DepthwiseProblem& whole, const GatherPlan& plan, const Pha
     source += channel;
   } else {
     const Box read = source_box(first, plan.reach, box);
-    source_stride[2] = lanes;
-    source_stride[1] = read.size(2) * lanes;
-    source_stride[0] = read.size(1) * source_stride[1];
+    source_start = buffer_strides<T>(read, source_stride);
     sibling = read.size(0) * source_stride[0];
-    for (int d = 0; d < kSpatial; ++d) source_start -= read.first[d] * source_stride[d];
     for (int64_t s = 0; s < plan.source_per_target; ++s) {
       const auto rows = lane_block<T>(source, first.source_channel_stride, plan.channels, channel,
                                       plan.source_per_target, plan.target_per_source, s);
-      T* to = buffer + s * sibling;
-      visit_box(read, first.source_stride + 1, [&](int64_t offset, int64_t at, int64_t count) {
-        read_lanes(rows, offset, first.source_stride[3], count, to + at * lanes);
-      });
+      read_box<T>(rows, read, first.source_stride + 1, buffer + s * sibling);
     }
     source = buffer;
     buffer += plan.source_elements * plan.source_per_target * lanes;
@@ -916,10 +1376,7 @@ void gather_box(const DepthwiseProblem& whole, const GatherPlan& plan, const Pha
     for (int d = 0; d < kSpatial; ++d) target_stride[d] = whole.target_stride[d + 1];
     base += channel;
   } else {
-    target_stride[2] = lanes;
-    target_stride[1] = written.size(2) * lanes;
-    target_stride[0] = written.size(1) * target_stride[1];
-    for (int d = 0; d < kSpatial; ++d) target_start -= written.first[d] * target_stride[d];
+    target_start = buffer_strides<T>(written, target_stride);
     base = buffer;
   }
 
@@ -986,13 +1443,7 @@ void gather(const DepthwiseProblem& problem, const T* source, const T* packed, T
     return;
   }
   if (plan.by_planes) {
-    for (int64_t task = first; task < last; ++task) {
-      const Box box = box_at(shape.grid, plan, task % plan.boxes);
-      const int64_t block = task / plan.boxes % plan.blocks, image = task / plan.boxes / plan.blocks;
-      if (gather_planes(problem, plan, source, packed, target, workspace, image, block, box)) continue;
-      for (int64_t c = block * kLanes<T>; c < smaller(plan.channels, (block + 1) * kLanes<T>); ++c)
-        gather_far(problem, source, packed, target, image, c, box);
-    }
+    for (int64_t task = first; task < last; ++task) gather_planes(problem, plan, source, packed, target, task);
     return;
   }
   plan.streamed = plan.streamed && reinterpret_cast<uintptr_t>(target) % TORCHBP_VECTOR_BYTES == 0;
@@ -1003,7 +1454,7 @@ void gather(const DepthwiseProblem& problem, const T* source, const T* packed, T
   int64_t weight = 0;
   for (int64_t p = 0; p < problem.phases; ++p) {
     phases[p] = phase_plan<T>(problem.phase[p], weight);
-    weight += packed_size<T>(problem.phase[p]);
+    weight += phase_size<T>(problem.phase[p]);
   }
   for (int64_t task = first; task < last; ++task)
     gather_box(problem, plan, phases, source, packed, target, live, workspace, task);
@@ -1279,29 +1730,19 @@ void correlate_slice(const CorrelationProblem& problem, const CorrelationPlan& p
       for (int d = 0; d < kSpatial; ++d) source_stride[d] = problem.source_stride[d + 1];
     } else {
       const Box read = source_box(problem, plan.reach, box);
-      source_stride[2] = lanes;
-      source_stride[1] = read.size(2) * lanes;
-      source_stride[0] = read.size(1) * source_stride[1];
-      for (int d = 0; d < kSpatial; ++d) source_start -= read.first[d] * source_stride[d];
+      source_start = buffer_strides<T>(read, source_stride);
       const auto block_rows =
           lane_block<T>(x, problem.source_channel_stride, plan.channels, channel, 1, problem.gradient_channels, 0);
-      visit_box(read, problem.source_stride + 1, [&](int64_t offset, int64_t at, int64_t count) {
-        read_lanes(block_rows, offset, problem.source_stride[3], count, source_buffer + at * lanes);
-      });
+      read_box<T>(block_rows, read, problem.source_stride + 1, source_buffer);
       x = source_buffer;
     }
     if (plan.gradient_in_place) {
       for (int d = 0; d < kSpatial; ++d) gradient_stride[d] = problem.gradient_stride[d + 1];
     } else {
-      gradient_stride[2] = lanes;
-      gradient_stride[1] = box.size(2) * lanes;
-      gradient_stride[0] = box.size(1) * gradient_stride[1];
-      for (int d = 0; d < kSpatial; ++d) gradient_start -= box.first[d] * gradient_stride[d];
+      gradient_start = buffer_strides<T>(box, gradient_stride);
       const auto block_rows =
           lane_block<T>(g, problem.gradient_channel_stride, plan.channels, channel, 1, problem.source_channels, 0);
-      visit_box(box, problem.gradient_stride + 1, [&](int64_t offset, int64_t at, int64_t count) {
-        read_lanes(block_rows, offset, problem.gradient_stride[3], count, gradient_buffer + at * lanes);
-      });
+      read_box<T>(block_rows, box, problem.gradient_stride + 1, gradient_buffer);
       g = gradient_buffer;
     }
     rows.rows = 0;

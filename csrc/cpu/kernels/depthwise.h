@@ -20,12 +20,11 @@ struct DepthwiseProblem {
 
 template <typename T>
 struct DepthwiseKernels {
-  // Elements of the packed weight and bias of one phase, and the packing itself. Bias may be null.
-  int64_t (*packed_size)(const GatherProblem&);
-  void (*pack)(const GatherProblem&, const T* weight, const T* bias, T* packed);
+  // Elements of the packed weight and bias, and the packing itself. Bias may be null.
+  int64_t (*packed_size)(const DepthwiseProblem&);
+  void (*pack)(const DepthwiseProblem&, const T* weight, const T* bias, T* packed);
 
-  // One task computes a box of positions of all phases, for a block of channels or for all of them;
-  // `packed` holds the phases' weights one after the other.
+  // One task computes a box of positions of all phases, for some of the channels or for all of them.
   int64_t (*tasks)(const DepthwiseProblem&);
   int64_t (*workspace)(const DepthwiseProblem&);      // elements, per thread
   int64_t (*task_products)(const DepthwiseProblem&);  // multiply-adds of one task, about
