@@ -186,3 +186,36 @@ def test_padding_meets_no_infinity(layout: str) -> None:
     x[:, :, 2, 4] = torch.nan
     y = ops.convolution.convolution(x, torch.ones_like(w), None, [1, 1], [1, 1], [1, 1], 20)
     assert y.isnan().sum() == 20 * 9
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels-last"))
+@pytest.mark.parametrize("stride", (1, 2))
+def test_infinite_gradient_over_padding(stride: int, layout: str) -> None:
+    """A tap that an infinite gradient multiplies with padding stays finite; the others are infinite."""
+    x = arranged(torch.ones(2, 19, 6, 40), layout)
+    g = arranged(torch.ones(2, 19, 6 // stride, 40 // stride), layout)
+    g[0, :, 0, 0] = torch.inf
+    w = ops.convolution.convolution_weight(x, g, [3, 3], [stride] * 2, [1, 1], [1, 1], 19)
+    finite = torch.tensor([[True, True, True], [True, False, False], [True, False, False]])
+    assert bool((w.isfinite() == finite).all()) and bool((w[:, 0, 1:, 1:] == torch.inf).all())
+
+
+@pytest.mark.parametrize("kernel", (3, 5, 7))
+@pytest.mark.parametrize("width", (7, 12, 37, 70))
+def test_odd_planes_and_views(width: int, kernel: int) -> None:
+    """An odd number of planes, several depths, and images that are part of larger ones."""
+    pad = [1, kernel // 2, kernel // 2]
+    for stride in (1, 2):
+        geometry = Geometry(1, 5, 1, 1, [3, 11, width], [3, kernel, kernel], [1, stride, stride], pad, pad, [1, 1, 1])
+        check(geometry, ["contiguous"] * 3)
+    x, w, g, b = Geometry(2, 19, 1, 1, [9, width], [kernel] * 2, [1, 1], pad[1:], pad[1:], [1, 1]).operands()
+    wide = torch.full((2, 19, 13, width + 6), torch.nan, dtype=torch.float64)
+    for part in (x, g):
+        wide[:, :, 2:11, 3:-3] = part
+        inner = wide[:, :, 2:11, 3:-3]
+        args = (w, b[:19], [1, 1], pad[1:], [1, 1], 19)
+        torch.testing.assert_close(ops.convolution.convolution(inner, *args), ops.convolution.convolution(part, *args))
+        grads = [
+            ops.convolution.convolution_weight(t, g, [kernel] * 2, [1, 1], pad[1:], [1, 1], 19) for t in (inner, part)
+        ]
+        torch.testing.assert_close(*grads)

@@ -24,8 +24,9 @@ constexpr int64_t kBufferLimit = 16 * 1024 * 1024;
 // A problem with fewer tasks than this is split into smaller boxes: the split depends on the shape only.
 constexpr int64_t kEnoughTasks = 16;
 constexpr int64_t kLeastPositions = 128;
-// A larger source is fetched from memory ahead of its use.
+// A larger source is fetched from memory ahead of its use: where it is read in order, or row by row.
 constexpr int64_t kFarBytes = 2 * 1024 * 1024;
+constexpr int64_t kNearBytes = 256 * 1024;
 // A larger target is no longer in any cache when it is read next: it is written past them.
 constexpr int64_t kStreamedBytes = 32 * 1024 * 1024;
 
@@ -572,6 +573,7 @@ int64_t target_elements(const DepthwiseProblem& problem, const BoxPlan& plan) {
 }
 
 constexpr int kMostSize = 7;
+constexpr int kSquare = 3;
 constexpr int kMostStrips = 16;
 
 // The place of a tap among the weights of a plane.
@@ -704,7 +706,7 @@ GatherPlan gather_plan(const DepthwiseProblem& problem) {
     target_bytes *= problem.target_size[axis];
     aligned = aligned && (problem.target_size[axis] == 1 || problem.target_stride[axis] % kLanes<T> == 0);
   }
-  plan.fetched = source_bytes > kFarBytes;
+  plan.fetched = source_bytes > (plan.by_planes ? kNearBytes : kFarBytes);
   plan.fits = true;
   if (plan.by_planes) {
     while (gather_tasks(problem, plan) < kEnoughTasks && plan.planes_of_task > 2) plan.planes_of_task /= 2;
@@ -893,6 +895,21 @@ TORCHBP_INLINE Vector<T> mended(const Vector<T>& v) {
     return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
   else if constexpr (kLanes<T> == 8)
     return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7);
+  else if constexpr (kLanes<T> == 4 && sizeof(T) == 8)
+    return __builtin_shufflevector(v, v, 0, 2, 1, 3);
+  else
+    return v;
+}
+
+// The inverse of mended().
+template <typename T>
+TORCHBP_INLINE Vector<T> taking_turns(const Vector<T>& v) {
+  if constexpr (kLanes<T> == 16)
+    return __builtin_shufflevector(v, v, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+  else if constexpr (kLanes<T> == 8 && sizeof(T) == 4)
+    return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
+  else if constexpr (kLanes<T> == 8)
+    return __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7);
   else if constexpr (kLanes<T> == 4 && sizeof(T) == 8)
     return __builtin_shufflevector(v, v, 0, 2, 1, 3);
   else
@@ -1479,8 +1496,23 @@ struct CorrelationPlan : BoxPlan {
   int64_t units_of_slice;
   int64_t source_elements;
   int64_t gradient_elements;
-  bool fetched;  // ahead of use
+  bool fetched;    // ahead of use
+  bool by_planes;  // lanes are columns
 };
+
+// Whether lanes are better columns than channels: the sums of a 3x3 kernel stay in registers.
+template <typename T>
+bool correlates_planes(const CorrelationProblem& problem, const Reach& reach) {
+  const int64_t step = problem.step[3];
+  if (problem.source_stride[3] != 1 || problem.gradient_stride[3] != 1 || problem.taps != kSquare * kSquare)
+    return false;
+  if (problem.grid[1] != 1 || reach.least[0] != 0 || reach.most[0] != 0 || step > 2 || problem.step[2] != step)
+    return false;
+  for (int d = 1; d < kSpatial; ++d)
+    if (reach.most[d] - reach.least[d] + 1 != kSquare) return false;
+  const int64_t right = step * (problem.grid[3] - 1) + reach.most[2] - problem.source_size[3];
+  return -reach.least[2] <= kMostSize && right <= kMostSize && 2 * problem.grid[3] > kLanes<T>;
+}
 
 template <typename T>
 CorrelationPlan correlation_plan(const CorrelationProblem& problem) {
@@ -1494,7 +1526,11 @@ CorrelationPlan correlation_plan(const CorrelationProblem& problem) {
   plan.reach = reach_of(&problem, 1);
   for (int d = 0; d < kSpatial; ++d) plan.size[d] = problem.grid[d + 1];
   set_boxes(problem.grid, plan);
+  plan.by_planes = correlates_planes<T>(problem, plan.reach);
+  if (plan.by_planes) plan.blocks_of_task = 1;
+  const int64_t parallel = plan.blocks / larger(1, plan.blocks_of_task);
   const auto bytes = [&] {
+    if (plan.by_planes) return int64_t{0};
     plan.source_elements = plan.source_in_place ? 0 : source_elements(problem, plan.reach, plan);
     plan.gradient_elements = plan.gradient_in_place ? 0 : positions_of(plan);
     return (plan.source_elements + plan.gradient_elements) * TORCHBP_VECTOR_BYTES;
@@ -1505,12 +1541,14 @@ CorrelationPlan correlation_plan(const CorrelationProblem& problem) {
   // the sums in registers for a while.
   while (plan.blocks_of_task > 1 && positions_of(plan) > kLeastPositions && halve(problem.grid, plan, 64)) {
   }
+  while (plan.by_planes && problem.grid[0] * plan.boxes * parallel < kEnoughTasks &&
+         positions_of(plan) > kLeastPositions && halve(problem.grid, plan, 64)) {
+  }
   plan.fits = bytes() <= kBufferLimit;
   int64_t source_bytes = plan.channels * sizeof(T);
   for (int axis = 0; axis < kAxes; ++axis) source_bytes *= problem.source_size[axis];
-  plan.fetched = plan.blocks_of_task > 1 && source_bytes > kFarBytes;
+  plan.fetched = plan.by_planes ? source_bytes > kNearBytes : plan.blocks_of_task > 1 && source_bytes > kFarBytes;
   plan.units = problem.grid[0] * plan.boxes;
-  const int64_t parallel = plan.blocks / plan.blocks_of_task;
   plan.slices = larger(1, smaller(plan.units, (kEnoughTasks + parallel - 1) / larger(1, parallel)));
   plan.units_of_slice = (plan.units + plan.slices - 1) / plan.slices;
   plan.slices = larger(1, (plan.units + plan.units_of_slice - 1) / larger(1, plan.units_of_slice));
@@ -1550,6 +1588,7 @@ int64_t row_elements(const CorrelationProblem& problem, const CorrelationPlan& p
 template <typename T>
 int64_t correlation_workspace(const CorrelationProblem& problem) {
   const CorrelationPlan plan = correlation_plan<T>(problem);
+  if (plan.by_planes) return kLanes<T> * problem.taps * kLanes<T>;
   return row_elements<T>(problem, plan) + (plan.source_elements + plan.gradient_elements) * kLanes<T>;
 }
 
@@ -1772,12 +1811,208 @@ void correlate_slice(const CorrelationProblem& problem, const CorrelationPlan& p
   }
 }
 
+// ---------------------------------------------------------------------------------------------
+// 3x3 kernels on contiguous images: lanes are columns, whose sums are added at the end.
+
+// A tile of one vector of columns at an end of the rows.
+template <typename T>
+struct SumStrip {
+  int64_t column;
+  Mask<T> read[kSquare + 1];
+  Mask<T> gradient;
+};
+
+template <typename T>
+struct SumRows {
+  const T* source;  // what position 0 reads first
+  int64_t source_row;
+  int64_t source_rows;
+  int64_t top;
+  const T* gradient;
+  int64_t gradient_row;
+  int64_t first, last;
+  int64_t inner_first, inner_last;
+  int64_t strips;
+  SumStrip<T> strip[kMostStrips];
+  bool fetched;
+};
+
+template <typename T, int kStep, int kRows, bool kInside, bool kWhole>
+TORCHBP_INLINE void sum_tile(const SumRows<T>& plane, int64_t h, int64_t w, const SumStrip<T>* strip,
+                             Vector<T> (&sum)[kSquare][kSquare]) {
+  const T* from = plane.gradient + h * plane.gradient_row + w;
+  const int64_t y = kStep * h + plane.top;
+  const T* row = plane.source + y * plane.source_row + kStep * w;
+  if (plane.fetched) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kStep * kRows; ++j)
+#pragma GCC unroll 2
+      for (int v = 0; v < kStep; ++v)
+        __builtin_prefetch(row + (kStep * kRows + kSquare - kStep + j) * plane.source_row + v * kLanes<T>, 0, 3);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) __builtin_prefetch(from + (kRows + r) * plane.gradient_row, 0, 3);
+  }
+  Vector<T> g[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r, from += plane.gradient_row) {
+    g[r] = kInside ? load(from) : load_masked<T>(from, strip->gradient);
+    if (kStep == 2) g[r] = taking_turns<T>(g[r]);
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < kStep * (kRows - 1) + kSquare; ++j, row += plane.source_row) {
+    if (!kWhole && static_cast<uint64_t>(y + j) >= static_cast<uint64_t>(plane.source_rows)) continue;
+#pragma GCC unroll 4
+    for (int k = 0; k < kSquare; k += kStep) {
+      Vector<T> x[kStep];
+      read_columns<T, kStep, !kInside, false>(row + k, 0, kInside ? nullptr : strip->read + k, x);
+#pragma GCC unroll 2
+      for (int s = 0; s < kStep; ++s)
+#pragma GCC unroll 4
+        for (int i = 0; i < kSquare; ++i)
+          if (k + s < kSquare && j >= i && (j - i) % kStep == 0 && (j - i) / kStep < kRows)
+            sum[i][k + s] += x[s] * g[(j - i) / kStep];
+    }
+  }
+}
+
+template <typename T, int kStep, int kRows, bool kWhole>
+TORCHBP_INLINE void sum_row(const SumRows<T>& plane, int64_t h, Vector<T> (&sum)[kSquare][kSquare]) {
+  for (int64_t w = plane.inner_first; w < plane.inner_last; w += kLanes<T>)
+    sum_tile<T, kStep, kRows, true, kWhole>(plane, h, w, nullptr, sum);
+  for (int64_t i = 0; i < plane.strips; ++i)
+    sum_tile<T, kStep, kRows, false, kWhole>(plane, h, plane.strip[i].column, plane.strip + i, sum);
+}
+
+template <typename T, int kStep, int kRows>
+TORCHBP_INLINE int64_t sum_rows(const SumRows<T>& plane, int64_t h, Vector<T> (&sum)[kSquare][kSquare]) {
+  for (; h + kRows <= plane.last; h += kRows) {
+    const int64_t y = kStep * h + plane.top;
+    if (y >= 0 && y + kStep * (kRows - 1) + kSquare <= plane.source_rows)
+      sum_row<T, kStep, kRows, true>(plane, h, sum);
+    else
+      sum_row<T, kStep, kRows, false>(plane, h, sum);
+  }
+  return h;
+}
+
+// Adds to sums[rows][columns of the kernel][lanes].
+template <typename T, int kStep>
+void sum_plane(const SumRows<T>& plane, T* sums) {
+  Vector<T> sum[kSquare][kSquare];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSquare * kSquare; ++i) sum[i / kSquare][i % kSquare] = load(sums + i * kLanes<T>);
+  const int64_t h = sum_rows<T, kStep, 4>(plane, plane.first, sum);
+  sum_rows<T, kStep, 1>(plane, h, sum);
+#pragma GCC unroll 16
+  for (int i = 0; i < kSquare * kSquare; ++i) store(sums + i * kLanes<T>, sum[i / kSquare][i % kSquare]);
+}
+
+template <typename T>
+void set_strips(const CorrelationProblem& problem, const Box& box, SumRows<T>& plane, int64_t left) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t step = problem.step[3], columns = box.size(2), read = problem.source_size[3];
+  plane.strips = 0;
+  plane.inner_first = plane.inner_last = 0;
+  for (int64_t at = 0; at < columns; at += lanes) {
+    const int64_t first = step * at + left;
+    if (first >= 0 && first + step * lanes + kSquare - 1 <= read && at + lanes <= columns) {
+      if (plane.inner_first == plane.inner_last) plane.inner_first = at;
+      plane.inner_last = at + lanes;
+      continue;
+    }
+    SumStrip<T>& strip = plane.strip[plane.strips++];
+    strip.column = at;
+    strip.gradient = mask_of<T>(0, columns - at);
+    for (int64_t k = 0; k < kSquare; k += step) {
+      // Columns of the source that exist and meet a gradient.
+      const int64_t from = -first - k, to = smaller(read - first - k, step * (columns - at));
+      for (int64_t v = 0; v < step; ++v) strip.read[k + v] = mask_of<T>(from - v * lanes, to - v * lanes);
+    }
+  }
+}
+
+// The sum for one channel and one box; no product meets padding.
+template <typename T>
+void correlate_far(const CorrelationProblem& problem, const Box& box, const T* source, const T* gradient, int64_t tap,
+                   T& sum) {
+  const int64_t* at = problem.tap_offset + tap * kSpatial;
+  const Range valid = valid_range(problem.grid[3], problem.step[3], at[2], problem.source_size[3]);
+  for (int64_t h = box.first[1]; h < box.last[1]; ++h) {
+    if (!inside(problem, {{at[0], at[1], at[2]}, tap}, 0, h)) continue;
+    const T* x = source + (problem.step[2] * h + at[1]) * problem.source_stride[2] + at[2];
+    const T* g = gradient + h * problem.gradient_stride[2];
+    for (int64_t w = larger(box.first[2], valid.first); w < smaller(box.last[2], valid.last); ++w)
+      sum += x[problem.step[3] * w] * g[w];
+  }
+}
+
+template <typename T>
+void correlate_planes(const CorrelationProblem& problem, const CorrelationPlan& plan, const T* source,
+                      const T* gradient, T* partial, T* workspace, int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t block = task % plan.blocks, slice = task / plan.blocks, sums = problem.taps * lanes;
+  const int64_t first = block * lanes, last = smaller(plan.channels, first + lanes);
+  partial += task * sums;
+  for (int64_t i = 0; i < sums; ++i) partial[i] = T(0);
+  for (int64_t i = 0; i < (last - first) * sums; ++i) workspace[i] = T(0);
+  SumRows<T> plane;
+  plane.source_row = problem.source_stride[2];
+  plane.source_rows = problem.source_size[2];
+  plane.top = plan.reach.least[1];
+  plane.gradient_row = problem.gradient_stride[2];
+  plane.fetched = plan.fetched;
+  const int64_t first_unit = slice * plan.units_of_slice,
+                last_unit = smaller(plan.units, first_unit + plan.units_of_slice);
+  const auto source_of = [&](int64_t unit, int64_t c) {
+    return source + unit / plan.boxes * problem.source_stride[0] +
+           c / problem.gradient_channels * problem.source_channel_stride;
+  };
+  const auto gradient_of = [&](int64_t unit, int64_t c) {
+    return gradient + unit / plan.boxes * problem.gradient_stride[0] +
+           c / problem.source_channels * problem.gradient_channel_stride;
+  };
+  for (int64_t unit = first_unit; unit < last_unit; ++unit) {
+    const Box box = box_at(problem.grid, plan, unit % plan.boxes);
+    const int64_t left = problem.step[3] * box.first[2] + plan.reach.least[2];
+    if (plan.boxes > 1 || unit == first_unit) set_strips(problem, box, plane, left);
+    plane.first = box.first[1];
+    plane.last = box.last[1];
+    for (int64_t c = first; c < last; ++c) {
+      plane.source = source_of(unit, c) + left;
+      plane.gradient = gradient_of(unit, c) + box.first[2];
+      if (problem.step[3] == 2)
+        sum_plane<T, 2>(plane, workspace + (c - first) * sums);
+      else
+        sum_plane<T, 1>(plane, workspace + (c - first) * sums);
+    }
+  }
+  for (int64_t c = first; c < last; ++c)
+    for (int64_t tap = 0; tap < problem.taps; ++tap) {
+      const int64_t* at = problem.tap_offset + tap * kSpatial;
+      const int64_t place = (at[1] - plan.reach.least[1]) * kSquare + at[2] - plan.reach.least[2];
+      const T* own = workspace + (c - first) * sums + place * lanes;
+      T sum = T(0);
+      for (int64_t l = 0; l < lanes; ++l) sum += own[l];
+      // A product with padding may have been NaN.
+      if (sum * T(0) != T(0)) {
+        sum = T(0);
+        for (int64_t unit = first_unit; unit < last_unit; ++unit)
+          correlate_far(problem, box_at(problem.grid, plan, unit % plan.boxes), source_of(unit, c),
+                        gradient_of(unit, c), tap, sum);
+      }
+      partial[tap * lanes + c - block_first<T>(plan.channels, block)] = sum;
+    }
+}
+
 template <typename T>
 void correlate(const CorrelationProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
                int64_t first, int64_t last) {
   const CorrelationPlan plan = correlation_plan<T>(problem);
   for (int64_t task = first; task < last; ++task)
-    correlate_slice(problem, plan, source, gradient, partial, workspace, task);
+    if (plan.by_planes)
+      correlate_planes(problem, plan, source, gradient, partial, workspace, task);
+    else
+      correlate_slice(problem, plan, source, gradient, partial, workspace, task);
 }
 
 template <typename T>
