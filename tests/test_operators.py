@@ -15,7 +15,10 @@ from torchbp.ops.registry import read_schemas
 
 O = torch.ops.torchbp  # noqa: E741
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
-ACTIVATIONS = {"scaled_tanh": [1.7159, 2 / 3], "softplus": [1.5, 2.0], "gelu_tanh": []}
+ACTIVATIONS = {
+    **{"scaled_tanh": [1.7159, 2 / 3], "softplus": [1.5, 2.0]},
+    **{name: [] for name in ("sigmoid", "gelu", "gelu_tanh", "silu")},
+}
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -140,6 +143,8 @@ def samples() -> dict[str, list[tuple]]:
                 calls["squared_error_gradient"].append((g, x, draw(*x.shape, seed=5), reduction))
             for dim, log in ((1, False), (-1, True), (0, True)):
                 calls["softmax"].append((x, dim, log))
+                y = O.softmax(x, dim, log)
+                calls["softmax_gradient"].append((laid(draw(*x.shape, seed=9), layout), y, dim, log))
     return calls
 
 
@@ -256,6 +261,7 @@ COMPOSITES = {
     "squared_error": "_composite_error",
     "squared_error_gradient": "_composite_error_gradient",
     "softmax": "_composite",
+    "softmax_gradient": "_composite_gradient",
     "channel_affine": "_affine_composite",
     "channel_affine_gradients": "_affine_gradients_composite",
     "group_norm": "_group_composite",
@@ -461,10 +467,30 @@ def test_elementary_functions_are_accurate_over_their_range() -> None:
     builtin = torch.nn.functional.gelu(middle, approximate="tanh")
     off = units_off(ops.activation.activation(middle, "gelu_tanh", []), truth)
     assert off < 16 and off <= units_off(builtin, truth)  # the exponent's argument is rounded
+    sigmoid = torch.sigmoid(exact)
+    assert units_off(ops.activation.activation(x, "sigmoid", []), sigmoid) < 3
+    above = x > -88  # below, exp(-x) is infinite, for PyTorch as well
+    assert units_off(ops.activation.activation(x, "silu", [])[above], (exact * sigmoid)[above]) < 4
+    # Away from where the derivatives are zero, and where their exponents are normal numbers.
+    density = torch.exp(-exact * exact / 2) / (2 * torch.pi) ** 0.5
+    ones = torch.ones_like(x)
+    for name, zero, slope in (
+        ("silu", -1.278, sigmoid * (1 + exact * (1 - sigmoid))),
+        ("gelu", -0.7518, torch.erfc(-exact / 2**0.5) / 2 + exact * density),
+    ):
+        clear = ((exact - zero).abs() > 0.25) & (exact > -12)
+        builtin = ops.activation._BUILT_IN[name][1](ones, x)[clear]
+        off = units_off(ops.activation.activation_gradient(ones, x, name, [])[clear], slope[clear])
+        assert off < 16 and off <= units_off(builtin, slope[clear])
+        clear &= exact > -6  # beyond, what PyTorch loses in float64 is more
+        off = units_off(ops.activation.activation_gradient(ones.double(), exact, name, [])[clear], slope[clear])
+        assert off < 64
     # The same in float64, to its precision, where PyTorch's own functions are the measure.
     for name, parameters, truth in (
         ("softplus", [1.0, 20.0], torch.where(exact > 20, exact, torch.log1p(exact.exp()))),
         ("scaled_tanh", [1.0, 1.0], exact.tanh()),
+        ("sigmoid", [], sigmoid),
+        ("silu", [], exact * sigmoid),
     ):
         assert units_off(ops.activation.activation(exact, name, parameters), truth) < 4
 
@@ -482,23 +508,50 @@ def test_activations_at_the_ends_of_the_range(name: str) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("log", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_softmax_of_every_shape_and_layout(dtype: torch.dtype, log: bool) -> None:
-    """Rows around the vector's length, tiles with and without a rest, several tiles, strided and expanded inputs."""
-    truth = torch.log_softmax if log else torch.softmax
-    allowed = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 3e-2}[dtype]
+def softmax_inputs() -> list[tuple[torch.Tensor, int]]:
+    """Rows around the vector's length, tiles with and without a rest, several tiles, strided and expanded tensors."""
     cases = [(draw(3, classes), 1) for classes in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 64, 100, 1000)]
     cases += [(draw(2, 5, inner), 1) for inner in (1, 3, 8, 16, 17, 40, 300)]
     cases += [(draw(300, 3), 1), (draw(700, 10), 1), (draw(5, 300), 0), (draw(2, 3, 20, 9), 2), (draw(4, 70, 3), 1)]
-    cases += [(laid(draw(2, 21, 9, 11), layout), 1) for layout in ("channels-last", "part")]
+    cases += [(laid(draw(2, c, 9, 11), layout), 1) for c in (2, 21, 40) for layout in ("channels-last", "part")]
+    cases += [(laid(draw(2, c, 5, w), "channels-last"), dim) for c, w in ((3, 70), (18, 35), (4, 7)) for dim in (2, 3)]
+    cases += [(laid(draw(2, 3, 4, 5, 40), "channels-last"), dim) for dim in (1, 2, 3, 4)]
     cases += [(draw(6, 90)[:, ::2], 1), (draw(6, 90)[:, 5:], 1), (draw(1, 40).expand(5, 40), 1), (draw(7), 0)]
     cases += [(draw(4, 3, 5).permute(2, 0, 1), 0), (draw(3, 1).expand(3, 50), 1), (draw(), 0), (draw(0, 4), 1)]
-    for x, dim in cases:
+    return cases + [(draw(50, 6).t(), 1), (draw(40, 3, 20).permute(1, 2, 0), 2), (draw(2, 9, 3, 5)[:, ::2, :, ::2], 3)]
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_softmax_of_every_shape_and_layout(dtype: torch.dtype, log: bool) -> None:
+    truth = torch.log_softmax if log else torch.softmax
+    allowed = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 3e-2}[dtype]
+    for x, dim in softmax_inputs():
         x = (x * 5).to(dtype)
         actual, exact = ops.softmax.softmax(x, dim, log), truth(x.double(), dim)
         assert actual.dtype == dtype and actual.is_contiguous()
         assert relative(actual, exact) < allowed, (x.shape, x.stride(), dim)
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_softmax_gradient_of_every_shape_and_layout(dtype: torch.dtype, log: bool) -> None:
+    """Each layout for the gradient, the output and both."""
+    truth = torch.log_softmax if log else torch.softmax
+    allowed = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 3e-2}[dtype]
+    for x, dim in softmax_inputs():
+        y, plain = truth(x, dim).to(dtype), draw(*x.shape, seed=5).to(dtype)
+        strides = x.stride() if 0 not in x.stride() else plain.stride()
+        g_like_x, y_like_x = (torch.empty_strided(x.shape, strides, dtype=dtype).copy_(t) for t in (plain, y))
+        pairs = [(plain, y), (g_like_x, y), (plain, y_like_x), (g_like_x, y_like_x)]
+        if x.dim() > 0:
+            pairs.append((plain.narrow(0, 0, min(1, len(x))).expand(x.shape), y))
+        for g, kept in pairs:
+            actual = ops.softmax.softmax_gradient(g, kept, dim, log)
+            exact = ops.softmax._composite_gradient(g.double(), kept.double(), dim, log)
+            assert actual.dtype == dtype and actual.is_contiguous()
+            bound = allowed * float(exact.abs().max().clamp_min(1)) if exact.numel() else 0
+            assert torch.allclose(actual.double(), exact, rtol=0, atol=bound), (x.shape, g.stride(), kept.stride(), dim)
 
 
 @pytest.mark.parametrize("size", [5, 40])
@@ -586,6 +639,8 @@ def test_pointwise_kernels_do_not_depend_on_threads() -> None:
                     ops.dropout.masked_scale(x, mask, 1.25),
                     ops.softmax.softmax(x, 1, False),
                     ops.softmax.softmax(scores, 1, True),
+                    ops.softmax.softmax(scores.t(), 0, False),
+                    *(ops.softmax.softmax_gradient(x, x.flip(0), dim, True) for dim in (0, 1)),
                     ops.loss.squared_error(x, x.flip(0), "sum"),
                     ops.loss.squared_error_gradient(loss, x, x.flip(0), "mean"),
                     loss,

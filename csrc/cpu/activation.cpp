@@ -1,6 +1,7 @@
 // Pointwise maps and their gradients.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
 #include <torch/library.h>
 
 #include "arguments.h"
@@ -16,9 +17,9 @@ Activation activation_of(const char* op, c10::string_view map, at::ArrayRef<doub
     c10::string_view name;
     ActivationMap map;
     size_t parameters;
-  } known[] = {{"scaled_tanh", ActivationMap::kScaledTanh, 2},
-               {"softplus", ActivationMap::kSoftplus, 2},
-               {"gelu_tanh", ActivationMap::kGeluTanh, 0}};
+  } known[] = {{"sigmoid", ActivationMap::kSigmoid, 0},    {"scaled_tanh", ActivationMap::kScaledTanh, 2},
+               {"softplus", ActivationMap::kSoftplus, 2},  {"gelu", ActivationMap::kGelu, 0},
+               {"gelu_tanh", ActivationMap::kGeluTanh, 0}, {"silu", ActivationMap::kSilu, 0}};
   for (const auto& entry : known) {
     if (entry.name != map) continue;
     TORCH_CHECK(parameters.size() == entry.parameters, op, ": parameters of ", map, " must be ", entry.parameters,
@@ -27,7 +28,7 @@ Activation activation_of(const char* op, c10::string_view map, at::ArrayRef<doub
     std::copy(parameters.begin(), parameters.end(), activation.parameters);
     return activation;
   }
-  TORCH_CHECK(false, op, ": map must be scaled_tanh, softplus or gelu_tanh, but got ", map);
+  TORCH_CHECK(false, op, ": map must be sigmoid, scaled_tanh, softplus, gelu, gelu_tanh or silu, but got ", map);
 }
 
 Tensor activation(const Tensor& input, c10::string_view map, at::ArrayRef<double> parameters) {
@@ -36,6 +37,13 @@ Tensor activation(const Tensor& input, c10::string_view map, at::ArrayRef<double
   if (computes_in_float(input)) return activation(input.to(at::kFloat), map, parameters).to(input.scalar_type());
   Tensor output = at::empty_like(input);
   const Tensor x = laid_out_as(input, output);
+  if (chosen.map == ActivationMap::kGelu) {
+    // PyTorch is fast for contiguous tensors only, so it gets the elements in the order of memory.
+    const auto flat = [](const Tensor& dense) { return dense.as_strided({dense.numel()}, {1}); };
+    Tensor to = flat(output);
+    at::gelu_out(to, flat(x));
+    return output;
+  }
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const scalar_t* from = x.const_data_ptr<scalar_t>();
     scalar_t* to = output.data_ptr<scalar_t>();

@@ -1,4 +1,4 @@
-// How tensors are read as outer x classes x inner.
+// How tensors are read as rows of classes, one for each position.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,49 +8,80 @@
 
 namespace torchbp {
 
-// The shape around dimension `dim`, and `to` as the strides of a contiguous tensor.
-inline ClassProblem class_problem(const at::Tensor& input, int64_t dim) {
-  ClassProblem problem{1, 1, 1, {}, {}};
-  for (int64_t d = 0; d < input.dim(); ++d)
-    (d < dim ? problem.outer : d == dim ? problem.classes : problem.inner) *= input.size(d);
-  problem.to = {problem.classes * problem.inner, problem.inner, 1};
-  return problem;
-}
+// One or two tensors of the same sizes that are read around dimension `dim`, to write a contiguous one.
+class Classes {
+ public:
+  ClassProblem problem;
+  at::Tensor from, other;
 
-// The step of dimensions [first, last) as one, or -1 where they have none.
-inline int64_t merged_stride(const at::Tensor& tensor, int64_t first, int64_t last) {
-  int64_t step = 0, next = -1;
-  for (int64_t d = last - 1; d >= first; --d) {
-    if (tensor.size(d) == 1) continue;
-    if (next < 0)
-      step = tensor.stride(d);
-    else if (tensor.stride(d) != next)
-      return -1;
-    next = tensor.stride(d) * tensor.size(d);
+  Classes(const at::Tensor& from_, const at::Tensor& other_, int64_t dim) : from(from_), other(other_) {
+    Axes axes = positions(dim);
+    if (axes.size() > 3) {
+      from = from.contiguous();
+      other = other.contiguous();
+      axes = positions(dim);
+    }
+    turn(axes);
+    while (axes.size() < 3) axes.insert(axes.begin(), Axis{1, 0, 0, 0});
+    for (size_t k = 0; k < 2; ++k) {
+      problem.outer[k] = axes[k].size;
+      problem.from.outer[k] = axes[k].from;
+      problem.other.outer[k] = axes[k].other;
+      problem.to.outer[k] = axes[k].to;
+    }
+    problem.inner = axes[2].size;
+    problem.from.inner = axes[2].from;
+    problem.other.inner = axes[2].other;
+    problem.to.inner = axes[2].to;
   }
-  return step;
-}
 
-// Sets problem.from to the tensor's strides and returns it, or a contiguous copy if no three strides describe it.
-inline at::Tensor read_classes(ClassProblem& problem, const at::Tensor& tensor, int64_t dim) {
-  const int64_t outer = merged_stride(tensor, 0, dim), inner = merged_stride(tensor, dim + 1, tensor.dim());
-  if (outer < 0 || inner < 0) {
-    problem.from = {problem.classes * problem.inner, problem.inner, 1};
-    return tensor.contiguous();
+  // Of the first class of a position in `from`.
+  int64_t offset(int64_t position) const {
+    const int64_t outer = position / problem.inner;
+    return outer / problem.outer[1] * problem.from.outer[0] + outer % problem.outer[1] * problem.from.outer[1] +
+           position % problem.inner * problem.from.inner;
   }
-  problem.from = {outer, tensor.dim() == 0 ? 1 : tensor.stride(dim), inner};
-  return tensor;
-}
 
-// With positions along one axis only, that is the inner one: the kernels fill vectors along it.
-inline ClassProblem with_inner_positions(ClassProblem problem) {
-  if (problem.inner == 1) {
-    problem.inner = problem.outer;
-    problem.outer = 1;
-    problem.from.inner = problem.from.outer;
-    problem.to.inner = problem.to.outer;
+ private:
+  struct Axis {
+    int64_t size, from, other, to;
+    bool continues(const Axis& inner) const {
+      return from == inner.size * inner.from && other == inner.size * inner.other && to == inner.size * inner.to;
+    }
+  };
+  using Axes = c10::SmallVector<Axis, 8>;
+
+  // Sets what concerns the classes and returns all other axes, neighbours as one where every tensor lets them be.
+  Axes positions(int64_t dim) {
+    Axes axes;
+    problem.classes = problem.from.classes = problem.other.classes = problem.to.classes = 1;
+    for (int64_t d = from.dim() - 1, to = 1; d >= 0; to *= from.size(d), --d) {
+      const Axis axis{from.size(d), from.stride(d), other.stride(d), to};
+      if (d == dim) {
+        problem.classes = axis.size;
+        problem.from.classes = axis.from;
+        problem.other.classes = axis.other;
+        problem.to.classes = axis.to;
+      } else if (axis.size != 1) {
+        if (!axes.empty() && axis.continues(axes.front()))
+          axes.front().size *= axis.size;
+        else
+          axes.insert(axes.begin(), axis);
+      }
+    }
+    return axes;
   }
-  return problem;
-}
+
+  // Where rows are written whole, but one of the tensors has other neighbours than classes, these become the inner
+  // axis: the kernels turn rows and columns of such a block. Positions are then in another order.
+  void turn(Axes& axes) const {
+    if (problem.to.classes != 1) return;
+    const auto consecutive = [&](const Axis& axis) {
+      return (problem.from.classes != 1 && axis.from == 1) || (problem.other.classes != 1 && axis.other == 1);
+    };
+    const auto found = std::find_if(axes.begin(), axes.end(), consecutive);
+    if (found != axes.end()) std::rotate(found, found + 1, axes.end());
+  }
+};
 
 }  // namespace torchbp

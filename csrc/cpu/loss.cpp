@@ -117,20 +117,20 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& input, const Tens
     normalizer.zero_();
   }
   LossSums total{0, 0};
-  ClassProblem problem = class_problem(input, 1);
-  const Tensor from = read_classes(problem, input, 1);
-  problem = with_inner_positions(problem);
+  const Classes read(input, input, 1);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     if (input.numel() > 0) {
       const auto targets = targets_of<scalar_t>(indices, weights, classes, ignore_index, label_smoothing);
       const CrossEntropyKernels<scalar_t>& kernel = cross_entropy_kernels<scalar_t>();
-      const scalar_t* x = from.const_data_ptr<scalar_t>();
+      const scalar_t* x = read.from.const_data_ptr<scalar_t>();
       scalar_t* losses = kind == Reduction::kNone ? loss.data_ptr<scalar_t>() : nullptr;
       scalar_t* maximum = normalizer.data_ptr<scalar_t>();
-      std::vector<LossSums> sums(static_cast<size_t>(kernel.tasks(problem)));
-      run_tasks<scalar_t>(kernel.tasks(problem), kernel.workspace(problem), [&](int64_t task, scalar_t* workspace) {
-        kernel.forward(problem, targets, x, losses, maximum, maximum + positions, &sums[task], workspace, task);
-      });
+      std::vector<LossSums> sums(static_cast<size_t>(kernel.tasks(read.problem)));
+      run_tasks<scalar_t>(kernel.tasks(read.problem), kernel.workspace(read.problem),
+                          [&](int64_t task, scalar_t* workspace) {
+                            kernel.forward(read.problem, targets, x, losses, maximum, maximum + positions, &sums[task],
+                                           workspace, task);
+                          });
       for (const LossSums& part : sums) {
         total.loss += part.loss;
         total.weight += part.weight;
@@ -166,19 +166,19 @@ Tensor cross_entropy_gradient(const Tensor& grad_output, const Tensor& input, co
   const Tensor indices = target.contiguous(), kept = normalizer.contiguous();
   const std::optional<Tensor> weights = weight.has_value() ? std::optional(weight->contiguous()) : std::nullopt;
   const Cotangents cotangents = cotangents_of(op, grad_output, total_weight, target.sizes(), kind);
-  ClassProblem problem = class_problem(input, 1);
-  const Tensor from = read_classes(problem, input, 1);
-  problem = with_inner_positions(problem);
+  const Classes read(input, input, 1);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const auto targets = targets_of<scalar_t>(indices, weights, classes, ignore_index, label_smoothing);
     const CrossEntropyKernels<scalar_t>& kernel = cross_entropy_kernels<scalar_t>();
-    const scalar_t* x = from.const_data_ptr<scalar_t>();
+    const scalar_t* x = read.from.const_data_ptr<scalar_t>();
     const scalar_t* g = cotangents.values.const_data_ptr<scalar_t>();
     const scalar_t* maximum = kept.const_data_ptr<scalar_t>();
     scalar_t* gx = grad_input.data_ptr<scalar_t>();
-    run_tasks<scalar_t>(kernel.tasks(problem), kernel.workspace(problem), [&](int64_t task, scalar_t* workspace) {
-      kernel.gradient(problem, targets, x, maximum, maximum + positions, g, cotangents.step, gx, workspace, task);
-    });
+    run_tasks<scalar_t>(kernel.tasks(read.problem), kernel.workspace(read.problem),
+                        [&](int64_t task, scalar_t* workspace) {
+                          kernel.gradient(read.problem, targets, x, maximum, maximum + positions, g, cotangents.step,
+                                          gx, workspace, task);
+                        });
   });
   return grad_input;
 }
@@ -199,26 +199,23 @@ std::tuple<Tensor, Tensor> nll_loss(const Tensor& input, const Tensor& target, c
   check_targets(op, indices, classes, ignore_index);
   Tensor loss = kind == Reduction::kNone ? at::empty(target.sizes(), input.options()) : at::empty({}, input.options());
   Tensor total_weight = at::empty({}, input.options());
-  ClassProblem problem = class_problem(input, 1);
-  const Tensor from = read_classes(problem, input, 1);
-  problem = with_inner_positions(problem);
+  const Classes read(input, input, 1);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const int64_t* t = indices.const_data_ptr<int64_t>();
     const scalar_t* w = weights.has_value() ? weights->const_data_ptr<scalar_t>() : nullptr;
-    const scalar_t* x = from.const_data_ptr<scalar_t>();
+    const scalar_t* x = read.from.const_data_ptr<scalar_t>();
     scalar_t* to = loss.data_ptr<scalar_t>();
     double sum = 0, total = 0;
-    for (int64_t o = 0, p = 0; o < problem.outer && p < positions; ++o)
-      for (int64_t i = 0; i < problem.inner; ++i, ++p) {
-        scalar_t value = 0;
-        if (t[p] != ignore_index) {
-          const scalar_t factor = w ? w[t[p]] : scalar_t(1);
-          value = -factor * x[o * problem.from.outer + t[p] * problem.from.classes + i * problem.from.inner];
-          total += static_cast<double>(factor);
-          sum += static_cast<double>(value);
-        }
-        if (kind == Reduction::kNone) to[p] = value;
+    for (int64_t p = 0; p < positions; ++p) {
+      scalar_t value = 0;
+      if (t[p] != ignore_index) {
+        const scalar_t factor = w ? w[t[p]] : scalar_t(1);
+        value = -factor * x[read.offset(p) + t[p] * read.problem.from.classes];
+        total += static_cast<double>(factor);
+        sum += static_cast<double>(value);
       }
+      if (kind == Reduction::kNone) to[p] = value;
+    }
     *total_weight.data_ptr<scalar_t>() = static_cast<scalar_t>(total);
     if (kind != Reduction::kNone) *to = static_cast<scalar_t>(kind == Reduction::kMean ? sum / total : sum);
   });
@@ -243,8 +240,8 @@ Tensor nll_loss_gradient(const Tensor& grad_output, const Tensor& target, const 
   const Tensor indices = target.contiguous();
   const std::optional<Tensor> weights = weight.has_value() ? std::optional(weight->contiguous()) : std::nullopt;
   const Cotangents cotangents = cotangents_of(op, grad_output, total_weight, target.sizes(), kind);
-  const ClassProblem problem = class_problem(grad_input, 1);
   if (grad_input.numel() == 0) return grad_input;
+  const int64_t inner = indices.numel() / indices.size(0);
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
     const int64_t* t = indices.const_data_ptr<int64_t>();
     const scalar_t* w = weights.has_value() ? weights->const_data_ptr<scalar_t>() : nullptr;
@@ -253,8 +250,7 @@ Tensor nll_loss_gradient(const Tensor& grad_output, const Tensor& target, const 
     run_chunks(indices.numel(), [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         if (t[p] == ignore_index || t[p] < 0 || t[p] >= classes) continue;
-        const int64_t o = p / problem.inner, i = p % problem.inner;
-        gx[(o * classes + t[p]) * problem.inner + i] = -g[p * cotangents.step] * (w ? w[t[p]] : scalar_t(1));
+        gx[(p / inner * classes + t[p]) * inner + p % inner] = -g[p * cotangents.step] * (w ? w[t[p]] : scalar_t(1));
       }
     });
   });

@@ -108,6 +108,18 @@ Moments join(const Moments& a, double count, const Moments& b, double further) {
           a.squares + b.squares + difference * difference * (count * further / total)};
 }
 
+// The same for each column, into the first; returns how many elements each then counts.
+double join_columns(double* mean, double* squares, double count, const double* further_mean,
+                    const double* further_squares, double further, int64_t columns) {
+  const double total = count + further, kept = count / total, added = further / total, joint = count * added;
+  for (int64_t i = 0; i < columns; ++i) {
+    const double difference = further_mean[i] - mean[i];
+    squares[i] += further_squares[i] + difference * difference * joint;
+    mean[i] = kept * mean[i] + added * further_mean[i];
+  }
+  return total;
+}
+
 template <typename T>
 const T* pointer(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
@@ -206,7 +218,7 @@ struct Channels {
   int64_t chunk_size(int64_t index) const { return std::min(chunk, columns - index * chunk); }
   int64_t first_channel(int64_t index) const { return spread > 1 ? index * chunk / spread : 0; }
   int64_t last_channel(int64_t index) const {
-    return spread > 1 ? (index * chunk + chunk_size(index)) / spread : count;
+    return spread == 1 ? count : (index * chunk + chunk_size(index)) / spread;
   }
   // The cut of what a set has: of a channel's planes, or of a chunk's rows.
   Cut cut() const {
@@ -263,16 +275,10 @@ class PerChannel {
         [&](int64_t k) {
           const int64_t begin = shape_.chunk_begin(k), end = begin + shape_.chunk_size(k);
           double rows = static_cast<double>(cut_.runs(0, 0).rows);
-          for (int64_t unit = 1; unit < units; ++unit) {
-            const double further = static_cast<double>(cut_.runs(unit, 0).rows), all = rows + further;
-            const double kept = rows / all, added = further / all, joint = rows * added;
-            for (int64_t i = begin; i < end; ++i) {
-              const double difference = mean[unit * columns + i] - mean[i];
-              squares[i] += squares[unit * columns + i] + difference * difference * joint;
-              mean[i] = kept * mean[i] + added * mean[unit * columns + i];
-            }
-            rows = all;
-          }
+          for (int64_t unit = 1; unit < units; ++unit)
+            rows = join_columns(&mean[begin], &squares[begin], rows, &mean[unit * columns + begin],
+                                &squares[unit * columns + begin], static_cast<double>(cut_.runs(unit, 0).rows),
+                                end - begin);
           for (int64_t c = shape_.first_channel(k); c < shape_.last_channel(k); ++c) {
             const int64_t first = shape_.spread > 1 ? c * shape_.spread : c,
                           step = shape_.spread > 1 ? 1 : shape_.count;
@@ -794,13 +800,12 @@ void plane_forward(const Groups& shape, const T* x, const Values<Compute<T>>& we
       },
       [&](int64_t set, int64_t unit) {
         const Runs runs = cut.runs(unit, shape.inner);
-        for (int64_t k = 0; k < runs.rows; ++k) {
-          const int64_t channel = cut.row(unit) + k, c = set % shape.count * shape.channels + channel;
-          const int64_t at = set * length + channel * shape.inner + cut.offset(unit);
-          const RowMap<A> map = channel_map<A>(means[set], static_cast<double>(weight[c]) * inverses[set], bias[c]);
-          kernel.apply(nullptr, x + at, A(0), map.centre, map.scale, map.shift, {1, shape.inner, runs.length},
-                       out + at);
-        }
+        const int64_t first = cut.row(unit), c = set % shape.count * shape.channels + first;
+        const int64_t at = set * length + first * shape.inner + cut.offset(unit);
+        c10::SmallVector<RowMap<A>, 64> maps(static_cast<size_t>(runs.rows));
+        for (int64_t k = 0; k < runs.rows; ++k)
+          maps[k] = channel_map<A>(means[set], static_cast<double>(weight[c + k]) * inverses[set], bias[c + k]);
+        kernel.plane_apply(nullptr, x + at, maps.data(), runs.rows, runs.length, out + at);
       });
 }
 
@@ -816,10 +821,14 @@ struct GroupGradient {
     sums.gradient += static_cast<double>(weight[channel]) * of_channel.gradient;
     sums.product += static_cast<double>(weight[channel]) * of_channel.product;
   }
-  RowMap<A> map(int64_t channel) const {
-    RowMap<A> result = gradient_map<A>(mean, inverse, sums, shape.length());
-    result.slope = static_cast<A>(static_cast<double>(weight[channel]) * inverse);
-    return result;
+  // Gives set(channel, map) the maps of `count` channels.
+  template <typename Set>
+  void for_maps(int64_t first, int64_t count, const Set& set) const {
+    RowMap<A> map = gradient_map<A>(mean, inverse, sums, shape.length());
+    for (int64_t channel = first; channel < first + count; ++channel) {
+      map.slope = static_cast<A>(static_cast<double>(weight[channel]) * inverse);
+      set(channel, map);
+    }
   }
 };
 
@@ -831,44 +840,52 @@ void plane_backward(const Groups& shape, const T* g, const T* x, const Values<Co
   const NormalizationKernels<T>& kernel = normalization_kernels<T>();
   const int64_t length = shape.length(), sets = shape.samples * shape.count;
   const int64_t pieces = sets >= kTasks ? 1 : parts(shape.inner, kPiece), size = parts(shape.inner, pieces);
-  const int64_t units = shape.channels * pieces;
-  std::vector<Sums> found(static_cast<size_t>(sets * units));
+  // Where planes are not cut, a unit is as many of them as a task is worth.
+  const int64_t together = pieces > 1 ? 1 : clamp(kPiece / shape.inner, 1, shape.channels);
+  const int64_t units = parts(shape.channels, together) * pieces, places = shape.channels * pieces;
+  std::vector<Sums> found(static_cast<size_t>(sets * places));
   std::vector<RowMap<A>> maps(static_cast<size_t>(sets * shape.channels));
-  const auto runs = [&](int64_t unit) {
-    return Runs{1, shape.inner, std::max<int64_t>(0, std::min(size, shape.inner - unit % pieces * size))};
+  struct Part {
+    int64_t channel, planes, length, at;
   };
-  const auto at = [&](int64_t set, int64_t unit) {
-    return set * length + unit / pieces * shape.inner + unit % pieces * size;
+  const auto part = [&](int64_t set, int64_t unit) {
+    const int64_t channel = unit / pieces * together, begin = unit % pieces * size;
+    return Part{channel, std::min(together, shape.channels - channel),
+                std::max<int64_t>(0, std::min(size, shape.inner - begin)),
+                set * length + channel * shape.inner + begin};
   };
   in_two_passes(
       sets, units, length,
       [&](int64_t set, int64_t unit) {
-        found[set * units + unit] = kernel.products(g + at(set, unit), x + at(set, unit), mean[set], runs(unit));
+        const Part p = part(set, unit);
+        kernel.plane_products(g + p.at, x + p.at, mean[set], p.planes, p.length,
+                              &found[set * places + p.channel * pieces + unit % pieces]);
       },
       [&](int64_t set) {
         const double inverse = 1 / std::sqrt(static_cast<double>(variance[set]) + eps);
         GroupGradient<A> group{shape, weight, static_cast<double>(mean[set]), inverse};
         const int64_t first = set % shape.count * shape.channels;
         for (int64_t k = 0; k < shape.channels; ++k) {
-          Sums& all = found[set * units + k * pieces];
+          Sums& all = found[set * places + k * pieces];
           for (int64_t piece = 1; piece < pieces; ++piece) {
-            all.gradient += found[set * units + k * pieces + piece].gradient;
-            all.product += found[set * units + k * pieces + piece].product;
+            all.gradient += found[set * places + k * pieces + piece].gradient;
+            all.product += found[set * places + k * pieces + piece].product;
           }
           group.add(first + k, all);
         }
-        for (int64_t k = 0; k < shape.channels; ++k) maps[set * shape.channels + k] = group.map(first + k);
+        group.for_maps(first, shape.channels, [&](int64_t channel, const RowMap<A>& map) {
+          maps[set * shape.channels + channel - first] = map;
+        });
       },
       [&](int64_t set, int64_t unit) {
         if (!out) return;
-        const RowMap<A>& map = maps[set * shape.channels + unit / pieces];
-        kernel.apply(g + at(set, unit), x + at(set, unit), map.slope, map.centre, map.scale, map.shift, runs(unit),
-                     out + at(set, unit));
+        const Part p = part(set, unit);
+        kernel.plane_apply(g + p.at, x + p.at, &maps[set * shape.channels + p.channel], p.planes, p.length, out + p.at);
       });
   for (int64_t set = 0; grad_weight && set < sets; ++set) {
     const double inverse = 1 / std::sqrt(static_cast<double>(variance[set]) + eps);
     for (int64_t k = 0; k < shape.channels; ++k) {
-      const Sums& sums = found[set * units + k * pieces];
+      const Sums& sums = found[set * places + k * pieces];
       grad_weight[set % shape.count * shape.channels + k] += inverse * sums.product;
       grad_bias[set % shape.count * shape.channels + k] += sums.gradient;
     }
@@ -916,22 +933,23 @@ void last_forward(const Groups& shape, const T* x, const Values<Compute<T>>& wei
         kernel.column_moments(x + at(n, unit), runs(unit), to, to + columns, workspace.data());
       },
       [&](int64_t n) {
+        double* means = found.data() + 2 * n * cut.units * columns;
+        double* squares = means + columns;
+        double rows = static_cast<double>(runs(0).rows);
+        for (int64_t unit = 1; unit < cut.units; ++unit)
+          rows = join_columns(means, squares, rows, means + 2 * unit * columns, squares + 2 * unit * columns,
+                              static_cast<double>(runs(unit).rows), columns);
         for (int64_t group = 0; group < shape.count; ++group) {
-          Moments all{0, 0};
-          double count = 0;
-          for (int64_t unit = 0; unit < cut.units; ++unit) {
-            const double* from = found.data() + 2 * (n * cut.units + unit) * columns;
-            const double rows = static_cast<double>(runs(unit).rows);
-            for (int64_t c = group * shape.channels; c < (group + 1) * shape.channels; ++c, count += rows) {
-              const Moments more = {from[c], from[columns + c]};
-              all = count == 0 ? more : join(all, count, more, rows);
-            }
-          }
-          const double spread = all.squares / count, inverse = 1 / std::sqrt(spread + eps);
-          mean[n * shape.count + group] = static_cast<A>(all.mean);
+          const int64_t begin = group * shape.channels, end = begin + shape.channels;
+          double middle = 0, all = 0;
+          for (int64_t c = begin; c < end; ++c) middle += means[c];
+          middle /= static_cast<double>(shape.channels);
+          for (int64_t c = begin; c < end; ++c) all += squares[c] + rows * (means[c] - middle) * (means[c] - middle);
+          const double spread = all / static_cast<double>(shape.length()), inverse = 1 / std::sqrt(spread + eps);
+          mean[n * shape.count + group] = static_cast<A>(middle);
           variance[n * shape.count + group] = static_cast<A>(spread);
-          for (int64_t c = group * shape.channels; c < (group + 1) * shape.channels; ++c)
-            maps.assign(n, c, channel_map<A>(all.mean, static_cast<double>(weight[c]) * inverse, bias[c]));
+          for (int64_t c = begin; c < end; ++c)
+            maps.assign(n, c, channel_map<A>(middle, static_cast<double>(weight[c]) * inverse, bias[c]));
         }
       },
       [&](int64_t n, int64_t unit) {
@@ -971,7 +989,8 @@ void last_backward(const Groups& shape, const T* g, const T* x, const Values<Com
           const double inverse = 1 / std::sqrt(static_cast<double>(variance[set]) + eps);
           GroupGradient<A> group{shape, weight, static_cast<double>(mean[set]), inverse};
           for (int64_t c = begin; c < begin + shape.channels; ++c) group.add(c, {all[c], all[columns + c]});
-          for (int64_t c = begin; c < begin + shape.channels; ++c) maps.assign(n, c, group.map(c));
+          group.for_maps(begin, shape.channels,
+                         [&](int64_t channel, const RowMap<A>& map) { maps.assign(n, channel, map); });
         }
       },
       [&](int64_t n, int64_t unit) {
@@ -979,13 +998,16 @@ void last_backward(const Groups& shape, const T* g, const T* x, const Values<Com
         kernel.column_apply(g + at(n, unit), x + at(n, unit), maps.part(n, 0), maps.part(n, 1), maps.part(n, 2),
                             maps.part(n, 3), runs(unit), out + at(n, unit));
       });
-  for (int64_t n = 0; grad_weight && n < shape.samples; ++n)
-    for (int64_t c = 0; c < columns; ++c) {
-      const double* all = found.data() + 2 * n * cut.units * columns;
-      const double spread = static_cast<double>(variance[n * shape.count + c / shape.channels]);
-      grad_weight[c] += all[columns + c] / std::sqrt(spread + eps);
-      grad_bias[c] += all[c];
+  for (int64_t n = 0; grad_weight && n < shape.samples; ++n) {
+    const double* all = found.data() + 2 * n * cut.units * columns;
+    for (int64_t group = 0; group < shape.count; ++group) {
+      const double inverse = 1 / std::sqrt(static_cast<double>(variance[n * shape.count + group]) + eps);
+      for (int64_t c = group * shape.channels; c < (group + 1) * shape.channels; ++c) {
+        grad_weight[c] += all[columns + c] * inverse;
+        grad_bias[c] += all[c];
+      }
     }
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor> group_norm(const Tensor& input, at::IntArrayRef sizes,
@@ -1049,8 +1071,9 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_gradients(const Tensor& grad_outpu
   const Tensor grad_input = empty_if(input_gradient, dense);
   const int64_t vectors = vector_gradients ? shape.vectors : 0;
   const auto options = statistics_options(input);
-  const Tensor grad_weight = at::zeros({vectors}, options), grad_bias = at::zeros({vectors}, options);
-  if (input.numel() == 0 || !(input_gradient || vector_gradients)) return {grad_input, grad_weight, grad_bias};
+  if (input.numel() == 0) return {grad_input, at::zeros({vectors}, options), at::zeros({vectors}, options)};
+  const Tensor grad_weight = at::empty({vectors}, options), grad_bias = at::empty({vectors}, options);
+  if (!(input_gradient || vector_gradients)) return {grad_input, grad_weight, grad_bias};
   for_type(input, [&](auto type) {
     using T = decltype(type);
     using A = Compute<T>;

@@ -154,16 +154,19 @@ def _leaky_fused(kept_is_output: bool) -> Callable[..., Tensor]:
 _RELU = Pointwise("relu", torch.relu, "output", _relu, lambda g, y: _aten.threshold_backward(g, y, 0))
 _LEAKY_FROM_OUTPUT = Pointwise("leaky_relu", _aten.leaky_relu, "output", _leaky_relu, _leaky_fused(True))
 _LEAKY_FROM_INPUT = Pointwise("leaky_relu", _aten.leaky_relu, "input", _leaky_relu, _leaky_fused(False))
-_SIGMOID = Pointwise("sigmoid", torch.sigmoid, "output", _sigmoid, _aten.sigmoid_backward)
+_SIGMOID_FORWARD, _SIGMOID_FUSED = _kernel("sigmoid")
+_SIGMOID = Pointwise("sigmoid", _SIGMOID_FORWARD, "output", _sigmoid, _SIGMOID_FUSED)
 _TANH = Pointwise("tanh", torch.tanh, "output", _tanh, _aten.tanh_backward)
 _SCALED_TANH_FORWARD, _SCALED_TANH_FUSED = _kernel("scaled_tanh", *SCALED_TANH)
 _SCALED_TANH = Pointwise("scaled_tanh", _SCALED_TANH_FORWARD, "output", _scaled_tanh, _SCALED_TANH_FUSED)
 _SOFTPLUS_FORWARD, _SOFTPLUS_FUSED = _kernel("softplus")
 _SOFTPLUS = Pointwise("softplus", _SOFTPLUS_FORWARD, "input", _softplus, _SOFTPLUS_FUSED)
-_GELU = Pointwise("gelu", _aten.gelu, "input", _gelu, _aten.gelu_backward)
+_GELU_FORWARD, _GELU_FUSED = _kernel("gelu")
+_GELU = Pointwise("gelu", _GELU_FORWARD, "input", _gelu, _GELU_FUSED)
 _GELU_TANH_FORWARD, _GELU_TANH_FUSED = _kernel("gelu_tanh")
 _GELU_TANH = Pointwise("gelu", _GELU_TANH_FORWARD, "input", _gelu_tanh, _GELU_TANH_FUSED)
-_SILU = Pointwise("silu", _aten.silu, "input", _silu, _aten.silu_backward)
+_SILU_FORWARD, _SILU_FUSED = _kernel("silu")
+_SILU = Pointwise("silu", _SILU_FORWARD, "input", _silu, _SILU_FUSED)
 
 
 def relu(x: Tensor) -> Tensor:

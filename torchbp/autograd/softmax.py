@@ -31,7 +31,7 @@ class Softmax(ExplicitFunction):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (y,) = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return torch._softmax_backward_data(g, y, ctx.dim, y.dtype), None
+            return ops.softmax.softmax_gradient(g, y, ctx.dim, False), None
         return y * (g - (y * g).sum(ctx.dim, keepdim=True)), None
 
     @staticmethod
@@ -66,7 +66,7 @@ class LogSoftmax(ExplicitFunction):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (y,) = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return torch._log_softmax_backward_data(g, y, ctx.dim, y.dtype), None
+            return ops.softmax.softmax_gradient(g, y, ctx.dim, True), None
         return g - y.exp() * g.sum(ctx.dim, keepdim=True), None
 
     @staticmethod

@@ -25,11 +25,19 @@ TORCHBP_INLINE void apply(const T* g, const T* x, T* y, int64_t count, const Map
 
 // 2 u of tanh's argument u = sqrt(2 / pi) (x + 0.044715 x^3), and its derivative: 1 + tanh(u) = 2 sigmoid(2 u).
 constexpr double kTwiceScale = 1.59576912160573071176, kCube = 0.044715;
+constexpr double kNormalDensity = 0.39894228040143267794;  // at zero
 
 template <typename T>
 void forward(const Activation& activation, const T* x, T* y, int64_t count) {
   const T first = static_cast<T>(activation.parameters[0]), second = static_cast<T>(activation.parameters[1]);
   switch (activation.map) {
+    case ActivationMap::kSigmoid:
+      return apply<T>(nullptr, x, y, count, [](const Vector<T>&, const Vector<T>& v) { return logistic<T>(v); });
+    case ActivationMap::kGelu:
+      return;
+    case ActivationMap::kSilu:
+      return apply<T>(nullptr, x, y, count,
+                      [](const Vector<T>&, const Vector<T>& v) { return v / (exponential<T>(-v) + T(1)); });
     case ActivationMap::kScaledTanh:
       return apply<T>(nullptr, x, y, count,
                       [=](const Vector<T>&, const Vector<T>& v) { return hyperbolic_tangent<T>(v * second) * first; });
@@ -52,6 +60,19 @@ template <typename T>
 void gradient(const Activation& activation, const T* g, const T* kept, T* gx, int64_t count) {
   const T first = static_cast<T>(activation.parameters[0]), second = static_cast<T>(activation.parameters[1]);
   switch (activation.map) {
+    case ActivationMap::kSigmoid:
+      return apply<T>(g, kept, gx, count,
+                      [](const Vector<T>& cotangent, const Vector<T>& y) { return cotangent * (T(1) - y) * y; });
+    case ActivationMap::kGelu:
+      return apply<T>(g, kept, gx, count, [](const Vector<T>& cotangent, const Vector<T>& v) {
+        const Normal<T> normal(v);
+        return cotangent * (normal.distribution + v * normal.exponential * T(kNormalDensity));
+      });
+    case ActivationMap::kSilu:
+      return apply<T>(g, kept, gx, count, [](const Vector<T>& cotangent, const Vector<T>& v) {
+        const Vector<T> s = logistic<T>(v);
+        return cotangent * (s * (v * (T(1) - s) + T(1)));
+      });
     case ActivationMap::kScaledTanh: {
       const T slope = first * second, bend = second / first;
       return apply<T>(g, kept, gx, count, [=](const Vector<T>& cotangent, const Vector<T>& y) {
@@ -68,7 +89,7 @@ void gradient(const Activation& activation, const T* g, const T* kept, T* gx, in
         const Vector<T> squared = v * v;
         const Vector<T> twice = (squared * T(kCube) + T(1)) * v * T(kTwiceScale);
         const Vector<T> slope = (squared * T(3 * kCube) + T(1)) * T(kTwiceScale);
-        const Vector<T> s = T(1) / (exponential<T>(-twice) + T(1));
+        const Vector<T> s = logistic<T>(twice);
         return cotangent * (s + v * (s * (T(1) - s)) * slope);
       });
   }

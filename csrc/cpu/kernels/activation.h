@@ -5,9 +5,9 @@
 
 namespace torchbp {
 
-enum class ActivationMap { kScaledTanh, kSoftplus, kGeluTanh };
+enum class ActivationMap { kSigmoid, kScaledTanh, kSoftplus, kGelu, kGeluTanh, kSilu };
 
-// scaled tanh: parameters a, b of a tanh(b x); softplus: beta and threshold; gelu: none.
+// scaled tanh: parameters a, b of a tanh(b x); softplus: beta and threshold; the others: none.
 struct Activation {
   ActivationMap map;
   double parameters[2];
@@ -15,8 +15,9 @@ struct Activation {
 
 template <typename T>
 struct ActivationKernels {
+  // Not of kGelu, whose forward pass PyTorch computes as fast as anything here would.
   void (*forward)(const Activation&, const T* x, T* y, int64_t count);
-  // gx = g f', from the output of scaled tanh and the input of the others.
+  // gx = g f', from the output of sigmoid and scaled tanh and the input of the others.
   void (*gradient)(const Activation&, const T* g, const T* kept, T* gx, int64_t count);
 };
 

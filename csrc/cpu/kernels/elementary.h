@@ -22,7 +22,8 @@ struct Format<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int32_t kRoundBits = 0x4b400000, kRootHalf = 0x3f3504f3, kSign = INT32_MIN;
   static constexpr float kLogTwoHigh = 0.693145751953125f, kLogTwoLow = 1.42860682030941723e-6f;
-  static constexpr float kLeastExponent = -105.0f, kMostExponent = 89.0f;
+  static constexpr float kLeastExponent = -105.0f, kMostExponent = 89.0f, kMostDeviations = 14.5f;
+  static constexpr int32_t kUpperHalf = -4096;  // of the mantissa, whose square is exact
 };
 
 template <>
@@ -31,12 +32,37 @@ struct Format<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int64_t kRoundBits = 0x4338000000000000, kRootHalf = 0x3fe6a09e667f3bcd, kSign = INT64_MIN;
   static constexpr double kLogTwoHigh = 0.693147180369123816490, kLogTwoLow = 1.90821492927058770002e-10;
-  static constexpr double kLeastExponent = -746.0, kMostExponent = 710.0;
+  static constexpr double kLeastExponent = -746.0, kMostExponent = 710.0, kMostDeviations = 38.7;
+  static constexpr int64_t kUpperHalf = -134217728;
 };
 
 template <typename T>
 TORCHBP_INLINE Vector<T> broadcast(T value) {
   return Vector<T>{} + value;
+}
+
+// x within bounds; NaN stays.
+template <typename T>
+TORCHBP_INLINE Vector<T> at_least(const Vector<T>& x, T bound) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm512_max_ps(_mm512_set1_ps(bound), reinterpret_cast<__m512>(x)));
+  else
+    return reinterpret_cast<Vector<T>>(_mm512_max_pd(_mm512_set1_pd(bound), reinterpret_cast<__m512d>(x)));
+#else
+  return x < bound ? broadcast<T>(bound) : x;
+#endif
+}
+template <typename T>
+TORCHBP_INLINE Vector<T> at_most(const Vector<T>& x, T bound) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm512_min_ps(_mm512_set1_ps(bound), reinterpret_cast<__m512>(x)));
+  else
+    return reinterpret_cast<Vector<T>>(_mm512_min_pd(_mm512_set1_pd(bound), reinterpret_cast<__m512d>(x)));
+#else
+  return x > bound ? broadcast<T>(bound) : x;
+#endif
 }
 
 // coefficients[0] x^(n-1) + ... + coefficients[n-1]
@@ -68,25 +94,43 @@ TORCHBP_INLINE Vector<T> scale_by_power(const Vector<T>& x, const Vector<T>& shi
 
 // exp(x) = 2^n exp(r) with |r| <= log(2) / 2, exp(r) = 1 + r + r^2 Q(r).
 template <typename T>
-TORCHBP_INLINE Vector<T> exponential(Vector<T> x) {
-  using F = Format<T>;
-  x = x < F::kLeastExponent ? broadcast<T>(F::kLeastExponent) : x;
-  x = x > F::kMostExponent ? broadcast<T>(F::kMostExponent) : x;
-  const Vector<T> shifted = x * T(1.44269504088896340736) + F::kRound;
-  const Vector<T> n = shifted - F::kRound;
-  const Vector<T> r = (x - n * F::kLogTwoHigh) - n * F::kLogTwoLow;
-  Vector<T> q;
-  if constexpr (sizeof(T) == 4) {
-    constexpr T c[] = {0.00139262508315f, 0.00836323288368f, 0.041666554213f, 0.166665766661f, 0.5f};
-    q = polynomial<T>(r, c);
-  } else {
-    constexpr T c[] = {2.5100472505694996003e-8,   2.7620201591031548792e-7,  2.7557268276905696187e-6,
-                       0.000024801521057868205199, 0.00019841269863171556026, 0.0013888888917367080562,
-                       0.0083333333333300381973,   0.041666666666623820532,   0.1666666666666666746,
-                       0.50000000000000010314};
-    q = polynomial<T>(r, c);
+struct Exponent {
+  Vector<T> r, shifted;
+
+  // x is no larger in size than exp(x) needs to be zero or infinite.
+  TORCHBP_INLINE explicit Exponent(const Vector<T>& x) {
+    using F = Format<T>;
+    shifted = x * T(1.44269504088896340736) + F::kRound;
+    const Vector<T> n = shifted - F::kRound;
+    r = (x - n * F::kLogTwoHigh) - n * F::kLogTwoLow;
   }
-  return scale_by_power<T>((q * r * r + r) + T(1), shifted);
+
+  TORCHBP_INLINE Vector<T> exponential() const {
+    Vector<T> q;
+    if constexpr (sizeof(T) == 4) {
+      constexpr T c[] = {0.00139262508315f, 0.00836323288368f, 0.041666554213f, 0.166665766661f, 0.5f};
+      q = polynomial<T>(r, c);
+    } else {
+      constexpr T c[] = {2.5100472505694996003e-8,   2.7620201591031548792e-7,  2.7557268276905696187e-6,
+                         0.000024801521057868205199, 0.00019841269863171556026, 0.0013888888917367080562,
+                         0.0083333333333300381973,   0.041666666666623820532,   0.1666666666666666746,
+                         0.50000000000000010314};
+      q = polynomial<T>(r, c);
+    }
+    return scale_by_power<T>((q * r * r + r) + T(1), shifted);
+  }
+};
+
+template <typename T>
+TORCHBP_INLINE Vector<T> exponential(const Vector<T>& x) {
+  using F = Format<T>;
+  return Exponent<T>(at_most<T>(at_least<T>(x, F::kLeastExponent), F::kMostExponent)).exponential();
+}
+
+// 1 / (1 + exp(-x))
+template <typename T>
+TORCHBP_INLINE Vector<T> logistic(const Vector<T>& x) {
+  return T(1) / (exponential<T>(-x) + T(1));
 }
 
 // log(1 + f) = f - z (f - 2 z^2 P(z^2)) with z = f / (2 + f), P given.
@@ -159,6 +203,44 @@ TORCHBP_INLINE Vector<T> hyperbolic_tangent(const Vector<T>& x) {
   const Vector<T> near = x + x * squared * p;
   return size < T(1) ? near : (Vector<T>)((IntegerVector<T>)far | sign);
 }
+
+// The normal distribution function, and exp(-x^2 / 2), of which its density is a multiple.
+template <typename T>
+struct Normal {
+  Vector<T> distribution, exponential;
+
+  // With z = |x|: P(X < -z) = exp(-z^2 / 2) P(t) / (z + k), t = 2 k / (z + k) - 1 (Schonfelder, 1978). The square is
+  // taken of the upper half of z's digits, where it is exact, and what that leaves is added to the reduced exponent.
+  TORCHBP_INLINE explicit Normal(const Vector<T>& x) {
+    using F = Format<T>;
+    constexpr T k = sizeof(T) == 4 ? T(3.5) : T(5);
+    Vector<T> z = (Vector<T>)((IntegerVector<T>)x & ~F::kSign);
+    z = at_most<T>(z, F::kMostDeviations);
+    const Vector<T> upper = (Vector<T>)((IntegerVector<T>)z & F::kUpperHalf);
+    Exponent<T> exponent(upper * upper * T(-0.5));
+    exponent.r += (z - upper) * (z + upper) * T(-0.5);
+    exponential = exponent.exponential();
+    const Vector<T> u = T(1) / (z + k), t = u * (2 * k) - T(1);
+    Vector<T> p;
+    if constexpr (sizeof(T) == 4) {
+      constexpr T c[] = {-0.00011969091153f, 0.000435557051018f, 0.000498744603493f, -0.00318671403394f,
+                         -0.00649284034588f, 0.0174094897182f,   0.116052860879f,    0.315424765283f,
+                         0.56556175247f,     0.744416078237f};
+      p = polynomial<T>(t, c);
+    } else {
+      constexpr T c[] = {
+          -2.1579563039800076498e-9, 7.4722951962796880581e-9,  1.0518103943943945576e-8, -6.6208061270724310905e-8,
+          -4.3801141752216242796e-8, 4.3385238322244894213e-7,  3.3769031760789162359e-7, -2.7699125569712423724e-6,
+          -3.9813633096603051226e-6, 0.00001668153117576714355, 0.000049762938533462999,  -0.000059375820760106598,
+          -0.00054489908573107028,   -0.00079786938226889645,   0.0029933767726483223,    0.020795066798273204,
+          0.069118638706187314,      0.16502036617046558,       0.31353315667130793,      0.49530561596997484,
+          0.66538250289005667,       0.76919304975006296};
+      p = polynomial<T>(t, c);
+    }
+    const Vector<T> tail = exponential * (p * u);
+    distribution = x < T(0) ? tail : T(1) - tail;
+  }
+};
 
 }  // namespace TORCHBP_ISA
 }  // namespace torchbp

@@ -11,7 +11,7 @@ namespace {
 // A tile, and four numbers per position of it.
 template <typename T>
 int64_t workspace(const ClassProblem& problem) {
-  return in_rows<T>(problem) ? 0 : (problem.classes + 4) * tile_width<T>(problem);
+  return unit_elements<T>(problem) + (in_rows<T>(problem) ? 0 : 4 * unit_width<T>(problem));
 }
 
 template <typename T>
@@ -45,8 +45,7 @@ void forward(const ClassProblem& problem, const ClassTargets<T>& targets, const 
   if (in_rows<T>(problem)) {
     const int64_t last = classes - lanes;
     const IntegerVector<T> fresh = last_lanes<T>(classes);
-    for_units<T>(problem, task, [&](const Unit& unit) {
-      const T* row = x + offset_of(problem.from, unit);
+    const auto one = [&](const T* row, int64_t p) {
       const T most = row_maximum(row, classes);
       const Vector<T> final = load(row + last) - most;
       Vector<T> sum = fresh ? exponential<T>(final) : Vector<T>{}, total{};
@@ -60,29 +59,34 @@ void forward(const ClassProblem& problem, const ClassTargets<T>& targets, const 
       } else {
         for_vectors<T>(classes, [&](int64_t i) { sum += exponential<T>(load(row + i) - most); });
       }
-      const int64_t p = unit.position, target = targets.target[p];
+      const int64_t target = targets.target[p];
       maximum[p] = most;
       log_sum[p] = logarithm<T>(broadcast<T>(sum_across<T>(sum)))[0];
       const T score = row[is_kept(targets, target, classes) ? target : 0] - most;
       const T value = add_loss(targets, target, classes, score, sum_across<T>(total), log_sum[p], found);
       if (loss) loss[p] = value;
+    };
+    for_units<T>(problem, task, [&](const Unit& unit) {
+      const Rows<T> rows = read_rows(x, problem.from, classes, unit, tile);
+      for (int64_t p = 0; p < unit.count; ++p) one(rows.first + p * rows.step, unit.position + p);
     });
     *sums = found;
     return;
   }
-  const int64_t width = tile_width<T>(problem);
+  const int64_t width = unit_width<T>(problem);
   T* most = tile + classes * width;
   T* logs = most + width;
   T* totals = logs + width;
   for_units<T>(problem, task, [&](const Unit& unit) {
-    load_tile(x, problem.from, classes, unit, width, tile, most);
+    load_tile(x, problem.from, classes, unit, width, tile);
     for (int64_t p = 0; p < unit.count; p += lanes) {
-      const Vector<T> high = load(most + p);
+      const Vector<T> high = column_maximum(tile + p, classes, width);
       Vector<T> sum{}, total{};
       for (int64_t c = 0; c < classes; ++c) sum += exponential<T>(load(tile + c * width + p) - high);
       if (smooth)
         for (int64_t c = 0; c < classes; ++c)
           total += (load(tile + c * width + p) - high) * (weight ? weight[c] : T(1));
+      store<T>(most + p, high);
       store<T>(logs + p, logarithm<T>(sum));
       store<T>(totals + p, total);
     }
@@ -121,10 +125,8 @@ void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const
   const bool smooth = targets.smoothing > T(0);
   const T* weight = targets.weight;
   if (in_rows<T>(problem)) {
-    for_units<T>(problem, task, [&](const Unit& unit) {
-      const int64_t p = unit.position, target = targets.target[p];
-      const T* row = x + offset_of(problem.from, unit);
-      T* to = gx + offset_of(problem.to, unit);
+    const auto one = [&](const T* row, int64_t p, T* to) {
+      const int64_t target = targets.target[p];
       const T most = maximum[p], log = log_sum[p];
       const Coefficients<T> k = coefficients(targets, target, classes, g[p * g_stride]);
       const auto plain = [&](int64_t i) { store<T>(to + i, exponential<T>((load(row + i) - most) - log) * k.spread); };
@@ -140,20 +142,23 @@ void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const
         plain(classes - lanes);
       }
       if (is_kept(targets, target, classes)) to[target] -= k.pick;
+    };
+    for_units<T>(problem, task, [&](const Unit& unit) {
+      const Rows<T> rows = read_rows(x, problem.from, classes, unit, tile);
+      T* to = gx + offset_of(problem.to, unit);
+      for (int64_t p = 0; p < unit.count; ++p)
+        one(rows.first + p * rows.step, unit.position + p, to + p * problem.to.inner);
     });
     return;
   }
-  const int64_t width = tile_width<T>(problem);
+  const int64_t width = unit_width<T>(problem);
   T* spread = tile + classes * width;
   T* share = spread + width;
   T* most = share + width;
   T* logs = most + width;
   for_units<T>(problem, task, [&](const Unit& unit) {
-    T* to = gx + offset_of(problem.to, unit);
     const int64_t padded = (unit.count + lanes - 1) / lanes * lanes;
-    // Whole vectors are read and written where they stand, unless classes or a step lie between their elements.
-    const int64_t direct = problem.from.inner == 1 && problem.to.inner == 1 ? unit.count / lanes * lanes : 0;
-    if (direct < unit.count) load_tile(x, problem.from, classes, unit, width, tile, most);
+    const Columns<T> from = read_tile(x, problem.from, classes, unit, width, tile);
     for (int64_t p = 0; p < padded; ++p) {
       const bool inside = p < unit.count;
       const int64_t position = unit.position + p;
@@ -165,21 +170,17 @@ void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const
       most[p] = inside ? maximum[position] : T(0);
       logs[p] = inside ? log_sum[position] : T(0);
     }
-    const T* from = x + offset_of(problem.from, unit);
-    for (int64_t c = 0; c < classes; ++c) {
-      const T factor = weight ? weight[c] : T(1);
-      const auto value = [&](const T* at, int64_t p) {
-        const Vector<T> v = exponential<T>((load(at) - load(most + p)) - load(logs + p)) * load(spread + p);
-        return smooth ? v - load(share + p) * factor : v;
-      };
-      for (int64_t p = 0; p < direct; p += lanes)
-        store<T>(to + c * problem.to.classes + p, value(from + c * problem.from.classes + p, p));
-      for (int64_t p = direct; p < padded; p += lanes) {
-        T* at = tile + c * width + p;
-        store<T>(at, value(at, p));
-      }
-    }
-    store_tile(tile, width, classes, direct, unit, problem.to, gx);
+    const auto probability = [&](int64_t c, int64_t p) {
+      return exponential<T>((load(from.first + c * from.step + p) - load(most + p)) - load(logs + p)) *
+             load(spread + p);
+    };
+    if (smooth)
+      write_tile(problem.to, classes, unit, width, tile, gx, [&](int64_t c, int64_t p) {
+        return probability(c, p) - load(share + p) * (weight ? weight[c] : T(1));
+      });
+    else
+      write_tile(problem.to, classes, unit, width, tile, gx, probability);
+    T* to = gx + offset_of(problem.to, unit);
     for (int64_t p = 0; p < unit.count; ++p) {
       const int64_t position = unit.position + p, target = targets.target[position];
       if (is_kept(targets, target, classes))

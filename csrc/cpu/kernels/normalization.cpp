@@ -203,8 +203,14 @@ TORCHBP_INLINE void along(int64_t length, const WideStep& wide, const Step& sing
 }
 
 template <typename T>
-void apply(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<T> scale, Compute<T> shift,
-           const Runs& runs, T* out) {
+void plane_products(const T* g, const T* x, Compute<T> centre, int64_t planes, int64_t length, Sums* found) {
+  for (int64_t plane = 0; plane < planes; ++plane, g += length, x += length)
+    found[plane] = products_of<T, kGradient>(g, x, nullptr, centre, {1, length, length});
+}
+
+template <typename T>
+TORCHBP_INLINE void apply_runs(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<T> scale,
+                               Compute<T> shift, const Runs& runs, T* out) {
   for (int64_t row = 0; row < runs.rows; ++row) {
     const int64_t at = row * runs.stride;
     const T *gradient = g + (g ? at : 0), *from = x + (x ? at : 0);
@@ -227,6 +233,21 @@ void apply(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<
       along<T>(
           runs.length, [&](int64_t i) { store_values(to + i, load_values(gradient + i) * slope); },
           [&](int64_t i) { set_value(&to[i], value_of(gradient[i]) * slope); });
+  }
+}
+
+template <typename T>
+void apply(const T* g, const T* x, Compute<T> slope, Compute<T> centre, Compute<T> scale, Compute<T> shift,
+           const Runs& runs, T* out) {
+  apply_runs(g, x, slope, centre, scale, shift, runs, out);
+}
+
+template <typename T>
+void plane_apply(const T* g, const T* x, const RowMap<Compute<T>>* maps, int64_t planes, int64_t length, T* out) {
+  for (int64_t plane = 0, at = 0; plane < planes; ++plane, at += length) {
+    const RowMap<Compute<T>>& map = maps[plane];
+    apply_runs(g ? g + at : nullptr, x + at, map.slope, map.centre, map.scale, map.shift, {1, length, length},
+               out + at);
   }
 }
 
@@ -619,8 +640,10 @@ void weighted_backward(const T* g, const T* x, const Compute<T>* weight, const C
 
 template <typename T>
 NormalizationKernels<T> kernels_of() {
-  return {moments<T>,           products<T>,         apply<T>,          column_moments<T>,    column_products<T>,
-          column_apply<T>,      weighted_forward<T>, weighted_apply<T>, weighted_products<T>, weighted_backward<T>,
+  return {moments<T>,           products<T>,          apply<T>,
+          plane_products<T>,    plane_apply<T>,       column_moments<T>,
+          column_products<T>,   column_apply<T>,      weighted_forward<T>,
+          weighted_apply<T>,    weighted_products<T>, weighted_backward<T>,
           weighted_gradients<T>};
 }
 

@@ -46,6 +46,10 @@ struct NormalizationKernels {
   // out = g * slope + (x - centre) * scale + shift; without g, or without x, the terms left.
   void (*apply)(const T* g, const T* x, A slope, A centre, A scale, A shift, const Runs&, T* out);
 
+  // The two for neighbouring planes of `length` elements each: sums of every one, a map for every one.
+  void (*plane_products)(const T* g, const T* x, A centre, int64_t planes, int64_t length, Sums* found);
+  void (*plane_apply)(const T* g, const T* x, const RowMap<A>* maps, int64_t planes, int64_t length, T* out);
+
   // The same for each of the `length` columns. The workspace has 3 * length elements.
   void (*column_moments)(const T* x, const Runs&, double* mean, double* squares, A* workspace);
   void (*column_products)(const T* g, const T* x, const A* centre, const Runs&, double* gradient, double* product,

@@ -1,5 +1,5 @@
-// How the kernels over classes go through a ClassProblem: long rows of consecutive classes one by one, everything
-// else in tiles of many positions, copied so that a vector holds one class of as many positions.
+// How the kernels over classes go through a ClassProblem: long rows of classes one by one, everything else in tiles of
+// many positions, in which a vector holds one class of as many positions.
 #pragma once
 
 #include "elementary.h"
@@ -10,32 +10,46 @@ namespace TORCHBP_ISA {
 
 constexpr int64_t kTaskElements = 1 << 15;
 constexpr int64_t kTileElements = 1 << 12;
-constexpr int64_t kTileVectors = 16;  // the most positions of a tile, in vectors
+constexpr int64_t kTileVectors = 16;        // the most positions of a tile, in vectors
+constexpr int64_t kRowsElements = 1 << 16;  // the most elements of rows that are copied together
 
 template <typename T>
 TORCHBP_INLINE bool in_rows(const ClassProblem& problem) {
-  return problem.from.classes == 1 && problem.to.classes == 1 && problem.classes >= 2 * Lanes<T>::count;
+  return problem.to.classes == 1 && problem.classes >= 2 * Lanes<T>::count;
 }
 
-// Positions of a tile, a whole number of vectors.
+// Rows that do not lie in memory one by one are copied, as many as a vector has lanes.
 template <typename T>
-TORCHBP_INLINE int64_t tile_width(const ClassProblem& problem) {
-  const int64_t vectors = kTileElements / (problem.classes * Lanes<T>::count);
-  return larger(1, smaller(smaller(vectors, kTileVectors), (problem.inner + Lanes<T>::count - 1) / Lanes<T>::count)) *
-         Lanes<T>::count;
+TORCHBP_INLINE bool copies_rows(const ClassProblem& problem) {
+  return problem.from.classes != 1 || problem.other.classes != 1;
+}
+
+// Positions of a unit: rows, or those of a tile, a whole number of vectors.
+template <typename T>
+TORCHBP_INLINE int64_t unit_width(const ClassProblem& problem) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  if (in_rows<T>(problem))
+    return copies_rows<T>(problem) ? larger(1, smaller(smaller(lanes, problem.inner), kRowsElements / problem.classes))
+                                   : 1;
+  const int64_t vectors = kTileElements / (problem.classes * lanes);
+  return larger(1, smaller(smaller(vectors, kTileVectors), (problem.inner + lanes - 1) / lanes)) * lanes;
+}
+
+// Elements of the copy of one tensor's unit.
+template <typename T>
+TORCHBP_INLINE int64_t unit_elements(const ClassProblem& problem) {
+  return in_rows<T>(problem) && !copies_rows<T>(problem) ? 0 : problem.classes * unit_width<T>(problem);
 }
 
 template <typename T>
 TORCHBP_INLINE int64_t units_per_task(const ClassProblem& problem) {
-  const int64_t elements = problem.classes * (in_rows<T>(problem) ? 1 : tile_width<T>(problem));
-  return larger(1, kTaskElements / elements);
+  return larger(1, kTaskElements / (problem.classes * unit_width<T>(problem)));
 }
 
-// A unit is a row or a tile.
 template <typename T>
 TORCHBP_INLINE int64_t units(const ClassProblem& problem) {
-  if (in_rows<T>(problem)) return problem.outer * problem.inner;
-  return problem.outer * ((problem.inner + tile_width<T>(problem) - 1) / tile_width<T>(problem));
+  const int64_t width = unit_width<T>(problem);
+  return problem.outer[0] * problem.outer[1] * ((problem.inner + width - 1) / width);
 }
 
 template <typename T>
@@ -44,9 +58,9 @@ int64_t class_tasks(const ClassProblem& problem) {
   return (units<T>(problem) + each - 1) / each;
 }
 
-// One unit: a row has one position.
+// Some positions along the inner axis.
 struct Unit {
-  int64_t outer;
+  int64_t outer[2];
   int64_t inner;
   int64_t count;     // positions
   int64_t position;  // of the first one
@@ -55,18 +69,249 @@ struct Unit {
 // Calls body(unit) for each unit of a task.
 template <typename T, typename Body>
 TORCHBP_INLINE void for_units(const ClassProblem& problem, int64_t task, const Body& body) {
-  const int64_t each = units_per_task<T>(problem);
-  const int64_t width = in_rows<T>(problem) ? 1 : tile_width<T>(problem);
+  const int64_t each = units_per_task<T>(problem), width = unit_width<T>(problem);
   const int64_t across = (problem.inner + width - 1) / width;
   const int64_t last = smaller(units<T>(problem), (task + 1) * each);
   for (int64_t index = task * each; index < last; ++index) {
     const int64_t outer = index / across, inner = (index % across) * width;
-    body(Unit{outer, inner, smaller(width, problem.inner - inner), outer * problem.inner + inner});
+    body(Unit{{outer / problem.outer[1], outer % problem.outer[1]},
+              inner,
+              smaller(width, problem.inner - inner),
+              outer * problem.inner + inner});
   }
 }
 
 TORCHBP_INLINE int64_t offset_of(const ClassStrides& strides, const Unit& unit) {
-  return unit.outer * strides.outer + unit.inner * strides.inner;
+  return unit.outer[0] * strides.outer[0] + unit.outer[1] * strides.outer[1] + unit.inner * strides.inner;
+}
+
+template <typename T>
+TORCHBP_INLINE IntegerVector<T> lane_numbers() {
+  IntegerVector<T> lane;
+  for (int64_t i = 0; i < Lanes<T>::count; ++i) lane[i] = static_cast<Integer<T>>(i);
+  return lane;
+}
+
+// The first `count` lanes, fewer than all; nothing beyond them is touched. The others read as zero.
+template <typename T>
+TORCHBP_INLINE Vector<T> load_part(const T* from, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), from));
+  else
+    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), from));
+#elif defined(__AVX2__)
+  const __m256i mask = reinterpret_cast<__m256i>(lane_numbers<T>() < static_cast<Integer<T>>(count));
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm256_maskload_ps(from, mask));
+  else
+    return reinterpret_cast<Vector<T>>(_mm256_maskload_pd(from, mask));
+#else
+  Vector<T> v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
+template <typename T>
+TORCHBP_INLINE void store_part(T* to, const Vector<T>& v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), reinterpret_cast<__m512>(v));
+  else
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1 << count) - 1), reinterpret_cast<__m512d>(v));
+#elif defined(__AVX2__)
+  const __m256i mask = reinterpret_cast<__m256i>(lane_numbers<T>() < static_cast<Integer<T>>(count));
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(to, mask, reinterpret_cast<__m256>(v));
+  else
+    _mm256_maskstore_pd(to, mask, reinterpret_cast<__m256d>(v));
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
+#endif
+}
+
+// In every 16 bytes, the first or the last elements of a and b in turn: of four, those of the first or second half.
+#if defined(__AVX512F__)
+TORCHBP_INLINE __m512 low_pairs(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b); }
+TORCHBP_INLINE __m512 high_pairs(__m512 a, __m512 b) { return _mm512_unpackhi_ps(a, b); }
+TORCHBP_INLINE __m512d low_pairs(__m512d a, __m512d b) { return _mm512_unpacklo_pd(a, b); }
+TORCHBP_INLINE __m512d high_pairs(__m512d a, __m512d b) { return _mm512_unpackhi_pd(a, b); }
+#elif defined(__AVX2__)
+TORCHBP_INLINE __m256 low_pairs(__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); }
+TORCHBP_INLINE __m256 high_pairs(__m256 a, __m256 b) { return _mm256_unpackhi_ps(a, b); }
+TORCHBP_INLINE __m256d low_pairs(__m256d a, __m256d b) { return _mm256_unpacklo_pd(a, b); }
+TORCHBP_INLINE __m256d high_pairs(__m256d a, __m256d b) { return _mm256_unpackhi_pd(a, b); }
+#else
+TORCHBP_INLINE Vector<float> low_pairs(Vector<float> a, Vector<float> b) {
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+}
+TORCHBP_INLINE Vector<float> high_pairs(Vector<float> a, Vector<float> b) {
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+}
+TORCHBP_INLINE Vector<double> low_pairs(Vector<double> a, Vector<double> b) {
+  return __builtin_shufflevector(a, b, 0, 2);
+}
+TORCHBP_INLINE Vector<double> high_pairs(Vector<double> a, Vector<double> b) {
+  return __builtin_shufflevector(a, b, 1, 3);
+}
+#endif
+
+// 16 bytes from each of a vector's worth of places, the i-th at from + offset[i].
+TORCHBP_INLINE Vector<float> load_quarters(const float* from, const int64_t* offset) {
+#if defined(__AVX512F__)
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(from + offset[0]));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(from + offset[1]), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(from + offset[2]), 2);
+  return reinterpret_cast<Vector<float>>(_mm512_insertf32x4(v, _mm_loadu_ps(from + offset[3]), 3));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vector<float>>(
+      _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + offset[0])), _mm_loadu_ps(from + offset[1]), 1));
+#else
+  return load(from + offset[0]);
+#endif
+}
+TORCHBP_INLINE Vector<double> load_quarters(const double* from, const int64_t* offset) {
+#if defined(__AVX512F__)
+  __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd(from + offset[0]));
+  v = _mm512_insertf64x2(v, _mm_loadu_pd(from + offset[1]), 1);
+  v = _mm512_insertf64x2(v, _mm_loadu_pd(from + offset[2]), 2);
+  return reinterpret_cast<Vector<double>>(_mm512_insertf64x2(v, _mm_loadu_pd(from + offset[3]), 3));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vector<double>>(
+      _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(from + offset[0])), _mm_loadu_pd(from + offset[1]), 1));
+#else
+  return load(from + offset[0]);
+#endif
+}
+
+// Rows and columns of a square of 16 bytes' width, in each 16 bytes of the vectors.
+TORCHBP_INLINE void turn_squares(Vector<float>* rows) {
+  const auto a = low_pairs(rows[0], rows[1]), b = high_pairs(rows[0], rows[1]);
+  const auto c = low_pairs(rows[2], rows[3]), d = high_pairs(rows[2], rows[3]);
+  typedef Vector<double> Wide;
+  rows[0] = reinterpret_cast<Vector<float>>(low_pairs((Wide)a, (Wide)c));
+  rows[1] = reinterpret_cast<Vector<float>>(high_pairs((Wide)a, (Wide)c));
+  rows[2] = reinterpret_cast<Vector<float>>(low_pairs((Wide)b, (Wide)d));
+  rows[3] = reinterpret_cast<Vector<float>>(high_pairs((Wide)b, (Wide)d));
+}
+TORCHBP_INLINE void turn_squares(Vector<double>* rows) {
+  const auto a = low_pairs(rows[0], rows[1]), b = high_pairs(rows[0], rows[1]);
+  rows[0] = reinterpret_cast<Vector<double>>(a);
+  rows[1] = reinterpret_cast<Vector<double>>(b);
+}
+
+// to[column][row] = from[row][column], each with rows of consecutive elements a step apart.
+template <typename T>
+TORCHBP_INLINE void copy_transposed(const T* from, int64_t step, int64_t rows, int64_t columns, T* to,
+                                    int64_t to_step) {
+  constexpr int64_t lanes = Lanes<T>::count, square = 16 / static_cast<int64_t>(sizeof(T));
+  if (columns < square) {
+    for (int64_t column = 0; column < columns; ++column)
+      for (int64_t row = 0; row < rows; ++row) to[column * to_step + row] = from[row * step + column];
+    return;
+  }
+  for (int64_t row = 0; row < rows; row += lanes) {
+    const int64_t high = smaller(lanes, rows - row);
+    int64_t offset[square][lanes / square];  // where there are no rows left, of the last one
+    for (int64_t i = 0; i < lanes; ++i) offset[i % square][i / square] = (row + smaller(i, high - 1)) * step;
+    for (int64_t next = 0; next < columns; next += square) {
+      const int64_t column = smaller(next, columns - square);
+      Vector<T> block[square];
+      for (int64_t i = 0; i < square; ++i) block[i] = load_quarters(from + column, offset[i]);
+      turn_squares(block);
+      T* out = to + column * to_step + row;
+      for (int64_t i = 0; i < square; ++i) {
+        if (high == lanes)
+          store<T>(out + i * to_step, block[i]);
+        else
+          store_part<T>(out + i * to_step, block[i], high);
+      }
+    }
+  }
+}
+
+// The rows of a unit, a step apart: where they stand, or copied to the buffer.
+template <typename T>
+struct Rows {
+  const T* first;
+  int64_t step;
+};
+
+template <typename T>
+TORCHBP_INLINE Rows<T> read_rows(const T* from, const ClassStrides& strides, int64_t classes, const Unit& unit,
+                                 T* buffer) {
+  from += offset_of(strides, unit);
+  if (strides.classes == 1) return {from, strides.inner};
+  if (strides.inner == 1)
+    copy_transposed(from, strides.classes, classes, unit.count, buffer, classes);
+  else
+    for (int64_t p = 0; p < unit.count; ++p)
+      for (int64_t c = 0; c < classes; ++c) buffer[p * classes + c] = from[p * strides.inner + c * strides.classes];
+  return {buffer, classes};
+}
+
+// The classes of a unit's positions, a step apart.
+template <typename T>
+struct Columns {
+  const T* first;
+  int64_t step;
+};
+
+// tile[class][width] of the unit's positions; what the unit lacks of whole vectors is zero.
+template <typename T>
+TORCHBP_INLINE void load_tile(const T* from, const ClassStrides& strides, int64_t classes, const Unit& unit,
+                              int64_t width, T* __restrict__ tile) {
+  from += offset_of(strides, unit);
+  constexpr int64_t lanes = Lanes<T>::count;
+  const int64_t whole = unit.count / lanes * lanes, padded = (unit.count + lanes - 1) / lanes * lanes;
+  if (strides.inner != 1 && strides.classes == 1)
+    copy_transposed(from, strides.inner, unit.count, classes, tile, width);
+  for (int64_t c = 0; c < classes; ++c) {
+    const T* row = from + c * strides.classes;
+    T* __restrict__ to = tile + c * width;
+    if (strides.inner == 1) {
+      for (int64_t p = 0; p < whole; p += lanes) store<T>(to + p, load(row + p));
+      for (int64_t p = whole; p < unit.count; ++p) to[p] = row[p];
+    } else if (strides.classes != 1) {
+      for (int64_t p = 0; p < unit.count; ++p) to[p] = row[p * strides.inner];
+    }
+    for (int64_t p = unit.count; p < padded; ++p) to[p] = T(0);
+  }
+}
+
+// The same in place, where whole vectors stand there.
+template <typename T>
+TORCHBP_INLINE Columns<T> read_tile(const T* from, const ClassStrides& strides, int64_t classes, const Unit& unit,
+                                    int64_t width, T* tile) {
+  if (strides.inner == 1 && unit.count % Lanes<T>::count == 0)
+    return {from + offset_of(strides, unit), strides.classes};
+  load_tile(from, strides, classes, unit, width, tile);
+  return {tile, width};
+}
+
+// Writes value(class, position), a vector, to the positions of the unit: where it belongs at once, unless that is
+// across the vector or beyond the unit; then through the tile.
+template <typename T, typename Value>
+TORCHBP_INLINE void write_tile(const ClassStrides& strides, int64_t classes, const Unit& unit, int64_t width, T* tile,
+                               T* to, const Value& value) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  to += offset_of(strides, unit);
+  const int64_t direct = strides.inner == 1 ? unit.count / lanes * lanes : 0;
+  for (int64_t c = 0; c < classes; ++c) {
+    for (int64_t p = 0; p < direct; p += lanes) store<T>(to + c * strides.classes + p, value(c, p));
+    for (int64_t p = direct; p < unit.count; p += lanes) store<T>(tile + c * width + p, value(c, p));
+  }
+  if (direct == unit.count) return;
+  if (strides.inner == 1) {
+    for (int64_t c = 0; c < classes; ++c)
+      store_part<T>(to + c * strides.classes + direct, load(tile + c * width + direct), unit.count - direct);
+  } else if (strides.classes == 1) {
+    copy_transposed(tile, width, classes, unit.count, to, strides.inner);
+  } else {
+    for (int64_t p = 0; p < unit.count; ++p)
+      for (int64_t c = 0; c < classes; ++c) to[p * strides.inner + c * strides.classes] = tile[c * width + p];
+  }
 }
 
 template <typename T>
@@ -74,59 +319,32 @@ TORCHBP_INLINE Vector<T> greater(const Vector<T>& a, const Vector<T>& b) {
   return a > b ? a : b;
 }
 
-// tile[class][width] of the unit's positions, and the maximum over the classes; what the unit lacks of whole vectors
-// is zero.
-template <typename T>
-TORCHBP_INLINE void load_tile(const T* from, const ClassStrides& strides, int64_t classes, const Unit& unit,
-                              int64_t width, T* __restrict__ tile, T* __restrict__ maximum) {
-  from += offset_of(strides, unit);
-  constexpr int64_t lanes = Lanes<T>::count;
-  const int64_t whole = strides.inner == 1 ? unit.count / lanes * lanes : 0;
-  const int64_t padded = (unit.count + lanes - 1) / lanes * lanes;
-  for (int64_t c = 0; c < classes; ++c) {
-    const T* row = from + c * strides.classes;
-    T* __restrict__ to = tile + c * width;
-    for (int64_t p = 0; p < whole; p += lanes) {
-      const Vector<T> v = load(row + p);
-      store<T>(to + p, v);
-      store<T>(maximum + p, c == 0 ? v : greater<T>(v, load(maximum + p)));
-    }
-    for (int64_t p = whole; p < unit.count; ++p) to[p] = row[p * strides.inner];
-    for (int64_t p = unit.count; p < padded; ++p) to[p] = T(0);
-    for (int64_t p = whole; p < padded; p += lanes)
-      store<T>(maximum + p, c == 0 ? load(to + p) : greater<T>(load(to + p), load(maximum + p)));
+// Joins the lanes by halves.
+template <typename T, typename Join>
+TORCHBP_INLINE T reduce_lanes(const Vector<T>& v, const Join& join) {
+  constexpr int64_t lanes = 16 / static_cast<int64_t>(sizeof(T)), parts = Lanes<T>::count / lanes;
+  typedef T Part __attribute__((vector_size(16)));
+  Part part[parts];
+  __builtin_memcpy(part, &v, sizeof(v));
+  for (int64_t half = parts / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) part[i] = join(part[i], part[i + half]);
+  if constexpr (lanes == 2) return join(part[0], __builtin_shufflevector(part[0], part[0], 1, 0))[0];
+  if constexpr (lanes == 4) {
+    part[0] = join(part[0], __builtin_shufflevector(part[0], part[0], 2, 3, 0, 1));
+    return join(part[0], __builtin_shufflevector(part[0], part[0], 1, 0, 3, 2))[0];
   }
-}
-
-// The unit's positions from `first` on.
-template <typename T>
-TORCHBP_INLINE void store_tile(const T* __restrict__ tile, int64_t width, int64_t classes, int64_t first,
-                               const Unit& unit, const ClassStrides& strides, T* to) {
-  to += offset_of(strides, unit);
-  if (strides.inner == 1) {
-    const uint64_t bytes = static_cast<uint64_t>(unit.count - first) * sizeof(T);
-    for (int64_t c = 0; c < classes; ++c)
-      __builtin_memcpy(to + c * strides.classes + first, tile + c * width + first, bytes);
-    return;
-  }
-  for (int64_t p = first; p < unit.count; ++p)
-    for (int64_t c = 0; c < classes; ++c) to[p * strides.inner + c * strides.classes] = tile[c * width + p];
 }
 
 template <typename T>
 TORCHBP_INLINE T sum_across(const Vector<T>& v) {
-  T sum = v[0];
-  for (int64_t lane = 1; lane < Lanes<T>::count; ++lane) sum += v[lane];
-  return sum;
+  return reduce_lanes<T>(v, [](const auto& a, const auto& b) { return a + b; });
 }
 
 // Rows have at least two vectors; the last one overlaps its neighbour, and `last_lanes` masks what was seen before.
 template <typename T>
 TORCHBP_INLINE IntegerVector<T> last_lanes(int64_t count) {
-  IntegerVector<T> lane;
-  for (int64_t i = 0; i < Lanes<T>::count; ++i) lane[i] = static_cast<decltype(lane[0] + 0)>(i);
   const int64_t fresh = count % Lanes<T>::count == 0 ? Lanes<T>::count : count % Lanes<T>::count;
-  return lane >= static_cast<decltype(lane[0] + 0)>(Lanes<T>::count - fresh);
+  return lane_numbers<T>() >= static_cast<Integer<T>>(Lanes<T>::count - fresh);
 }
 
 template <typename T>
@@ -139,10 +357,7 @@ TORCHBP_INLINE T row_maximum(const T* x, int64_t count) {
     b = greater<T>(load(x + i + lanes), b);
   }
   if (i + lanes <= count) a = greater<T>(load(x + i), a);
-  a = greater<T>(a, b);
-  T most = a[0];
-  for (int64_t lane = 1; lane < lanes; ++lane) most = a[lane] > most ? a[lane] : most;
-  return most;
+  return reduce_lanes<T>(greater<T>(a, b), [](const auto& p, const auto& q) { return p > q ? p : q; });
 }
 
 // Calls body(i) for the vectors at i but the last, which may overlap.
@@ -150,6 +365,14 @@ template <typename T, typename Body>
 TORCHBP_INLINE void for_vectors(int64_t count, const Body& body) {
   const int64_t last = count - Lanes<T>::count;
   for (int64_t i = 0; i < last; i += Lanes<T>::count) body(i);
+}
+
+// The maximum over the classes at each of a vector of positions.
+template <typename T>
+TORCHBP_INLINE Vector<T> column_maximum(const T* column, int64_t classes, int64_t step) {
+  Vector<T> most = load(column);
+  for (int64_t c = 1; c < classes; ++c) most = greater<T>(load(column + c * step), most);
+  return most;
 }
 
 }  // namespace TORCHBP_ISA
