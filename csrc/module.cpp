@@ -10,6 +10,7 @@
 
 #include "calls.h"
 #include "cpu/arguments.h"
+#include "cpu/convolution_algorithm.h"
 #include "cpu/dispatch.h"
 #include "cpu/workspace.h"
 
@@ -43,6 +44,20 @@ std::vector<pybind11::bytes> workspace_contents(int64_t bytes, int64_t tasks) {
   return {found.begin(), found.end()};
 }
 
+std::string convolution_algorithm(const std::string& product, const std::vector<int64_t>& input_size,
+                                  const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
+                                  const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+                                  int64_t groups, int64_t input_channels, int64_t output_channels, bool single) {
+  constexpr const char* op = "convolution_algorithm";
+  const auto which = product == "output"  ? torchbp::Product::output
+                     : product == "input" ? torchbp::Product::input
+                                          : torchbp::Product::weight;
+  const torchbp::Geometry geometry =
+      torchbp::geometry_of(op, input_size, kernel_size, stride, padding, dilation, groups);
+  return torchbp::algorithm_name(
+      torchbp::algorithm_for(op, which, geometry, input_channels, output_channels, single ? at::kFloat : at::kDouble));
+}
+
 bool sanitized() {
 #ifdef __SANITIZE_ADDRESS__
   return true;
@@ -66,6 +81,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("operator_call", &torchbp::operator_call,
         "A faster callable of an operator, given its name and torch.ops' own.");
   m.def("workspace_contents", &workspace_contents, "What each of some tasks finds in its workspace of so many bytes.");
+  m.def("convolution_algorithm", &convolution_algorithm, "Which algorithm computes a product of a convolution.");
+  m.def("convolution_algorithms", &torchbp::algorithm_names, "The names of all algorithms.");
+  m.def("force_convolution_algorithm", &torchbp::force_algorithm,
+        "Force an algorithm, or none if the name is empty; return the one before.");
   m.attr("kept_workspace") = torchbp::kKeptWorkspace;
   m.attr("compiler") = compiler();
   m.attr("sanitized") = sanitized();

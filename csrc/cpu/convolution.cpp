@@ -9,40 +9,14 @@
 #include <vector>
 
 #include "arguments.h"
+#include "convolution_algorithm.h"
 #include "dispatch.h"
 
 namespace torchbp {
-namespace {
 
 using at::IntArrayRef;
 using at::Tensor;
 
-struct Geometry {
-  int64_t dimensions = 0;
-  int64_t groups = 1;
-  Sizes kernel, stride, padding, dilation;
-  Sizes input, output;
-};
-
-void check_same_type(const char* op, const char* first_name, const Tensor& first, const char* name,
-                     const Tensor& tensor) {
-  TORCH_CHECK(first.scalar_type() == tensor.scalar_type(), op, ": ", first_name, " and ", name,
-              " must have the same dtype, but got ", first.scalar_type(), " and ", tensor.scalar_type());
-  TORCH_CHECK(tensor.device().is_cpu() && tensor.layout() == at::kStrided, op, ": ", name,
-              " must be a dense CPU tensor, but got ", tensor.device(), " ", tensor.layout());
-}
-
-void check_bias(const char* op, const char* first_name, const Tensor& first, const Tensor& bias, int64_t channels) {
-  check_same_type(op, first_name, first, "bias", bias);
-  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == channels, op, ": bias must have shape [", channels, "], but got ",
-              bias.sizes());
-}
-
-std::optional<Tensor> in_float(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(tensor->to(at::kFloat)) : std::nullopt;
-}
-
-// Fills in everything but the channels, which the callers check.
 Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding,
                      IntArrayRef dilation, int64_t groups) {
   const int64_t dimensions = static_cast<int64_t>(input.size());
@@ -75,6 +49,26 @@ Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntA
     g.stride[d] = std::min(g.stride[d], room + 1);  // any larger one meets the same single position
   }
   return g;
+}
+
+namespace {
+
+void check_same_type(const char* op, const char* first_name, const Tensor& first, const char* name,
+                     const Tensor& tensor) {
+  TORCH_CHECK(first.scalar_type() == tensor.scalar_type(), op, ": ", first_name, " and ", name,
+              " must have the same dtype, but got ", first.scalar_type(), " and ", tensor.scalar_type());
+  TORCH_CHECK(tensor.device().is_cpu() && tensor.layout() == at::kStrided, op, ": ", name,
+              " must be a dense CPU tensor, but got ", tensor.device(), " ", tensor.layout());
+}
+
+void check_bias(const char* op, const char* first_name, const Tensor& first, const Tensor& bias, int64_t channels) {
+  check_same_type(op, first_name, first, "bias", bias);
+  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == channels, op, ": bias must have shape [", channels, "], but got ",
+              bias.sizes());
+}
+
+std::optional<Tensor> in_float(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(tensor->to(at::kFloat)) : std::nullopt;
 }
 
 std::vector<int64_t> with_spatial(int64_t first, int64_t second, const Sizes& sizes, int64_t dimensions) {
@@ -122,10 +116,6 @@ void visit_kernel(const Sizes& kernel, const Visit& visit) {
 
 int64_t dot(const Sizes& at, const std::array<int64_t, kAxes>& strides) {
   return at[0] * strides[1] + at[1] * strides[2] + at[2] * strides[3];
-}
-
-bool is_depthwise(int64_t source_channels, int64_t target_channels, int64_t groups) {
-  return groups > 1 && source_channels * target_channels > 0 && (source_channels == 1 || target_channels == 1);
 }
 
 // Runs one gather problem, packing its weight first.
@@ -187,8 +177,137 @@ void run_depthwise(const DepthwiseProblem& problem, const Tensor& source, const 
                 });
 }
 
+// ---------------------------------------------------------------------------------------------
+// Winograd
+
+// Sums of products that go on for so long have errors of the size that the transforms have. Tiles with larger errors
+// gain nothing from it.
+constexpr int64_t kShortChain = 16;
+constexpr int64_t kLongChain = 256;
+
+// Strides of (batch, height, width) from those of all axes.
+void image_strides(const std::array<int64_t, kAxes>& strides, int64_t* to) {
+  to[0] = strides[0];
+  to[1] = strides[2];
+  to[2] = strides[3];
+}
+
+WinogradProblem winograd_problem(const Geometry& g, Algorithm algorithm, const Tensor& source, const Tensor& target) {
+  const std::array<int64_t, 2> tile = winograd_tile(algorithm);
+  WinogradProblem problem{};
+  problem.batch = source.size(0);
+  image_strides(axis_strides(source), problem.source_stride);
+  image_strides(axis_strides(target), problem.target_stride);
+  problem.source_channel_stride = source.stride(1);
+  problem.target_channel_stride = target.stride(1);
+  problem.groups = g.groups;
+  problem.source_channels = source.size(1) / g.groups;
+  problem.target_channels = target.size(1) / g.groups;
+  problem.taps_height = g.kernel[1];
+  problem.threads = at::get_num_threads();
+  problem.chain = algorithm == Algorithm::winograd_4x4 ? kLongChain : kShortChain;
+  for (int d = 0; d < 2; ++d) {
+    problem.tile[d] = tile[static_cast<size_t>(d)];
+    problem.source_size[d] = g.input[d + 1];
+    problem.target_size[d] = g.output[d + 1];
+    problem.origin[d] = -g.padding[d + 1];
+  }
+  return problem;
+}
+
+template <typename T>
+void run_winograd(const WinogradProblem& problem, const Tensor& source, const T* weight, const Tensor& bias,
+                  Tensor& target) {
+  const WinogradKernels<T>& kernel = winograd_kernels<T>();
+  const int64_t panels = kernel.packed_panels(problem);
+  const Tensor packed =
+      at::empty({panels * kernel.packed_panel_size(problem)}, source.options().memory_format(std::nullopt));
+  T* matrices = packed.data_ptr<T>();
+  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) kernel.pack_weight(problem, weight, matrices, panel);
+  });
+  const T* from = source.const_data_ptr<T>();
+  const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  T* to = target.data_ptr<T>();
+  run_tasks<T>(kernel.gather_tasks(problem), kernel.gather_workspace(problem), [&](int64_t task, T* workspace) {
+    kernel.gather(problem, from, weight, matrices, biases, to, workspace, task);
+  });
+}
+
+template <typename T>
+void forward_winograd(Algorithm algorithm, const Geometry& g, const Tensor& input, const Tensor& weight,
+                      const Tensor& bias, Tensor& output) {
+  WinogradProblem problem = winograd_problem(g, algorithm, input, output);
+  const auto strides = axis_strides(weight);
+  problem.weight_group_stride = problem.target_channels * weight.stride(0);
+  problem.weight_source_stride = weight.stride(1);
+  problem.weight_target_stride = weight.stride(0);
+  for (int d = 0; d < 2; ++d) problem.weight_tap_stride[d] = strides[d + 2];
+  run_winograd<T>(problem, input, weight.const_data_ptr<T>(), bias, output);
+}
+
+// The input's gradient is the forward product of the flipped weight with its channels exchanged.
+template <typename T>
+void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tensor& grad_output, const Tensor& weight,
+                             const Tensor& bias, Tensor& grad_input) {
+  Geometry flipped = g;
+  flipped.input = g.output;
+  flipped.output = g.input;
+  for (int d = 0; d < kSpatial; ++d) flipped.padding[d] = g.kernel[d] - 1 - g.padding[d];
+  WinogradProblem problem = winograd_problem(flipped, algorithm, grad_output, grad_input);
+  const auto strides = axis_strides(weight);
+  problem.weight_group_stride = problem.source_channels * weight.stride(0);
+  problem.weight_source_stride = weight.stride(0);
+  problem.weight_target_stride = weight.stride(1);
+  for (int d = 0; d < 2; ++d) problem.weight_tap_stride[d] = -strides[d + 2];
+  const Sizes last = {0, g.kernel[1] - 1, g.kernel[2] - 1};
+  run_winograd<T>(problem, grad_output, weight.const_data_ptr<T>() + dot(last, strides), bias, grad_input);
+}
+
+// Adds the slices [slice][row][tap][channel] of a weight gradient in order and writes it.
+template <typename T>
+void sum_slices(const Geometry& g, const T* sums, int64_t slices, int64_t channels, Tensor& grad_weight) {
+  const int64_t rows = grad_weight.size(0);
+  const auto strides = axis_strides(grad_weight);
+  std::vector<int64_t> tap_at;
+  visit_kernel(g.kernel, [&](const Sizes& k) { tap_at.push_back(dot(k, strides)); });
+  const int64_t taps = static_cast<int64_t>(tap_at.size()), elements = rows * taps * channels;
+  T* to = grad_weight.data_ptr<T>();
+  const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
+  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t at = (row * taps + tap) * channels + c;
+          T sum = sums[at];
+          for (int64_t slice = 1; slice < slices; ++slice) sum += sums[slice * elements + at];
+          to[row * row_stride + c * channel_stride + tap_at[static_cast<size_t>(tap)]] = sum;
+        }
+  });
+}
+
+template <typename T>
+void weight_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tensor& input, const Tensor& grad_output,
+                              Tensor& grad_weight) {
+  const WinogradProblem problem = winograd_problem(g, algorithm, input, grad_output);
+  const WinogradKernels<T>& kernel = winograd_kernels<T>();
+  const int64_t slices = kernel.correlation_slices(problem);
+  const Tensor partial = at::empty({slices, grad_weight.numel()}, input.options().memory_format(std::nullopt));
+  T* sums = partial.data_ptr<T>();
+  const T* from = input.const_data_ptr<T>();
+  const T* grads = grad_output.const_data_ptr<T>();
+  run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem),
+               [&](int64_t task, T* workspace) { kernel.correlate(problem, from, grads, sums, workspace, task); });
+  sum_slices(g, sums, slices, problem.source_channels, grad_weight);
+}
+
+// ---------------------------------------------------------------------------------------------
+
 template <typename T>
 void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const Tensor& bias, Tensor& output) {
+  const Algorithm algorithm =
+      algorithm_for("convolution", Product::output, g, weight.size(1), weight.size(0) / g.groups, weight.scalar_type());
+  if (winograd_tile(algorithm)[0] > 0) return forward_winograd<T>(algorithm, g, input, weight, bias, output);
   const auto source = axis_strides(input), kernel = axis_strides(weight), target = axis_strides(output);
   TapList taps;
   visit_kernel(g.kernel, [&](const Sizes& k) {
@@ -216,8 +335,7 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
   problem.weight_source_stride = weight.stride(1);
   problem.weight_target_stride = weight.stride(0);
   const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
-  if (!is_depthwise(problem.source_channels, problem.target_channels, problem.groups))
-    return run_gather<T>(problem, input, weight, biases, output.data_ptr<T>());
+  if (algorithm != Algorithm::depthwise) return run_gather<T>(problem, input, weight, biases, output.data_ptr<T>());
   const int64_t residue[kSpatial] = {0, 0, 0};
   run_depthwise<T>(one_phase(problem, residue), input, weight, biases, output.data_ptr<T>());
 }
@@ -229,12 +347,16 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
 template <typename T>
 void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& weight, const Tensor& bias,
                     Tensor& grad_input) {
+  const Algorithm algorithm = algorithm_for("convolution_input", Product::input, g, weight.size(1),
+                                            weight.size(0) / g.groups, weight.scalar_type());
+  if (winograd_tile(algorithm)[0] > 0)
+    return input_gradient_winograd<T>(algorithm, g, grad_output, weight, bias, grad_input);
   const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
   const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
   T* to = grad_input.data_ptr<T>();
   Sizes phases;
   for (int d = 0; d < kSpatial; ++d) phases[d] = std::min(g.stride[d], g.input[d]);
-  const bool depthwise = is_depthwise(weight.size(0) / g.groups, weight.size(1), g.groups);
+  const bool depthwise = algorithm == Algorithm::depthwise;
   // The phases of a depthwise product go together, so that the target is written once; but not very many.
   const bool together = depthwise && phases[0] <= 4 && phases[1] <= 4 && phases[2] <= 4;
   std::vector<TapList> lists;
@@ -302,6 +424,10 @@ void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& 
 
 template <typename T>
 void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_output, Tensor& grad_weight) {
+  const Algorithm algorithm = algorithm_for("convolution_weight", Product::weight, g, grad_weight.size(1),
+                                            grad_weight.size(0) / g.groups, grad_weight.scalar_type());
+  if (winograd_tile(algorithm)[0] > 0)
+    return weight_gradient_winograd<T>(algorithm, g, input, grad_output, grad_weight);
   const auto source = axis_strides(input), gradient = axis_strides(grad_output);
   TapList taps;
   visit_kernel(g.kernel, [&](const Sizes& k) {
@@ -331,7 +457,7 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   const int64_t rows = grad_output.size(1), channels = problem.source_channels;
   const auto options = input.options().memory_format(std::nullopt);
   const DepthwiseKernels<T>& depthwise = depthwise_kernels<T>();
-  if (is_depthwise(channels, problem.gradient_channels, g.groups) && depthwise.correlation_fits(problem)) {
+  if (algorithm == Algorithm::depthwise && depthwise.correlation_fits(problem)) {
     const Tensor partial =
         at::empty({depthwise.correlation_slices(problem), depthwise.correlation_size(problem)}, options);
     T* sums = partial.data_ptr<T>();
@@ -354,22 +480,7 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   T* sums = partial.data_ptr<T>();
   run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem),
                [&](int64_t task, T* workspace) { kernel.correlate(problem, from, grads, sums, workspace, task); });
-  // Slices are added in order, and (tap, channel) becomes (channel, tap).
-  const auto strides = axis_strides(grad_weight);
-  std::vector<int64_t> tap_at;
-  visit_kernel(g.kernel, [&](const Sizes& k) { tap_at.push_back(dot(k, strides)); });
-  T* to = grad_weight.data_ptr<T>();
-  const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
-  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
-      for (int64_t tap = 0; tap < problem.taps; ++tap)
-        for (int64_t c = 0; c < channels; ++c) {
-          const int64_t at = (row * problem.taps + tap) * channels + c;
-          T sum = sums[at];
-          for (int64_t slice = 1; slice < slices; ++slice) sum += sums[slice * elements + at];
-          to[row * row_stride + c * channel_stride + tap_at[static_cast<size_t>(tap)]] = sum;
-        }
-  });
+  sum_slices(g, sums, slices, channels, grad_weight);
 }
 
 Tensor convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride,

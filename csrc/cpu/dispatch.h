@@ -68,4 +68,9 @@ const SquaredErrorKernels<T>& squared_error_kernels() {
   return kernels_of_type<SquaredErrorKernels<T>>();
 }
 
+template <typename T>
+const WinogradKernels<T>& winograd_kernels() {
+  return kernels_of_type<WinogradKernels<T>>();
+}
+
 }  // namespace torchbp

@@ -14,12 +14,16 @@ from torchbp.ops import (
     sampling,
     softmax,
 )
+from torchbp.ops.convolution import convolution_algorithm, convolution_algorithms, force_convolution_algorithm
 
 __all__ = [
     "activation",
     "convolution",
+    "convolution_algorithm",
+    "convolution_algorithms",
     "dropout",
     "folding",
+    "force_convolution_algorithm",
     "interpolation",
     "linear",
     "loss",

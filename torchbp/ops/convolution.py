@@ -15,12 +15,14 @@ and then all those after it (negative ones cut), in place of 2 padding.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from torchbp._extension import extension
 from torchbp.ops.registry import KERNEL_DTYPES, laid_out, memory_format_of, register
 
 Sizes = Sequence[int]
@@ -223,3 +225,83 @@ def convolution_weight(
         )
     call = _weight if input.dtype in KERNEL_DTYPES else _composite_weight
     return call(input, grad_output, kernel_size, stride, padding, dilation, groups)
+
+
+def convolution_algorithms() -> tuple[str, ...]:
+    """Return the names of the algorithms that the kernels have; none without the compiled extension.
+
+    - ``winograd_2x4``, ``winograd_4x4``: 3x3 kernels of stride and dilation 1 by Winograd's minimal filtering
+      (Winograd 1980; Lavin and Gray 2016), in tiles of so many outputs: 24 products per 8 outputs in place of 72, and
+      36 per 16 in place of 144.
+    - ``winograd_4``: the same for kernels of one row of three taps, 6 products per 4 outputs in place of 12.
+    - ``depthwise``: groups with a single channel on one side.
+    - ``panels``: matrix products of gathered panels, which take every convolution.
+    """
+    return tuple(extension.convolution_algorithms()) if extension is not None else ()
+
+
+def convolution_algorithm(
+    product: str,
+    input_shape: Sizes,
+    weight_shape: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Return the algorithm that one product of a convolution would run with, one of :func:`convolution_algorithms`.
+
+    At ``torch.get_float32_matmul_precision() == "highest"``, the default, no algorithm has much larger errors than
+    direct summation; at ``"high"`` or ``"medium"`` the fastest one runs, ``winograd_4x4``. float64 is always computed
+    as at ``"highest"``, and types of 16 bits as float32. Without a compiled extension, or for a dtype without kernels,
+    the answer is ``"composite"``: operators of PyTorch.
+
+    Args:
+        product: ``"output"``, ``"input"`` or ``"weight"``: the output, or the gradient of the input or the weight.
+        input_shape: (N, C, *spatial).
+        weight_shape: (O, C / groups, *kernel).
+        stride: one value per spatial dimension.
+        padding: one value per spatial dimension, or all those before and then all those after the input.
+        dilation: one value per spatial dimension.
+        groups: number of groups.
+        dtype: of the operands.
+
+    Raises:
+        ValueError: if the product has another name, or the shapes do not fit each other.
+        RuntimeError: if the geometry is impossible, or not for the algorithm that is forced.
+    """
+    if product not in ("output", "input", "weight"):
+        raise ValueError(f"convolution_algorithm: product must be 'output', 'input' or 'weight', but got {product!r}")
+    fits = len(input_shape) == len(weight_shape) >= 3 and groups > 0 and weight_shape[0] % groups == 0
+    if not fits or weight_shape[1] * groups != input_shape[1]:
+        raise ValueError(
+            f"convolution_algorithm: input_shape {tuple(input_shape)}, weight_shape {tuple(weight_shape)} and "
+            f"groups {groups} do not fit"
+        )
+    if extension is None or dtype not in KERNEL_DTYPES:
+        return "composite"
+    sizes = (list(input_shape[2:]), list(weight_shape[2:]), list(stride), list(padding), list(dilation))
+    channels = (weight_shape[1], weight_shape[0] // groups)
+    return extension.convolution_algorithm(product, *sizes, groups, *channels, dtype != torch.float64)
+
+
+@contextlib.contextmanager
+def force_convolution_algorithm(name: str) -> Iterator[None]:
+    """Run every convolution of the process by one of :func:`convolution_algorithms`, for comparisons.
+
+    Inside the block a convolution that the algorithm does not take raises RuntimeError. Without a compiled extension
+    there is nothing to force.
+
+    Raises:
+        ValueError: if there is no algorithm of this name.
+    """
+    if name not in convolution_algorithms():
+        raise ValueError(
+            f"force_convolution_algorithm: name must be one of {list(convolution_algorithms())}, but got {name!r}"
+        )
+    before = extension.force_convolution_algorithm(name)
+    try:
+        yield
+    finally:
+        extension.force_convolution_algorithm(before)

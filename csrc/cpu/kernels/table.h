@@ -10,6 +10,7 @@
 #include "pooling.h"
 #include "separable.h"
 #include "softmax.h"
+#include "winograd.h"
 
 namespace torchbp {
 
@@ -42,7 +43,9 @@ namespace torchbp {
   ENTRY(softmax_float, SoftmaxKernels<float>)                   \
   ENTRY(softmax_double, SoftmaxKernels<double>)                 \
   ENTRY(squared_error_float, SquaredErrorKernels<float>)        \
-  ENTRY(squared_error_double, SquaredErrorKernels<double>)
+  ENTRY(squared_error_double, SquaredErrorKernels<double>)      \
+  ENTRY(winograd_float, WinogradKernels<float>)                 \
+  ENTRY(winograd_double, WinogradKernels<double>)
 
 struct KernelTable {
   const char* instruction_set;

@@ -1,0 +1,107 @@
+#include "convolution_algorithm.h"
+
+#include <ATen/Context.h>
+
+#include <atomic>
+
+namespace torchbp {
+
+namespace {
+
+struct Named {
+  Algorithm algorithm;
+  const char* name;
+  std::array<int64_t, 2> tile;
+};
+
+constexpr Named kAlgorithms[] = {
+    {Algorithm::panels, "panels", {0, 0}},
+    {Algorithm::depthwise, "depthwise", {0, 0}},
+    {Algorithm::winograd_4, "winograd_4", {1, 4}},
+    {Algorithm::winograd_2x4, "winograd_2x4", {2, 4}},
+    {Algorithm::winograd_4x4, "winograd_4x4", {4, 4}},
+};
+
+constexpr int kNone = -1;
+std::atomic<int> forced{kNone};
+
+bool is_depthwise(const Geometry& g, int64_t input_channels, int64_t output_channels) {
+  return g.groups > 1 && input_channels * output_channels > 0 && (input_channels == 1 || output_channels == 1);
+}
+
+// Three taps of stride and dilation 1 along the width, and as many or one along the height, of images.
+bool takes_winograd(const Geometry& g, int64_t taps_height) {
+  const bool flat = g.kernel[0] == 1 && g.input[0] == 1 && g.padding[0] == 0 && g.output[0] == 1;
+  if (!flat || g.kernel[1] != taps_height || g.kernel[2] != 3) return false;
+  for (int d = 1; d < kSpatial; ++d)
+    if (g.stride[d] != 1 || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
+  return true;
+}
+
+bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
+  switch (algorithm) {
+    case Algorithm::panels:
+      return true;
+    case Algorithm::depthwise:
+      return is_depthwise(g, input_channels, output_channels);
+    case Algorithm::winograd_4:
+      return takes_winograd(g, 1);
+    default:
+      return takes_winograd(g, 3);
+  }
+}
+
+// The table. Winograd's tiles of 2 x 4 outputs need 24 products in place of 72, with errors of the size that direct
+// summation has; those of 4 x 4 need 36 in place of 144, with larger errors, and are for those who allow them.
+Algorithm table(const Geometry& g, int64_t input_channels, int64_t output_channels, at::ScalarType type) {
+  constexpr int64_t kFewChannels = 12;  // too few to fill the vectors of a transformed tile
+  const bool exact =
+      type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
+  const bool few = input_channels < kFewChannels || output_channels < kFewChannels;
+  if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
+  if (!few && takes_winograd(g, 3)) return exact ? Algorithm::winograd_2x4 : Algorithm::winograd_4x4;
+  if (!few && takes_winograd(g, 1)) return Algorithm::winograd_4;
+  return Algorithm::panels;
+}
+
+const Named& named(Algorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)]; }
+
+}  // namespace
+
+std::array<int64_t, 2> winograd_tile(Algorithm algorithm) { return named(algorithm).tile; }
+
+std::string algorithm_name(Algorithm algorithm) { return named(algorithm).name; }
+
+std::vector<std::string> algorithm_names() {
+  std::vector<std::string> names;
+  for (const Named& one : kAlgorithms) names.emplace_back(one.name);
+  return names;
+}
+
+Algorithm algorithm_for(const char* op, Product /*product*/, const Geometry& g, int64_t input_channels,
+                        int64_t output_channels, at::ScalarType type) {
+  const int index = forced;
+  if (index == kNone) return table(g, input_channels, output_channels, type);
+  const Algorithm algorithm = static_cast<Algorithm>(index);
+  TORCH_CHECK(
+      takes(algorithm, g, input_channels, output_channels), op, ": the forced algorithm ", named(algorithm).name,
+      " does not take kernel_size ",
+      at::IntArrayRef(g.kernel.data() + kSpatial - g.dimensions, static_cast<size_t>(g.dimensions)), ", stride ",
+      at::IntArrayRef(g.stride.data() + kSpatial - g.dimensions, static_cast<size_t>(g.dimensions)), ", dilation ",
+      at::IntArrayRef(g.dilation.data() + kSpatial - g.dimensions, static_cast<size_t>(g.dimensions)), ", ", g.groups,
+      " groups of ", input_channels, " input and ", output_channels, " output channels");
+  return algorithm;
+}
+
+std::string force_algorithm(const std::string& name) {
+  int index = kNone;
+  if (!name.empty()) {
+    for (const Named& one : kAlgorithms)
+      if (name == one.name) index = static_cast<int>(one.algorithm);
+    TORCH_CHECK_VALUE(index != kNone, "algorithm must be one of ", algorithm_names(), ", but got ", name);
+  }
+  const int before = forced.exchange(index);
+  return before == kNone ? "" : named(static_cast<Algorithm>(before)).name;
+}
+
+}  // namespace torchbp

@@ -1,0 +1,986 @@
+// Convolution with three taps by Winograd's bilinear algorithm (S. Winograd, Arithmetic Complexity of Computations,
+// 1980; A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016).
+//
+// F(m, 3) computes m outputs of a correlation with 3 taps by m + 2 products, y = A' [(G g) o (B' d)]: the polynomials
+// d and g are evaluated at m + 1 points and at infinity, multiplied there, and interpolated (Toom and Cook). In two
+// dimensions the maps act on rows and on columns, and the products of one place of a tile, summed over the channels,
+// are a product of matrices, tiles x source channels times source channels x target channels. The weight gradient is
+// the same form read for g: w = G' [(A y) o (B' d)], summed over the tiles.
+//
+// The lanes of every vector are channels. A block of tiles is transformed channel block by channel block, multiplied,
+// and transformed back, while it stays in the second-level cache.
+#include "winograd.h"
+
+#include "planes.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+constexpr int64_t kRows = TORCHBP_TILE_ROWS;  // tiles of a register tile
+constexpr int kVectors = 2;                   // vectors of target channels of a register tile
+constexpr int64_t kCacheLine = 64;
+constexpr int64_t kBlockBytes = 640 << 10;  // of a block of transformed tiles
+constexpr int64_t kLeastTiles = 6 * kRows;  // of a block, to pay for reading the weight
+constexpr int64_t kMostBytes = 8 << 20;     // of a block of more
+
+// ---------------------------------------------------------------------------------------------
+// The maps along one axis: source is B', weight is G, target is A', and gradient is A, taps is G'.
+
+// One tap: nothing to transform.
+template <typename T>
+struct Single {
+  static constexpr int kTile = 1, kTaps = 1, kPoints = 1;
+  typedef Vector<T> V;
+  static TORCHBP_INLINE void source(const V* d, V* to) { to[0] = d[0]; }
+  static TORCHBP_INLINE void weight(const V* g, V* to) { to[0] = g[0]; }
+  static TORCHBP_INLINE void target(const V* m, V* y) { y[0] = m[0]; }
+  static TORCHBP_INLINE void gradient(const V* y, V* to) { to[0] = y[0]; }
+  static TORCHBP_INLINE void taps(const V* s, V* g) { g[0] = s[0]; }
+};
+
+// F(2, 3) at 0, 1, -1:  B' = (1  0 -1  0)   G = (  1   0   0)   A' = (1 1  1 0)
+//                            (0  1  1  0)       (1/2 1/2 1/2)        (0 1 -1 1)
+//                            (0 -1  1  0)       (1/2 -1/2 1/2)
+//                            (0 -1  0  1)       (  0   0   1)
+template <typename T>
+struct Pair {
+  static constexpr int kTile = 2, kTaps = 3, kPoints = 4;
+  typedef Vector<T> V;
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+    to[0] = d[0] - d[2];
+    to[1] = d[2] + d[1];
+    to[2] = d[2] - d[1];
+    to[3] = d[3] - d[1];
+  }
+  static TORCHBP_INLINE void weight(const V* g, V* to) {
+    const V even = (g[0] + g[2]) * T(0.5), odd = g[1] * T(0.5);
+    to[0] = g[0];
+    to[1] = even + odd;
+    to[2] = even - odd;
+    to[3] = g[2];
+  }
+  static TORCHBP_INLINE void target(const V* m, V* y) {
+    y[0] = m[0] + (m[1] + m[2]);
+    y[1] = (m[1] - m[2]) + m[3];
+  }
+  static TORCHBP_INLINE void gradient(const V* y, V* to) {
+    to[0] = y[0];
+    to[1] = y[0] + y[1];
+    to[2] = y[0] - y[1];
+    to[3] = y[1];
+  }
+  static TORCHBP_INLINE void taps(const V* s, V* g) {
+    const V even = (s[1] + s[2]) * T(0.5);
+    g[0] = s[0] + even;
+    g[1] = (s[1] - s[2]) * T(0.5);
+    g[2] = even + s[3];
+  }
+};
+
+// F(4, 3) at 0, a, -a, b, -b with a = 11/16 and b = 23/16, whose squares p and q have a product near one: of the
+// points that are short fractions these lose least to rounding. With P = p + q and Q = pq,
+//   B' = (Q    0  -P   0 1 0)   G = (1, 0, 0) / Q                 A' = (1 1   1  1   1 0)
+//        (0  -aq  -q   a 1 0)       (1,  a, p) / (2 p (p - q))         (0 a  -a  b  -b 0)
+//        (0   aq  -q  -a 1 0)       (1, -a, p) / (2 p (p - q))         (0 p   p  q   q 0)
+//        (0  -bp  -p   b 1 0)       (1,  b, q) / (2 q (q - p))         (0 ap -ap bq -bq 1)
+//        (0   bp  -p  -b 1 0)       (1, -b, q) / (2 q (q - p))
+//        (0    Q   0  -P 0 1)       (0, 0, 1)
+template <typename T>
+struct Quad {
+  static constexpr int kTile = 4, kTaps = 3, kPoints = 6;
+  typedef Vector<T> V;
+  static constexpr T a = T(11.0 / 16), b = T(23.0 / 16), p = a * a, q = b * b;
+  static constexpr T zero = T(1) / (p * q), near = T(1) / (2 * p * (p - q)), far = T(1) / (2 * q * (q - p));
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+    const V even_q = d[4] - q * d[2], odd_q = d[3] - q * d[1], even_p = d[4] - p * d[2], odd_p = d[3] - p * d[1];
+    to[0] = even_q - p * (d[2] - q * d[0]);
+    to[1] = even_q + a * odd_q;
+    to[2] = even_q - a * odd_q;
+    to[3] = even_p + b * odd_p;
+    to[4] = even_p - b * odd_p;
+    to[5] = (d[5] - p * d[3]) - q * odd_p;
+  }
+  static TORCHBP_INLINE void weight(const V* g, V* to) {
+    const V even_p = (g[0] + p * g[2]) * near, odd_p = g[1] * (a * near);
+    const V even_q = (g[0] + q * g[2]) * far, odd_q = g[1] * (b * far);
+    to[0] = g[0] * zero;
+    to[1] = even_p + odd_p;
+    to[2] = even_p - odd_p;
+    to[3] = even_q + odd_q;
+    to[4] = even_q - odd_q;
+    to[5] = g[2];
+  }
+  static TORCHBP_INLINE void target(const V* m, V* y) {
+    const V even_p = m[1] + m[2], odd_p = a * (m[1] - m[2]), even_q = m[3] + m[4], odd_q = b * (m[3] - m[4]);
+    y[0] = m[0] + (even_p + even_q);
+    y[1] = odd_p + odd_q;
+    y[2] = p * even_p + q * even_q;
+    y[3] = p * odd_p + (q * odd_q + m[5]);
+  }
+  static TORCHBP_INLINE void gradient(const V* y, V* to) {
+    const V even_p = y[0] + p * y[2], odd_p = a * (y[1] + p * y[3]);
+    const V even_q = y[0] + q * y[2], odd_q = b * (y[1] + q * y[3]);
+    to[0] = y[0];
+    to[1] = even_p + odd_p;
+    to[2] = even_p - odd_p;
+    to[3] = even_q + odd_q;
+    to[4] = even_q - odd_q;
+    to[5] = y[3];
+  }
+  static TORCHBP_INLINE void taps(const V* s, V* g) {
+    const V even_p = (s[1] + s[2]) * near, odd_p = (s[1] - s[2]) * near;
+    const V even_q = (s[3] + s[4]) * far, odd_q = (s[3] - s[4]) * far;
+    g[0] = zero * s[0] + (even_p + even_q);
+    g[1] = a * odd_p + b * odd_q;
+    g[2] = p * even_p + (q * even_q + s[5]);
+  }
+};
+
+// ---------------------------------------------------------------------------------------------
+// Tiles, counted image by image and row by row.
+
+struct Tiling {
+  int64_t height;  // tiles of an image
+  int64_t width;
+  int64_t count;  // of all images
+  int64_t block;  // tiles of a block
+  int64_t blocks;
+};
+
+int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+Tiling tiling_of(const WinogradProblem& problem) {
+  Tiling tiling = {};
+  tiling.height = up(problem.target_size[0], problem.tile[0]);
+  tiling.width = up(problem.target_size[1], problem.tile[1]);
+  tiling.count = problem.batch * tiling.height * tiling.width;
+  return tiling;
+}
+
+// Tiles of one image that are transformed together: all of a block's, or of one row where rows are long.
+struct Segment {
+  int64_t image;
+  int64_t first;  // in the image
+  int64_t count;
+  int64_t done;  // tiles of the block before it
+};
+
+bool long_rows(const Tiling& tiling) { return 2 * tiling.width > tiling.block; }
+
+template <typename Body>
+TORCHBP_INLINE void for_segments(const Tiling& tiling, int64_t first, int64_t count, const Body& body) {
+  const int64_t whole = tiling.height * tiling.width;
+  for (int64_t done = 0; done < count;) {
+    const int64_t at = (first + done) % whole;
+    const int64_t room = long_rows(tiling) ? tiling.width - at % tiling.width : whole - at;
+    const Segment segment{(first + done) / whole, at, smaller(room, count - done), done};
+    body(segment);
+    done += segment.count;
+  }
+}
+
+// Calls body(tile row, first tile of the row, tiles, tiles of the segment before it).
+template <typename Body>
+TORCHBP_INLINE void for_runs(const Tiling& tiling, const Segment& segment, const Body& body) {
+  for (int64_t done = 0; done < segment.count;) {
+    const int64_t at = segment.first + done, column = at % tiling.width;
+    const int64_t count = smaller(tiling.width - column, segment.count - done);
+    body(at / tiling.width, column, count, done);
+    done += count;
+  }
+}
+
+// Pixels [begin, end) of an image along both axes.
+struct Box {
+  int64_t begin[2];
+  int64_t end[2];
+  int64_t rows() const { return end[0] - begin[0]; }
+  int64_t columns() const { return end[1] - begin[1]; }
+};
+
+// The pixels that a segment's tiles cover, where each is `extent` high and wide.
+Box box_of(const Tiling& tiling, const Segment& segment, const int64_t* tile, const int64_t* extent,
+           const int64_t* origin, const int64_t* size) {
+  const int64_t last = segment.first + segment.count - 1;
+  const int64_t from[2] = {segment.first / tiling.width, segment.first % tiling.width};
+  const int64_t to[2] = {last / tiling.width, last % tiling.width};
+  Box box;
+  for (int d = 0; d < 2; ++d) {
+    const bool whole = d == 1 && from[0] != to[0];
+    const int64_t begin = whole ? 0 : from[d] * tile[d] + origin[d];
+    const int64_t end = whole ? size[d] : to[d] * tile[d] + origin[d] + extent[d];
+    box.begin[d] = smaller(size[d], larger(0, begin));
+    box.end[d] = larger(box.begin[d], smaller(size[d], end));
+  }
+  return box;
+}
+
+// The most pixels of a box.
+int64_t box_pixels(const Tiling& tiling, const int64_t* tile, const int64_t* extent, const int64_t* size) {
+  if (long_rows(tiling)) return extent[0] * (tile[1] * smaller(tiling.width, tiling.block) + extent[1]);
+  const int64_t rows = smaller(tiling.height, up(tiling.block, tiling.width) + 1);
+  return smaller(size[0], rows * tile[0] + extent[0]) * size[1];
+}
+
+// ---------------------------------------------------------------------------------------------
+// Pixels as vectors of channels.
+
+// Some channels of an image.
+template <typename T>
+struct Image {
+  T* data;
+  int64_t row;  // strides
+  int64_t column;
+  int64_t channel;
+  int64_t channels;
+};
+
+// A pixel's vector of channels.
+template <typename T>
+struct Pixels {
+  const T* data;
+  int64_t row;
+  int64_t column;
+};
+
+// to[pixel][lane] of `count` consecutive pixels; lanes without a channel are zero.
+template <typename T>
+void to_lanes(const T* from, int64_t channel_stride, int64_t channels, int64_t count, T* __restrict__ to) {
+  constexpr int64_t lanes = kLanes<T>;
+  if (count < lanes) {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t c = 0; c < lanes; ++c) to[i * lanes + c] = c < channels ? from[c * channel_stride + i] : T(0);
+    return;
+  }
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t at = smaller(i, count - lanes);
+    Vector<T> rows[lanes];
+    if (channels == lanes)
+      for (int64_t c = 0; c < lanes; ++c) rows[c] = load(from + c * channel_stride + at);
+    else
+      for (int64_t c = 0; c < lanes; ++c) rows[c] = c < channels ? load(from + c * channel_stride + at) : Vector<T>{};
+    transpose<T>(rows);
+    for (int64_t c = 0; c < lanes; ++c) store(to + (at + c) * lanes, rows[c]);
+  }
+}
+
+template <typename T>
+void from_lanes(const T* __restrict__ from, int64_t count, T* to, int64_t channel_stride, int64_t channels) {
+  constexpr int64_t lanes = kLanes<T>;
+  if (count < lanes) {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t i = 0; i < count; ++i) to[c * channel_stride + i] = from[i * lanes + c];
+    return;
+  }
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t at = smaller(i, count - lanes);
+    Vector<T> rows[lanes];
+    for (int64_t c = 0; c < lanes; ++c) rows[c] = load(from + (at + c) * lanes);
+    transpose<T>(rows);
+    if (channels == lanes)
+      for (int64_t c = 0; c < lanes; ++c) store(to + c * channel_stride + at, rows[c]);
+    else
+      for (int64_t c = 0; c < channels; ++c) store(to + c * channel_stride + at, rows[c]);
+  }
+}
+
+// The pixels of a box of the image, read in place where they are vectors already, else copied to `scratch`.
+template <typename T>
+Pixels<T> pixels_of(const Image<const T>& image, const Box& box, T* scratch) {
+  constexpr int64_t lanes = kLanes<T>;
+  const T* from = image.data + box.begin[0] * image.row + box.begin[1] * image.column;
+  if (image.channel == 1 && image.channels == lanes) return {from, image.row, image.column};
+  const int64_t columns = box.columns(), rows = box.rows();
+  if (image.column == 1 && image.row == columns) {
+    to_lanes(from, image.channel, image.channels, rows * columns, scratch);
+  } else {
+    for (int64_t y = 0; y < rows; ++y) {
+      const T* row = from + y * image.row;
+      T* to = scratch + y * columns * lanes;
+      if (image.column == 1) {
+        to_lanes(row, image.channel, image.channels, columns, to);
+      } else {
+        for (int64_t x = 0; x < columns; ++x)
+          for (int64_t c = 0; c < lanes; ++c)
+            to[x * lanes + c] = c < image.channels ? row[x * image.column + c * image.channel] : T(0);
+      }
+    }
+  }
+  return {scratch, columns * lanes, lanes};
+}
+
+// ---------------------------------------------------------------------------------------------
+// Transformed tiles lie as [place][channel block][tile][lane], places kPlaces apart.
+
+template <typename T>
+int64_t place_stride(int64_t vectors) {  // not a multiple of a page, which would make places collide in the cache
+  return vectors * kLanes<T> + kCacheLine / static_cast<int64_t>(sizeof(T));
+}
+
+// Transforms the source's tiles, or the gradient's, of a run. `rows` is a scratch of kPoints rows.
+template <typename T, typename H, typename W, bool kGradient>
+void transform_run(const Pixels<T>& pixels, const Box& box, const int64_t* origin, const int64_t* size,
+                   int64_t tile_row, int64_t tile_column, int64_t count, T* __restrict__ rows, T* __restrict__ to,
+                   int64_t stride) {
+  constexpr int64_t lanes = kLanes<T>;
+  constexpr int kHeight = kGradient ? H::kTile : H::kPoints, kWidth = kGradient ? W::kTile : W::kPoints;
+  const int64_t y0 = tile_row * H::kTile + origin[0], x0 = tile_column * W::kTile + origin[1];
+  const int64_t columns = (count - 1) * W::kTile + kWidth, pitch = columns * lanes;
+  const int64_t begin = smaller(columns, larger(0, -x0)), end = larger(begin, smaller(columns, size[1] - x0));
+  alignas(64) static const T zeros[lanes] = {};
+  const T* from[kHeight];
+  int64_t step[kHeight];
+  for (int i = 0; i < kHeight; ++i) {
+    const int64_t y = y0 + i;
+    const bool inside = y >= 0 && y < size[0];
+    from[i] = inside ? pixels.data + (y - box.begin[0]) * pixels.row + (x0 - box.begin[1]) * pixels.column : zeros;
+    step[i] = inside ? pixels.column : 0;
+  }
+  for (int64_t i = 0; i < H::kPoints; ++i) {
+    for (int64_t x = 0; x < begin; ++x) store(rows + i * pitch + x * lanes, Vector<T>{});
+    for (int64_t x = end; x < columns; ++x) store(rows + i * pitch + x * lanes, Vector<T>{});
+  }
+  for (int64_t x = begin; x < end; ++x) {
+    Vector<T> column[kHeight], mapped[H::kPoints];
+#pragma GCC unroll 6
+    for (int i = 0; i < kHeight; ++i) column[i] = load(from[i] + x * step[i]);
+    if constexpr (kGradient)
+      H::gradient(column, mapped);
+    else
+      H::source(column, mapped);
+#pragma GCC unroll 6
+    for (int i = 0; i < H::kPoints; ++i) store(rows + i * pitch + x * lanes, mapped[i]);
+  }
+  for (int64_t tile = 0; tile < count; ++tile, to += lanes) {
+    const T* row = rows + tile * W::kTile * lanes;
+    T* place = to;
+#pragma GCC unroll 6
+    for (int i = 0; i < H::kPoints; ++i, row += pitch) {
+      Vector<T> read[kWidth], mapped[W::kPoints];
+#pragma GCC unroll 6
+      for (int j = 0; j < kWidth; ++j) read[j] = load(row + j * lanes);
+      if constexpr (kGradient)
+        W::gradient(read, mapped);
+      else
+        W::source(read, mapped);
+#pragma GCC unroll 6
+      for (int j = 0; j < W::kPoints; ++j, place += stride) store(place, mapped[j]);
+    }
+  }
+}
+
+// Transforms `count` tiles of channels [0, image.channels), `tiles` apart in `to`.
+template <typename T, typename H, typename W, bool kGradient>
+void transform_tiles(const Tiling& tiling, const Image<const T>& image, int64_t batch_stride, const int64_t* origin,
+                     const int64_t* size, int64_t first, int64_t count, T* scratch, T* rows, T* to, int64_t tiles,
+                     int64_t stride) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t tile[2] = {H::kTile, W::kTile};
+  const int64_t extent[2] = {kGradient ? H::kTile : H::kPoints, kGradient ? W::kTile : W::kPoints};
+  for_segments(tiling, first, count, [&](const Segment& segment) {
+    const Box box = box_of(tiling, segment, tile, extent, origin, size);
+    for (int64_t c = 0; c < image.channels; c += lanes) {
+      Image<const T> part = image;
+      part.data += segment.image * batch_stride + c * image.channel;
+      part.channels = smaller(lanes, image.channels - c);
+      const Pixels<T> pixels = pixels_of(part, box, scratch);
+      T* at = to + c * tiles + segment.done * lanes;
+      for_runs(tiling, segment, [&](int64_t row, int64_t column, int64_t many, int64_t done) {
+        transform_run<T, H, W, kGradient>(pixels, box, origin, size, row, column, many, rows, at + done * lanes,
+                                          stride);
+      });
+    }
+  });
+}
+
+// ---------------------------------------------------------------------------------------------
+// The first product
+
+template <typename T>
+constexpr int64_t kPanel = kVectors * kLanes<T>;  // target channels of a panel
+
+struct Plan : Tiling {
+  int64_t panels;    // of target channels, per group
+  int64_t parts;     // that the panels are split into, besides the tiles
+  int64_t together;  // panels that are multiplied with one place of the tiles while it is in the cache
+  bool packed;       // whether the weight is transformed beforehand
+  int64_t places;    // of a tile
+  int64_t run_elements, scratch_elements, source_stride, target_stride;
+};
+
+template <typename T>
+Plan plan_of(const WinogradProblem& problem) {
+  constexpr int64_t lanes = kLanes<T>;
+  Plan plan = {};
+  static_cast<Tiling&>(plan) = tiling_of(problem);
+  const int64_t points[2] = {problem.tile[0] + problem.taps_height - 1, problem.tile[1] + 2};
+  plan.places = points[0] * points[1];
+  const int64_t blocks_of_channels = up(problem.source_channels, lanes);
+  const int64_t tile_bytes = plan.places * blocks_of_channels * lanes * static_cast<int64_t>(sizeof(T));
+  const int64_t least = larger(kRows, smaller(kLeastTiles, kMostBytes / tile_bytes));
+  const int64_t most = larger(least, kBlockBytes / tile_bytes / kRows * kRows);
+  plan.panels = up(problem.target_channels, kPanel<T>);
+  plan.blocks = up(plan.count, most);
+  // Blocks of equal size, as many as fill the threads, unless they become too small to pay.
+  const int64_t threads = larger(1, problem.threads), whole = plan.blocks * problem.groups;
+  if (whole % threads != 0 && whole < 8 * threads) plan.blocks = up(up(whole, threads) * threads, problem.groups);
+  plan.blocks = larger(up(plan.count, most), smaller(plan.blocks, plan.count / (2 * kRows)));
+  plan.block = up(plan.count, plan.blocks);
+  plan.blocks = up(plan.count, plan.block);
+  plan.parts = smaller(plan.panels, larger(1, up(threads, plan.blocks * problem.groups)));
+  plan.packed = plan.blocks > 1;
+  const int64_t product_bytes = plan.places * plan.block * kPanel<T> * static_cast<int64_t>(sizeof(T));
+  plan.together = tile_bytes * plan.block <= 2 * kBlockBytes
+                      ? 1
+                      : larger(1, smaller(up(plan.panels, plan.parts), kBlockBytes / product_bytes));
+  plan.source_stride = place_stride<T>(blocks_of_channels * plan.block);
+  plan.target_stride = place_stride<T>(kVectors * plan.block);
+  const int64_t run = smaller(plan.width, plan.block);
+  plan.run_elements = points[0] * (run * problem.tile[1] + points[1]) * lanes;
+  const int64_t pixels = larger(box_pixels(plan, problem.tile, points, problem.source_size),
+                                box_pixels(plan, problem.tile, problem.tile, problem.target_size));
+  plan.scratch_elements = (pixels + lanes) * lanes;
+  return plan;
+}
+
+// Places of a panel of the transformed weight lie as [place][source channel][target channel].
+template <typename T>
+int64_t matrix_stride(const WinogradProblem& problem) {
+  return place_stride<T>(problem.source_channels * kVectors);
+}
+
+template <typename T>
+int64_t panel_size(const WinogradProblem& problem) {
+  return plan_of<T>(problem).places * matrix_stride<T>(problem);
+}
+
+template <typename T>
+int64_t packed_panels(const WinogradProblem& problem) {
+  const Plan plan = plan_of<T>(problem);
+  return plan.packed ? plan.panels * problem.groups : 0;
+}
+
+template <typename T, typename H, typename W>
+void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int64_t panel_of_all) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t panels = up(problem.target_channels, kPanel<T>);
+  const int64_t group = panel_of_all / panels, panel = panel_of_all % panels;
+  const int64_t channels = problem.source_channels, stride = matrix_stride<T>(problem);
+  const int64_t left = problem.target_channels - panel * kPanel<T>;
+  const int64_t width = left <= lanes ? lanes : kPanel<T>;
+  const int64_t tap_h = problem.weight_tap_stride[0], tap_w = problem.weight_tap_stride[1];
+  const int64_t lane_stride = problem.weight_target_stride;
+  weight += group * problem.weight_group_stride + panel * kPanel<T> * lane_stride;
+  const int64_t taps = H::kTaps * W::kTaps;
+  // Taps and channels that follow each other in memory are transposed together.
+  const bool dense = tap_w == 1 && tap_h == W::kTaps && problem.weight_source_stride == taps;
+  const int64_t chunk = dense ? lanes : 1;
+  for (int64_t v = 0; v * lanes < width; ++v) {
+    const int64_t present = smaller(lanes, left - v * lanes);
+    for (int64_t c0 = 0; c0 < channels; c0 += chunk) {
+      const int64_t many = smaller(chunk, channels - c0);
+      const T* from = weight + v * lanes * lane_stride + c0 * problem.weight_source_stride;
+      alignas(64) T tap[lanes * H::kTaps * W::kTaps * lanes];  // [channel][tap][lane]
+      if (dense) {
+        to_lanes(from, lane_stride, present, many * taps, tap);
+      } else if (lane_stride == 1 && present == lanes) {
+        for (int i = 0; i < H::kTaps; ++i)
+          for (int j = 0; j < W::kTaps; ++j)
+            store(tap + (i * W::kTaps + j) * lanes, load(from + i * tap_h + j * tap_w));
+      } else {
+        for (int64_t k = 0; k < lanes; ++k)
+          for (int i = 0; i < H::kTaps; ++i)
+            for (int j = 0; j < W::kTaps; ++j)
+              tap[(i * W::kTaps + j) * lanes + k] = k < present ? from[k * lane_stride + i * tap_h + j * tap_w] : T(0);
+      }
+      for (int64_t c = 0; c < many; ++c) {
+        Vector<T> half[W::kTaps][H::kPoints];
+#pragma GCC unroll 3
+        for (int j = 0; j < W::kTaps; ++j) {
+          Vector<T> column[H::kTaps];
+#pragma GCC unroll 3
+          for (int i = 0; i < H::kTaps; ++i) column[i] = load(tap + ((c * H::kTaps + i) * W::kTaps + j) * lanes);
+          H::weight(column, half[j]);
+        }
+        T* to = packed + (c0 + c) * width + v * lanes;
+#pragma GCC unroll 6
+        for (int i = 0; i < H::kPoints; ++i) {
+          Vector<T> row[W::kTaps], mapped[W::kPoints];
+#pragma GCC unroll 3
+          for (int j = 0; j < W::kTaps; ++j) row[j] = half[j][i];
+          W::weight(row, mapped);
+#pragma GCC unroll 6
+          for (int j = 0; j < W::kPoints; ++j) store(to + (i * W::kPoints + j) * stride, mapped[j]);
+        }
+      }
+    }
+  }
+}
+
+// As many chains are summed before their sum is added to that of the channels before them.
+constexpr int64_t kSection = 8;
+
+// product[tile][v] = sum over channels of source[channel block][tile][lane] * weight[channel][v], for kTileRows tiles.
+// For every channel `ahead_step` elements of what is read next are fetched into the second-level cache.
+template <typename T, int kTileRows, int kWide>
+void multiply(const T* __restrict__ source, int64_t block_stride, const T* __restrict__ weight, int64_t channels,
+              int64_t chain, const T* ahead, int64_t ahead_step, T* __restrict__ product) {
+  constexpr int64_t lanes = kLanes<T>;
+  alignas(64) T section[kTileRows * kWide * lanes];
+  T* to = product;
+  int64_t chains = 0;
+  for (int64_t c0 = 0; c0 < channels; c0 += chain) {
+    Vector<T> sum[kTileRows][kWide];
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) sum[r][v] = Vector<T>{};
+    const int64_t end = smaller(channels, c0 + chain);
+    for (int64_t c = c0; c < end; c += lanes, source += block_stride) {
+      const int64_t count = smaller(lanes, end - c);
+      for (int64_t i = 0; i < count * ahead_step; i += kCacheLine / static_cast<int64_t>(sizeof(T)))
+        __builtin_prefetch(ahead + i, 0, 2);
+      ahead += count * ahead_step;
+      for (int64_t lane = 0; lane < count; ++lane, weight += kWide * lanes) {
+        Vector<T> column[kWide];
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v) column[v] = load(weight + v * lanes);
+#pragma GCC unroll 12
+        for (int r = 0; r < kTileRows; ++r) {
+          const T scalar = source[r * lanes + lane];
+#pragma GCC unroll 2
+          for (int v = 0; v < kWide; ++v) sum[r][v] += column[v] * scalar;
+        }
+      }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) {
+        T* at = to + (r * kWide + v) * lanes;
+        store<T>(at, chains == 0 ? sum[r][v] : load(at) + sum[r][v]);
+      }
+    if (++chains < kSection && c0 + chain < channels) continue;
+    if (to != product)
+      for (int64_t i = 0; i < kTileRows * kWide * lanes; i += lanes)
+        store<T>(product + i, load(product + i) + load(to + i));
+    to = section;
+    chains = 0;
+  }
+}
+
+template <typename T, int kTileRows, int kWide>
+void multiply_rows(int64_t rows, const T* source, int64_t block_stride, const T* weight, int64_t channels,
+                   int64_t chain, const T* ahead, int64_t ahead_step, T* product) {
+  if constexpr (kTileRows > 1) {
+    if (rows < kTileRows)
+      return multiply_rows<T, kTileRows - 1, kWide>(rows, source, block_stride, weight, channels, chain, ahead,
+                                                    ahead_step, product);
+  }
+  multiply<T, kTileRows, kWide>(source, block_stride, weight, channels, chain, ahead, ahead_step, product);
+}
+
+// All tiles of one place, in register tiles of equal height. `next` is the matrix that comes next.
+template <typename T, int kWide>
+void multiply_place(int64_t tiles, int64_t block, const T* source, const T* weight, int64_t channels, int64_t chain,
+                    const T* next, T* product) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t pieces = up(tiles, kRows), step = kWide * lanes / pieces;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t first = piece * tiles / pieces, last = (piece + 1) * tiles / pieces;
+    multiply_rows<T, kRows, kWide>(last - first, source + first * lanes, block * lanes, weight, channels, chain,
+                                   next + piece * step * channels, step, product + first * kWide * lanes);
+  }
+}
+
+// Transforms the products of a run back: pixels of the vector of target channels at `to`, whose strides are given.
+template <typename T, typename H, typename W>
+TORCHBP_INLINE void restore_tile(const T* product, int64_t stride, const Vector<T>& bias, int64_t height, int64_t width,
+                                 T* to, int64_t row, int64_t column) {
+  Vector<T> half[H::kTile][W::kPoints];
+#pragma GCC unroll 6
+  for (int j = 0; j < W::kPoints; ++j) {
+    Vector<T> read[H::kPoints], mapped[H::kTile];
+#pragma GCC unroll 6
+    for (int i = 0; i < H::kPoints; ++i) read[i] = load(product + (i * W::kPoints + j) * stride);
+    H::target(read, mapped);
+#pragma GCC unroll 4
+    for (int i = 0; i < H::kTile; ++i) half[i][j] = mapped[i];
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < H::kTile; ++i) {
+    if (i >= height) break;
+    Vector<T> mapped[W::kTile];
+    W::target(half[i], mapped);
+#pragma GCC unroll 4
+    for (int j = 0; j < W::kTile; ++j) {
+      if (j >= width) break;
+      store<T>(to + i * row + j * column, mapped[j] + bias);
+    }
+  }
+}
+
+// Transforms the products of one vector of target channels back and writes them to the target.
+template <typename T, typename H, typename W>
+void restore_tiles(const WinogradProblem& problem, const Plan& plan, int64_t first, int64_t count, const T* product,
+                   int64_t tile_step, const Image<T>& image, const T* bias, T* scratch) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t tile[2] = {H::kTile, W::kTile}, origin[2] = {0, 0};
+  const int64_t* size = problem.target_size;
+  Vector<T> start = {};
+  if (bias)
+    for (int64_t k = 0; k < image.channels; ++k) start[k] = bias[k];
+  const bool direct = image.channel == 1 && image.channels == lanes;
+  for_segments(plan, first, count, [&](const Segment& segment) {
+    T* data = image.data + segment.image * problem.target_stride[0];
+    const Box box = box_of(plan, segment, tile, tile, origin, size);
+    const int64_t columns = box.columns();
+    T* pixels = direct ? data + box.begin[0] * image.row + box.begin[1] * image.column : scratch;
+    const int64_t row_step = direct ? image.row : columns * lanes, column_step = direct ? image.column : lanes;
+    for_runs(plan, segment, [&](int64_t tile_row, int64_t tile_column, int64_t many, int64_t done) {
+      const int64_t y = tile_row * H::kTile, height = smaller(H::kTile, size[0] - y);
+      const T* from = product + (segment.done + done) * tile_step;
+      for (int64_t t = 0; t < many; ++t, from += tile_step) {
+        const int64_t x = (tile_column + t) * W::kTile, width = smaller(W::kTile, size[1] - x);
+        T* to = pixels + (y - box.begin[0]) * row_step + (x - box.begin[1]) * column_step;
+        if (height == H::kTile && width == W::kTile)
+          restore_tile<T, H, W>(from, plan.target_stride, start, H::kTile, W::kTile, to, row_step, column_step);
+        else
+          restore_tile<T, H, W>(from, plan.target_stride, start, height, width, to, row_step, column_step);
+      }
+    });
+    if (direct) return;
+    // Rows that are complete and follow each other in memory are written as one.
+    int64_t pending = -1, pending_end = -1;
+    const auto write = [&](int64_t y, int64_t rows, int64_t x, int64_t width) {
+      const T* from = scratch + ((y - box.begin[0]) * columns + x - box.begin[1]) * lanes;
+      T* to = data + y * image.row + x * image.column;
+      if (image.column == 1 && (rows == 1 || (width == columns && image.row == width))) {
+        from_lanes(from, rows * width, to, image.channel, image.channels);
+        return;
+      }
+      for (int64_t r = 0; r < rows; ++r, from += columns * lanes, to += image.row) {
+        if (image.column == 1) {
+          from_lanes(from, width, to, image.channel, image.channels);
+        } else {
+          for (int64_t i = 0; i < width; ++i)
+            for (int64_t k = 0; k < image.channels; ++k) to[i * image.column + k * image.channel] = from[i * lanes + k];
+        }
+      }
+    };
+    for_runs(plan, segment, [&](int64_t tile_row, int64_t tile_column, int64_t many, int64_t) {
+      const int64_t y = tile_row * H::kTile, end = smaller(size[0], y + H::kTile);
+      if (many == plan.width) {
+        if (pending < 0) pending = y;
+        pending_end = end;
+        return;
+      }
+      if (pending >= 0) write(pending, pending_end - pending, 0, size[1]);
+      pending = -1;
+      const int64_t x = tile_column * W::kTile;
+      write(y, end - y, x, smaller(size[1], (tile_column + many) * W::kTile) - x);
+    });
+    if (pending >= 0) write(pending, pending_end - pending, 0, size[1]);
+  });
+}
+
+template <typename T>
+int64_t gather_tasks(const WinogradProblem& problem) {
+  const Plan plan = plan_of<T>(problem);
+  return problem.groups * plan.blocks * plan.parts;
+}
+
+template <typename T>
+int64_t gather_workspace(const WinogradProblem& problem) {
+  const Plan plan = plan_of<T>(problem);
+  return plan.places * (plan.source_stride + plan.together * plan.target_stride) + plan.run_elements +
+         plan.scratch_elements + (plan.packed ? 0 : plan.together * panel_size<T>(problem));
+}
+
+template <typename T, typename H, typename W>
+void gather_as(const WinogradProblem& problem, const T* source, const T* weight, const T* packed, const T* bias,
+               T* target, T* workspace, int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const Plan plan = plan_of<T>(problem);
+  const int64_t part = task % plan.parts;
+  task /= plan.parts;
+  const int64_t first = task % plan.blocks * plan.block, group = task / plan.blocks;
+  const int64_t count = smaller(plan.block, plan.count - first), channels = problem.source_channels;
+  T* tiles = workspace;
+  T* product = tiles + plan.places * plan.source_stride;
+  T* rows = product + plan.together * plan.places * plan.target_stride;
+  T* scratch = rows + plan.run_elements;
+  T* own = scratch + plan.scratch_elements;
+
+  const Image<const T> image{source + group * channels * problem.source_channel_stride, problem.source_stride[1],
+                             problem.source_stride[2], problem.source_channel_stride, channels};
+  transform_tiles<T, H, W, false>(plan, image, problem.source_stride[0], problem.origin, problem.source_size, first,
+                                  count, scratch, rows, tiles, plan.block, plan.source_stride);
+  const int64_t size = panel_size<T>(problem), stride = matrix_stride<T>(problem);
+  const int64_t last = (part + 1) * plan.panels / plan.parts;
+  for (int64_t panel = part * plan.panels / plan.parts; panel < last; panel += plan.together) {
+    const int64_t many = smaller(plan.together, last - panel), index = group * plan.panels + panel;
+    if (!plan.packed)
+      for (int64_t i = 0; i < many; ++i) pack_panel<T, H, W>(problem, weight, own + i * size, index + i);
+    const T* matrices = plan.packed ? packed + index * size : own;
+    const auto left = [&](int64_t i) { return smaller(kPanel<T>, problem.target_channels - (panel + i) * kPanel<T>); };
+    const auto width = [&](int64_t i) { return left(i) <= lanes ? lanes : kPanel<T>; };
+    const auto matrix = [&](int64_t i, int64_t place) { return matrices + i * size + place * stride; };
+    for (int64_t place = 0; place < plan.places; ++place)
+      for (int64_t i = 0; i < many; ++i) {
+        const T* from = tiles + place * plan.source_stride;
+        const bool more = i + 1 < many;
+        const T* next = more || place + 1 < plan.places ? matrix(more ? i + 1 : 0, more ? place : place + 1) : from;
+        T* to = product + (i * plan.places + place) * plan.target_stride;
+        if (width(i) == lanes)
+          multiply_place<T, 1>(count, plan.block, from, matrix(i, place), channels, problem.chain, next, to);
+        else
+          multiply_place<T, kVectors>(count, plan.block, from, matrix(i, place), channels, problem.chain, next, to);
+      }
+    for (int64_t i = 0; i < many; ++i)
+      for (int64_t m = 0; m < left(i); m += lanes) {
+        const int64_t channel = group * problem.target_channels + (panel + i) * kPanel<T> + m;
+        const Image<T> to{target + channel * problem.target_channel_stride, problem.target_stride[1],
+                          problem.target_stride[2], problem.target_channel_stride, smaller(lanes, left(i) - m)};
+        restore_tiles<T, H, W>(problem, plan, first, count, product + i * plan.places * plan.target_stride + m,
+                               width(i), to, bias ? bias + channel : nullptr, scratch);
+      }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The weight gradient: at every place, sum over tiles of gradient x source, for a block of gradient channels times a
+// block of source channels whose sums stay in the second-level cache.
+
+constexpr int64_t kBlockChannels = 64;
+constexpr int64_t kDeepTiles = 32;    // tiles of a block
+constexpr int64_t kEnoughTasks = 16;  // fewer are also split over slices of the tiles, as the shape says
+constexpr int64_t kSliceBlocks = 4;   // blocks of tiles of a slice that pay for transforming its sums
+constexpr int kSumVectors = 3;        // vectors of source channels of a register tile
+
+// Gradient channels of a register tile, a divisor of the lanes.
+template <typename T>
+constexpr int64_t kSumRows = kLanes<T> < 8                ? kLanes<T>
+                             : TORCHBP_VECTOR_BYTES == 64 ? 8
+                                                          : 4;
+
+struct SumPlan : Tiling {
+  int64_t places;
+  int64_t row_blocks, column_blocks;  // of gradient and of source channels
+  int64_t rows, columns;              // channels of a block, whole vectors
+  int64_t slices, slice_blocks;       // blocks of tiles of a slice
+  int64_t gradient_stride, source_stride;
+  int64_t run_elements, scratch_elements;
+};
+
+template <typename T>
+SumPlan sum_plan(const WinogradProblem& problem) {
+  constexpr int64_t lanes = kLanes<T>;
+  SumPlan plan = {};
+  static_cast<Tiling&>(plan) = tiling_of(problem);
+  const int64_t points[2] = {problem.tile[0] + problem.taps_height - 1, problem.tile[1] + 2};
+  plan.places = points[0] * points[1];
+  plan.row_blocks = up(problem.target_channels, kBlockChannels);
+  plan.column_blocks = up(problem.source_channels, kBlockChannels);
+  plan.rows = up(up(problem.target_channels, plan.row_blocks), lanes) * lanes;
+  plan.columns = up(up(problem.source_channels, plan.column_blocks), lanes) * lanes;
+  plan.row_blocks = up(problem.target_channels, plan.rows);
+  plan.column_blocks = up(problem.source_channels, plan.columns);
+  plan.block = smaller(plan.count, kDeepTiles);
+  plan.blocks = up(plan.count, plan.block);
+  plan.block = up(plan.count, plan.blocks);
+  plan.blocks = up(plan.count, plan.block);
+  const int64_t tasks = problem.groups * plan.row_blocks * plan.column_blocks;
+  plan.slices = smaller(up(plan.blocks, kSliceBlocks), up(kEnoughTasks, tasks));
+  plan.slice_blocks = up(plan.blocks, plan.slices);
+  plan.slices = up(plan.blocks, plan.slice_blocks);
+  plan.gradient_stride = place_stride<T>(plan.rows / lanes * plan.block);
+  plan.source_stride = place_stride<T>(plan.columns / lanes * plan.block);
+  const int64_t run = smaller(plan.width, plan.block);
+  plan.run_elements = points[0] * (run * problem.tile[1] + points[1]) * lanes;
+  const int64_t pixels = larger(box_pixels(plan, problem.tile, points, problem.source_size),
+                                box_pixels(plan, problem.tile, problem.tile, problem.target_size));
+  plan.scratch_elements = (pixels + lanes) * lanes;
+  return plan;
+}
+
+template <typename T>
+int64_t correlation_slices(const WinogradProblem& problem) {
+  return sum_plan<T>(problem).slices;
+}
+
+template <typename T>
+int64_t correlation_tasks(const WinogradProblem& problem) {
+  const SumPlan plan = sum_plan<T>(problem);
+  return plan.slices * problem.groups * plan.row_blocks * plan.column_blocks;
+}
+
+template <typename T>
+int64_t correlation_workspace(const WinogradProblem& problem) {
+  const SumPlan plan = sum_plan<T>(problem);
+  return plan.places * (plan.gradient_stride + plan.source_stride + plan.rows * plan.columns) + plan.run_elements +
+         plan.scratch_elements;
+}
+
+// sum[row][v] (+)= sum over tiles of gradient[tile][row] * source[v][tile], `pitch` between rows of the sum.
+template <typename T, int kTileRows, int kWide>
+void accumulate(const T* __restrict__ gradient, const T* __restrict__ source, int64_t vector_stride, int64_t tiles,
+                bool add, T* __restrict__ sum, int64_t pitch) {
+  constexpr int64_t lanes = kLanes<T>;
+  Vector<T> total[kTileRows][kWide];
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+    for (int v = 0; v < kWide; ++v) total[r][v] = Vector<T>{};
+  for (int64_t tile = 0; tile < tiles; ++tile, gradient += lanes, source += lanes) {
+    Vector<T> column[kWide];
+#pragma GCC unroll 3
+    for (int v = 0; v < kWide; ++v) column[v] = load(source + v * vector_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) {
+      const T scalar = gradient[r];
+#pragma GCC unroll 3
+      for (int v = 0; v < kWide; ++v) total[r][v] += column[v] * scalar;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+    for (int v = 0; v < kWide; ++v) {
+      T* to = sum + r * pitch + v * lanes;
+      store<T>(to, add ? load(to) + total[r][v] : total[r][v]);
+    }
+}
+
+template <typename T, typename H, typename W>
+void correlate_as(const WinogradProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
+                  int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  constexpr int kTileRows = static_cast<int>(kSumRows<T>);
+  const SumPlan plan = sum_plan<T>(problem);
+  const int64_t c0 = task % plan.column_blocks * plan.columns;
+  task /= plan.column_blocks;
+  const int64_t m0 = task % plan.row_blocks * plan.rows;
+  task /= plan.row_blocks;
+  const int64_t group = task % problem.groups, slice = task / problem.groups;
+  const int64_t channels = smaller(plan.columns, problem.source_channels - c0);
+  const int64_t targets = smaller(plan.rows, problem.target_channels - m0);
+  const int64_t columns = up(channels, lanes) * lanes, rows = up(targets, lanes) * lanes;
+
+  T* left = workspace;
+  T* right = left + plan.places * plan.gradient_stride;
+  T* sum = right + plan.places * plan.source_stride;
+  T* run = sum + plan.places * plan.rows * plan.columns;
+  T* scratch = run + plan.run_elements;
+  const Image<const T> from{source + (group * problem.source_channels + c0) * problem.source_channel_stride,
+                            problem.source_stride[1], problem.source_stride[2], problem.source_channel_stride,
+                            channels};
+  const Image<const T> grads{gradient + (group * problem.target_channels + m0) * problem.target_channel_stride,
+                             problem.target_stride[1], problem.target_stride[2], problem.target_channel_stride,
+                             targets};
+  const int64_t none[2] = {0, 0};
+  const int64_t begin = slice * plan.slice_blocks, end = smaller(plan.blocks, begin + plan.slice_blocks);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * plan.block, count = smaller(plan.block, plan.count - first);
+    transform_tiles<T, H, W, false>(plan, from, problem.source_stride[0], problem.origin, problem.source_size, first,
+                                    count, scratch, run, right, plan.block, plan.source_stride);
+    transform_tiles<T, H, W, true>(plan, grads, problem.target_stride[0], none, problem.target_size, first, count,
+                                   scratch, run, left, plan.block, plan.gradient_stride);
+    const int64_t vector_stride = plan.block * lanes;
+    for (int64_t place = 0; place < plan.places; ++place)
+      for (int64_t c = 0; c < columns;) {
+        const int64_t vectors = (columns - c) / lanes;
+        const int64_t wide = vectors == 4 ? 2 : smaller(kSumVectors, vectors);
+        const T* b = right + place * plan.source_stride + c * plan.block;
+        for (int64_t m = 0; m < rows; m += kTileRows) {
+          const T* a = left + place * plan.gradient_stride + m / lanes * vector_stride + m % lanes;
+          T* to = sum + (place * plan.rows + m) * plan.columns + c;
+          if (wide == 3)
+            accumulate<T, kTileRows, 3>(a, b, vector_stride, count, block > begin, to, plan.columns);
+          else if (wide == 2)
+            accumulate<T, kTileRows, 2>(a, b, vector_stride, count, block > begin, to, plan.columns);
+          else
+            accumulate<T, kTileRows, 1>(a, b, vector_stride, count, block > begin, to, plan.columns);
+        }
+        c += wide * lanes;
+      }
+  }
+  const int64_t taps = H::kTaps * W::kTaps, stride = plan.rows * plan.columns;
+  partial += (slice * problem.groups + group) * problem.target_channels * taps * problem.source_channels;
+  for (int64_t m = 0; m < targets; ++m)
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const T* at = sum + m * plan.columns + c;
+      Vector<T> half[H::kTaps][W::kPoints];
+      for (int j = 0; j < W::kPoints; ++j) {
+        Vector<T> read[H::kPoints], mapped[H::kTaps];
+        for (int i = 0; i < H::kPoints; ++i) read[i] = load(at + (i * W::kPoints + j) * stride);
+        H::taps(read, mapped);
+        for (int i = 0; i < H::kTaps; ++i) half[i][j] = mapped[i];
+      }
+      T* to = partial + (m0 + m) * taps * problem.source_channels + c0 + c;
+      const int64_t present = smaller(lanes, channels - c);
+      for (int i = 0; i < H::kTaps; ++i) {
+        Vector<T> mapped[W::kTaps];
+        W::taps(half[i], mapped);
+        for (int j = 0; j < W::kTaps; ++j, to += problem.source_channels) {
+          if (present == lanes)
+            store<T>(to, mapped[j]);
+          else
+            for (int64_t k = 0; k < present; ++k) to[k] = mapped[j][k];
+        }
+      }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// Calls call(H{}, W{}) with the maps of the problem's tile.
+template <typename T, typename Call>
+TORCHBP_INLINE void with_maps(const WinogradProblem& problem, const Call& call) {
+  if (problem.tile[0] == 1)
+    call(Single<T>{}, Quad<T>{});
+  else if (problem.tile[0] == 2)
+    call(Pair<T>{}, Quad<T>{});
+  else
+    call(Quad<T>{}, Quad<T>{});
+}
+
+template <typename T>
+void pack_weight(const WinogradProblem& problem, const T* weight, T* packed, int64_t panel) {
+  with_maps<T>(problem, [&](auto h, auto w) {
+    pack_panel<T, decltype(h), decltype(w)>(problem, weight, packed + panel * panel_size<T>(problem), panel);
+  });
+}
+
+template <typename T>
+void gather(const WinogradProblem& problem, const T* source, const T* weight, const T* packed, const T* bias, T* target,
+            T* workspace, int64_t task) {
+  with_maps<T>(problem, [&](auto h, auto w) {
+    gather_as<T, decltype(h), decltype(w)>(problem, source, weight, packed, bias, target, workspace, task);
+  });
+}
+
+template <typename T>
+void correlate(const WinogradProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
+               int64_t task) {
+  with_maps<T>(problem, [&](auto h, auto w) {
+    correlate_as<T, decltype(h), decltype(w)>(problem, source, gradient, partial, workspace, task);
+  });
+}
+
+template <typename T>
+WinogradKernels<T> kernels_of() {
+  return {
+      packed_panels<T>, panel_size<T>,         pack_weight<T>,       gather_tasks<T>,          gather_workspace<T>,
+      gather<T>,        correlation_slices<T>, correlation_tasks<T>, correlation_workspace<T>, correlate<T>,
+  };
+}
+
+}  // namespace
+
+WinogradKernels<float> winograd_float() { return kernels_of<float>(); }
+WinogradKernels<double> winograd_double() { return kernels_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp

@@ -1,0 +1,248 @@
+"""Every algorithm of the convolution on every geometry that it takes, and the table that chooses among them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchbp
+from torchbp import ops
+from torchbp.ops.convolution import convolution, convolution_input, convolution_weight
+
+pytestmark = pytest.mark.skipif(not torchbp.kernels_loaded(), reason="the composite formula is the only algorithm")
+
+WINOGRAD = ("winograd_4", "winograd_2x4", "winograd_4x4")
+
+
+class Case(NamedTuple):
+    x: Tensor
+    w: Tensor
+    b: Tensor | None
+    g: Tensor
+    padding: list[int]
+    groups: int
+
+
+def laid_out(draw: random.Random, x: Tensor) -> Tensor:
+    """Return the same values in another layout."""
+    kind = draw.choice(("contiguous", "channels last", "permuted", "part", "part of channels last"))
+    if kind == "channels last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if kind == "permuted":
+        return x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+    if kind.startswith("part"):
+        n, c, h, w = x.shape
+        whole = x.new_full((n, c + 2, h + 1, w + 3), torch.nan)
+        if kind != "part":
+            whole = whole.contiguous(memory_format=torch.channels_last)
+        part = whole[:, 1:-1, :-1, 2:-1]
+        part.copy_(x)
+        return part
+    return x
+
+
+def three_taps(draw: random.Random, taps_height: int, dtype: torch.dtype) -> Case:
+    """Return a convolution of stride 1 with three taps along the width, of a size that fits no tile."""
+    n, groups = draw.choice((1, 2, 3)), draw.choice((1, 1, 2, 3))
+    c, o = (draw.choice((1, 2, 7, 8, 15, 16, 17, 33, 49, 70)) for _ in range(2))
+    if taps_height == 1:
+        h, w, padding = draw.choice((1, 1, 5)), draw.choice((1, 3, 17, 40, 101)), [0, draw.choice((0, 1, 2, 4))]
+    else:
+        h, w = draw.choice((1, 2, 3, 5, 8, 14, 19)), draw.choice((1, 2, 4, 7, 9, 16, 21, 50))
+        padding = [draw.choice((0, 1, 2, 4)) for _ in range(2)]
+        padding[0] = max(padding[0], (4 - h) // 2)
+    padding[1] = max(padding[1], (4 - w) // 2)
+    generator = torch.Generator().manual_seed(draw.randrange(1 << 30))
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    output = (h + 2 * padding[0] - taps_height + 1, w + 2 * padding[1] - 2)
+    return Case(
+        laid_out(draw, values(n, c * groups, h, w)),
+        laid_out(draw, values(o * groups, c, taps_height, 3)),
+        values(o * groups) if draw.random() < 0.5 else None,
+        laid_out(draw, values(n, o * groups, *output)),
+        padding,
+        groups,
+    )
+
+
+def products(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    x, w, b, g, padding, groups = case
+    rest = ([1, 1], padding, [1, 1], groups)
+    return (
+        convolution(x, w, b, *rest),
+        convolution_input(g, w, None, x.shape[2:], *rest),
+        convolution_weight(x, g, w.shape[2:], *rest),
+    )
+
+
+def truth(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three products in float64 by the built-in."""
+    x, w, g = (t.double().contiguous() for t in (case.x, case.w, case.g))
+    b = None if case.b is None else case.b.double()
+    y = torch.nn.functional.conv2d(x, w, b, 1, case.padding, 1, case.groups)
+    backward = torch.ops.aten.convolution_backward
+    geometry = ([1, 1], case.padding, [1, 1], False, [0, 0], case.groups)
+    gx, gw, _ = backward(g, x, w, None, *geometry, [True, True, False])
+    return y, gx, gw
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest error over the largest output."""
+    assert actual.shape == expected.shape
+    return float((actual.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+@contextmanager
+def uninitialised_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# The transforms are a few sums of terms up to eight times the result; the products add C rounded terms.
+UNITS = {"winograd_4": 16, "winograd_2x4": 16, "winograd_4x4": 64, "panels": 16}
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("name", (*WINOGRAD, "panels"))
+def test_every_geometry_of_three_taps(name: str, dtype: torch.dtype) -> None:
+    draw = random.Random(f"{name} {dtype}")
+    for _ in range(40):
+        case = three_taps(draw, 1 if name == "winograd_4" else 3, dtype)
+        with ops.force_convolution_algorithm(name), uninitialised_is_nan():
+            results = products(case)
+        for result, expected in zip(results, truth(case), strict=True):
+            assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, (case.x.shape, case.w.shape)
+
+
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_the_three_products_are_one_form(name: str) -> None:
+    draw = random.Random(name)
+    for _ in range(5):
+        case = three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)._replace(b=None)
+        with ops.force_convolution_algorithm(name):
+            y, gx, gw = products(case)
+        values = torch.stack([(y * case.g).sum(), (gx * case.x).sum(), (gw * case.w).sum()])
+        scale = float(y.norm() * case.g.norm())
+        assert float(values.max() - values.min()) < 1e-13 * scale
+
+
+@pytest.mark.parametrize("name", WINOGRAD)
+@pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_bits_do_not_depend_on_the_threads(name: str, format: torch.memory_format) -> None:
+    height = 1 if name == "winograd_4" else 3
+    threads = torch.get_num_threads()
+    for n, c, o, size in ((1, 40, 33, 30), (5, 20, 70, 13), (2, 150, 130, 6)):
+        x = torch.randn(n, c, size, size).contiguous(memory_format=format)
+        w, g = torch.randn(o, c, height, 3), torch.randn(n, o, size, size).contiguous(memory_format=format)
+        case = Case(x, w, torch.randn(o), g, [height // 2, 1], 1)
+        found = []
+        try:
+            for many in (1, 3):
+                torch.set_num_threads(many)
+                with ops.force_convolution_algorithm(name):
+                    found.append(products(case))
+        finally:
+            torch.set_num_threads(threads)
+        for one, three in zip(*found, strict=True):
+            assert torch.equal(one, three)
+
+
+@pytest.mark.parametrize("values", ("normal", "positive"))
+@pytest.mark.parametrize(("n", "c", "o", "size"), ((1, 64, 64, 28), (2, 256, 64, 14), (4, 16, 32, 28), (2, 300, 40, 7)))
+def test_highest_precision_has_at_most_twice_the_error_of_the_built_in(
+    n: int, c: int, o: int, size: int, values: str
+) -> None:
+    generator = torch.Generator().manual_seed(c)
+    x, w, g = (
+        torch.randn(shape, generator=generator) for shape in ((n, c, size, size), (o, c, 3, 3), (n, o, size, size))
+    )
+    x = x.relu() if values == "positive" else x
+    case = Case(x, w / (9 * c) ** 0.5, None, g, [1, 1], 1)
+    assert ops.convolution_algorithm("output", x.shape, w.shape, [1, 1], [1, 1], [1, 1]) == "winograd_2x4"
+    y = torch.nn.functional.conv2d(x, case.w, padding=1)
+    backward = torch.ops.aten.convolution_backward
+    gx, gw, _ = backward(g, x, case.w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
+    # The baseline instruction set has no fused multiply-add: every product rounds, too.
+    times = 2.5 if torchbp.kernels_status()["instruction_set"] == "baseline" else 2
+    for ours, builtin, expected in zip(products(case), (y, gx, gw), truth(case), strict=True):
+        assert error(ours, expected) <= times * error(builtin, expected)
+
+
+def test_precision_chooses_the_tile() -> None:
+    geometry = ([1, 1], [1, 1], [1, 1])
+    shapes = ((2, 32, 9, 9), (32, 32, 3, 3))
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert ops.convolution_algorithm("output", *shapes, *geometry) == "winograd_2x4"
+    for precision in ("high", "medium"):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            for product in ("output", "input", "weight"):
+                assert ops.convolution_algorithm(product, *shapes, *geometry) == "winograd_4x4"
+            assert ops.convolution_algorithm("output", *shapes, *geometry, dtype=torch.float64) == "winograd_2x4"
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "weight_shape", "stride", "padding", "dilation", "groups", "expected"),
+    (
+        ((1, 32, 9, 9), (32, 32, 3, 3), [2, 1], [1, 1], [1, 1], 1, "panels"),
+        ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, "panels"),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, "panels"),
+        ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, "panels"),
+        ((1, 3, 9, 9), (32, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, "panels"),
+        ((1, 32, 9, 9), (32, 32, 1, 3), [1, 1], [0, 1], [3, 1], 1, "winograd_4"),
+        ((1, 32, 9), (32, 32, 3), [1], [1], [1], 1, "winograd_4"),
+        ((1, 64, 9, 9), (64, 32, 3, 3), [1, 1], [0, 0, 1, 2], [1, 1], 2, "winograd_2x4"),
+        ((1, 32, 9, 9), (32, 1, 3, 3), [1, 1], [1, 1], [1, 1], 32, "depthwise"),
+        ((1, 32, 9, 9, 9), (32, 32, 3, 3, 3), [1, 1, 1], [1, 1, 1], [1, 1, 1], 1, "panels"),
+    ),
+)
+def test_the_table(input_shape, weight_shape, stride, padding, dilation, groups, expected) -> None:
+    for product in ("output", "input", "weight"):
+        found = ops.convolution_algorithm(product, input_shape, weight_shape, stride, padding, dilation, groups)
+        assert found == expected
+    assert expected in ops.convolution_algorithms()
+    integers = (input_shape, weight_shape, stride, padding, dilation, groups, torch.int64)
+    assert ops.convolution_algorithm("output", *integers) == "composite"
+
+
+def test_forcing_ends_with_the_block() -> None:
+    shapes = ((1, 16, 9, 9), (16, 16, 3, 3), [1, 1], [1, 1], [1, 1])
+    with ops.force_convolution_algorithm("panels"):
+        assert ops.convolution_algorithm("output", *shapes) == "panels"
+        with pytest.raises(ZeroDivisionError), ops.force_convolution_algorithm("winograd_4x4"):
+            assert ops.convolution_algorithm("output", *shapes) == "winograd_4x4"
+            raise ZeroDivisionError
+        assert ops.convolution_algorithm("output", *shapes) == "panels"
+    assert ops.convolution_algorithm("output", *shapes) == "winograd_2x4"
+
+
+def test_what_cannot_be_forced_or_asked_is_refused() -> None:
+    geometry = ([1, 1], [1, 1], [1, 1])
+    with pytest.raises(ValueError, match="name must be one of .*'panels'.*, but got 'fft'"):
+        ops.force_convolution_algorithm("fft").__enter__()
+    with pytest.raises(ValueError, match="product must be 'output', 'input' or 'weight', but got 'y'"):
+        ops.convolution_algorithm("y", (1, 4, 9, 9), (4, 4, 3, 3), *geometry)
+    with pytest.raises(ValueError, match=r"input_shape \(1, 4, 9, 9\), weight_shape \(4, 3, 3, 3\) and groups 1"):
+        ops.convolution_algorithm("output", (1, 4, 9, 9), (4, 3, 3, 3), *geometry)
+    with pytest.raises(RuntimeError, match="stride must be at least 1 everywhere, but got"):
+        ops.convolution_algorithm("output", (1, 4, 9, 9), (4, 4, 3, 3), [0, 1], [1, 1], [1, 1])
+    x, w = torch.randn(1, 4, 9, 9), torch.randn(4, 4, 5, 5)
+    with (
+        ops.force_convolution_algorithm("winograd_2x4"),
+        pytest.raises(RuntimeError, match=r"forced algorithm winograd_2x4 does not take kernel_size \[5, 5\]"),
+    ):
+        convolution(x, w, None, *geometry, 1)
