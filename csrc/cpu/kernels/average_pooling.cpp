@@ -38,7 +38,7 @@ TORCHBP_INLINE Compute<S> total(const S* from, int64_t count) {
 
 template <typename T>
 TORCHBP_INLINE bool side_by_side(const AverageProblem<T>& p) {
-  return small_planes<T>(p, 2, 48 << 10);
+  return smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T> && planes_fit<T>(p, 48 << 10);
 }
 
 // Planes that are averaged side by side, as one image with the planes as its channels.
@@ -69,17 +69,11 @@ void run_images(const S* input, int64_t from, S* output, int64_t to, int64_t out
   T* source = static_cast<T*>(workspace);
   T* target = source + image_size<T>(from);
   const S* limit = input + outer * from;
-  const int64_t room = smaller(outer, end * kLanes<T>) * to;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, outer - first);
-    planes_to_image<T>(planes, from, source, [&](int64_t plane, int64_t e) {
-      return load_before<S, true>(input + (first + plane) * from + e, limit);
-    });
+    planes_to_image(planes, from, input + first * from, limit, source);
     run(static_cast<const T*>(source), target);
-    image_to_planes<T>(planes, to, target, [&](int64_t plane, int64_t e, const Vector<T>& values) {
-      const int64_t at = (first + plane) * to + e;
-      store_before(output + at, values, to - e, room - at);
-    });
+    image_to_planes(planes, to, target, output + first * to);
   }
 }
 

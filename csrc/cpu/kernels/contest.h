@@ -80,6 +80,45 @@ struct WideContest {
   }
 };
 
+// The winners of a vector of windows, in the type in which they are compared.
+template <typename T, typename W>
+struct PlacesOf {
+  typedef Integer<T> Element;
+  typedef IntegerVector<T> Type;
+};
+#if defined(__AVX512F__)
+template <>
+struct PlacesOf<float, uint8_t> {
+  typedef uint8_t Element;
+  typedef Words<float, 1> Type;  // bytes make masks as well
+};
+#endif
+template <typename T, typename W>
+using Places = typename PlacesOf<T, W>::Type;
+
+template <typename T, typename W>
+TORCHBP_INLINE Places<T, W> load_places(const W* from) {
+  if constexpr (sizeof(Places<T, W>) == sizeof(IntegerVector<T>)) {
+    return widen<T>(from);
+  } else {
+    Places<T, W> places;
+    __builtin_memcpy(&places, from, sizeof(places));
+    return places;
+  }
+}
+
+// The values whose place is the one given, zeros for the others.
+template <typename T, typename V>
+TORCHBP_INLINE Vector<T> values_at(const V& places, int place, const Vector<T>& values) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 16) {
+    const __mmask16 same = _mm_cmpeq_epi8_mask(reinterpret_cast<__m128i>(places), _mm_set1_epi8(static_cast<char>(place)));
+    return _mm512_maskz_mov_ps(same, values);
+  }
+#endif
+  if constexpr (sizeof(V) == sizeof(Vector<T>)) return places == static_cast<Integer<T>>(place) ? values : Vector<T>{};
+}
+
 // Calls body with the winners as bytes or as 32-bit integers.
 template <typename Body>
 TORCHBP_INLINE void with_winner(const void* winner, int winner_bytes, Body body) {

@@ -92,33 +92,16 @@ TORCHBP_INLINE Vector<Compute<S>> load_stepped(const S* from, int64_t step, cons
 }
 
 // `count` windows of `taps` elements `pitch` apart, the windows `step` apart. Writes up to the next whole vector.
-template <typename S, bool kWinner, int kTaps, int kStep, bool kChecked>
+template <typename S, bool kWinner, int kStep, bool kChecked>
 TORCHBP_INLINE void reduce_run(const S* from, int64_t count, int64_t taps, int64_t pitch, int64_t step, const S* limit,
                                Compute<S>* best, Integer<Compute<S>>* tap) {
   typedef Compute<S> T;
-  if (kTaps) taps = kTaps;
   for (int64_t i = 0; i < count; i += kLanes<T>) {
-    Champion<T, kWinner> champion = {Vector<T>{}, IntegerVector<T>{}};
     const S* at = from + i * (kStep ? kStep : step);
-    if constexpr (kStep == 2 && kTaps >= 2) {  // pitch 1: neighbours come out of the same two vectors
-      Vector<T> low = {}, high = {};
-      for (int k = 0; k < kTaps; ++k) {
-        if (k % 2 == 0) {
-          low = load_before<S, kChecked>(at + k, limit);
-          high = load_before<S, kChecked>(at + k + kLanes<T>, limit);
-        }
-        const Vector<T> value = k % 2 == 0 ? even_places(low, high) : odd_places(low, high);
-        if (k == 0)
-          champion = {value, IntegerVector<T>{}};
-        else
-          champion.meet(value, IntegerVector<T>{} + static_cast<Integer<T>>(k));
-      }
-    } else {
-      champion = {load_stepped<S, kStep, kChecked>(at, step, limit), IntegerVector<T>{}};
-      for (int64_t k = 1; k < taps; ++k)
-        champion.meet(load_stepped<S, kStep, kChecked>(at + k * pitch, step, limit),
-                      IntegerVector<T>{} + static_cast<Integer<T>>(k));
-    }
+    Champion<T, kWinner> champion = {load_stepped<S, kStep, kChecked>(at, step, limit), IntegerVector<T>{}};
+    for (int64_t k = 1; k < taps; ++k)
+      champion.meet(load_stepped<S, kStep, kChecked>(at + k * pitch, step, limit),
+                    IntegerVector<T>{} + static_cast<Integer<T>>(k));
     store(best + i, champion.best);
     if constexpr (kWinner) __builtin_memcpy(tap + i, &champion.tap, sizeof(champion.tap));
   }
@@ -174,7 +157,7 @@ TORCHBP_INLINE void reduce_border(const PoolProblem& p, const S* row, const S* l
 }
 
 // Reduces rows along their windows.
-template <typename S, bool kWinner, int kTaps, int kStep, bool kChecked>
+template <typename S, bool kWinner, int kStep, bool kChecked>
 void reduce_rows(const PoolProblem& p, const Range& inside, const Reduction<S>& r) {
   const int64_t inner = p.inner, pitch = p.dilation[2] * inner;
   const int64_t from = smaller(larger(inside.first, r.first), r.last);
@@ -186,13 +169,13 @@ void reduce_rows(const PoolProblem& p, const Range& inside, const Reduction<S>& 
     Integer<Compute<S>>* tap = r.tap + i * r.length - r.first * inner;
     reduce_border<S, kWinner>(p, row, r.limit, r.first, from, best + r.first * inner, tap + r.first * inner);
     if (flat)
-      reduce_run<S, kWinner, kTaps, kStep, kChecked>(row + (from * p.stride[2] - p.padding[2]) * inner,
-                                                     (to - from) * inner, p.kernel[2], pitch, p.stride[2], r.limit,
-                                                     best + from * inner, tap + from * inner);
+      reduce_run<S, kWinner, kStep, kChecked>(row + (from * p.stride[2] - p.padding[2]) * inner, (to - from) * inner,
+                                              p.kernel[2], pitch, p.stride[2], r.limit, best + from * inner,
+                                              tap + from * inner);
     else
       for (int64_t o = from; o < to; ++o)
-        reduce_run<S, kWinner, kTaps, 1, kChecked>(row + (o * p.stride[2] - p.padding[2]) * inner, inner, p.kernel[2],
-                                                   pitch, 1, r.limit, best + o * inner, tap + o * inner);
+        reduce_run<S, kWinner, 1, kChecked>(row + (o * p.stride[2] - p.padding[2]) * inner, inner, p.kernel[2], pitch,
+                                            1, r.limit, best + o * inner, tap + o * inner);
     reduce_border<S, kWinner>(p, row, r.limit, to, r.last, best + to * inner, tap + to * inner);
   }
 }
@@ -200,7 +183,7 @@ void reduce_rows(const PoolProblem& p, const Range& inside, const Reduction<S>& 
 template <typename S, bool kWinner>
 void reduce(const PoolProblem& p, const Range& inside, Reduction<S> r) {
   constexpr int64_t lanes = kLanes<Compute<S>>;
-  const int64_t step = p.inner == 1 ? p.stride[2] : 1, taps = p.inner > 1 || p.dilation[2] == 1 ? p.kernel[2] : 0;
+  const int64_t step = p.inner == 1 ? p.stride[2] : 1;
   // What the last vector of a row may read, from the start of the row; the rows that have as much go first.
   const int64_t read =
       (smaller(r.last, inside.last) * p.stride[2] + p.kernel[2] * p.dilation[2]) * p.inner + (step + 1) * lanes;
@@ -212,27 +195,17 @@ void reduce(const PoolProblem& p, const Range& inside, Reduction<S> r) {
   rest.best += r.rows * r.length;
   rest.tap += r.rows * r.length;
   rest.rows -= r.rows;
-  if (r.rows > 0) {
-    if (step == 1 && taps == 2)
-      reduce_rows<S, kWinner, 2, 1, false>(p, inside, r);
-    else if (step == 1 && taps == 3)
-      reduce_rows<S, kWinner, 3, 1, false>(p, inside, r);
-    else if (step == 1)
-      reduce_rows<S, kWinner, 0, 1, false>(p, inside, r);
-    else if (taps == 2)
-      reduce_rows<S, kWinner, 2, 2, false>(p, inside, r);
-    else if (taps == 3)
-      reduce_rows<S, kWinner, 3, 2, false>(p, inside, r);
-    else
-      reduce_rows<S, kWinner, 0, 2, false>(p, inside, r);
-  }
+  if (r.rows > 0 && step == 1)
+    reduce_rows<S, kWinner, 1, false>(p, inside, r);
+  else if (r.rows > 0)
+    reduce_rows<S, kWinner, 2, false>(p, inside, r);
   if (rest.rows == 0) return;
   if (step == 1)
-    reduce_rows<S, kWinner, 0, 1, true>(p, inside, rest);
+    reduce_rows<S, kWinner, 1, true>(p, inside, rest);
   else if (step == 2)
-    reduce_rows<S, kWinner, 0, 2, true>(p, inside, rest);
+    reduce_rows<S, kWinner, 2, true>(p, inside, rest);
   else
-    reduce_rows<S, kWinner, 0, 0, true>(p, inside, rest);
+    reduce_rows<S, kWinner, 0, true>(p, inside, rest);
 }
 
 // Reduced rows that wait to be combined.
@@ -324,11 +297,241 @@ TORCHBP_INLINE Range spanned(const PoolProblem& p, int64_t oh) {
   return {first, taps.first < taps.last ? start + (taps.last - 1) * p.dilation[1] + 1 : first};
 }
 
+// Windows of few elements meet in registers as they are read.
+constexpr int64_t kFew = 9;
+
+TORCHBP_INLINE bool few_taps(const PoolProblem& p) {
+  return p.dilation[2] == 1 && (p.kernel[2] == 2 || p.kernel[2] == 3) && volume(p.kernel) <= kFew &&
+         (p.inner > 1 || p.stride[2] <= 2);
+}
+
+// Rows of the input in the windows of a row of outputs, and the tap of the first column of each.
+template <typename S>
+struct WindowRows {
+  int64_t count = 0;
+  const S* at[kFew];
+  Integer<Compute<S>> tap[kFew];
+};
+
+template <typename S>
+WindowRows<S> window_rows(const PoolProblem& p, const S* plane, const Range& depths, int64_t od, int64_t oh) {
+  WindowRows<S> rows;
+  const Range heights = inside_taps(p, 1, oh);
+  for (int64_t kd = depths.first; kd < depths.last; ++kd)
+    for (int64_t kh = heights.first; kh < heights.last; ++kh) {
+      const int64_t id = od * p.stride[0] - p.padding[0] + kd * p.dilation[0];
+      const int64_t ih = oh * p.stride[1] - p.padding[1] + kh * p.dilation[1];
+      rows.at[rows.count] = plane + (id * p.input[1] + ih) * p.input[2] * p.inner;
+      rows.tap[rows.count++] = static_cast<Integer<Compute<S>>>((kd * p.kernel[1] + kh) * p.kernel[2]);
+    }
+  return rows;
+}
+
+// A vector, or what of it lies in [begin, end).
+template <typename S>
+TORCHBP_INLINE Vector<Compute<S>> load_inside(const S* from, const S* begin, const S* end) {
+  if (from >= begin && end - from >= kLanes<Compute<S>>) return load_values(from);
+  Vector<Compute<S>> v = {};
+  for (int64_t lane = 0; lane < kLanes<Compute<S>>; ++lane)
+    if (from + lane >= begin && from + lane < end) v[lane] = value_of(from[lane]);
+  return v;
+}
+
+// How a vector of windows is read: as it is; where some windows reach beyond the row; where vectors may reach beyond
+// the tensor as well.
+enum Reading { kPlain, kBeyondRow, kBeyondTensor };
+
+// The tensor, and the columns [low, high) from the first window's on that are inside the row.
+template <typename S>
+struct Edge {
+  const S* begin;
+  const S* end;
+  int64_t low;
+  int64_t high;
+};
+
+// The champions of a vector of windows along the width, the first of which begins `from` elements into the rows. Every
+// row has its own first, so that their comparisons need not wait for each other.
+template <typename S, bool kWinner, int kTaps, int kStep, int kRows, Reading kReading>
+TORCHBP_INLINE Champion<Compute<S>, kWinner> few_along_width(const WindowRows<S>& rows, int64_t from,
+                                                             const Edge<S>& edge) {
+  typedef Compute<S> T;
+  const auto read = [&](const S* at) {
+    if constexpr (kReading == kBeyondTensor) return load_inside(at, edge.begin, edge.end);
+    if constexpr (kReading != kBeyondTensor) return load_values(at);
+  };
+  const Vector<T> none = Vector<T>{} - static_cast<T>(__builtin_inf());
+  const Integer<T> low = static_cast<Integer<T>>(edge.low), high = static_cast<Integer<T>>(edge.high);
+  IntegerVector<T> column = {};
+  for (int64_t lane = 0; kReading != kPlain && lane < kLanes<T>; ++lane)
+    column[lane] = static_cast<Integer<T>>(lane * kStep);
+  Champion<T, kWinner> champion;
+  const int64_t count = kRows ? kRows : rows.count;
+  for (int64_t r = 0; r < count; ++r) {
+    const S* at = rows.at[r] + from;
+    Vector<T> value[3];
+    if constexpr (kStep == 1) {
+      value[0] = read(at);
+      value[1] = read(at + 1);
+      if constexpr (kTaps == 3) value[2] = read(at + 2);
+    } else {
+      const Vector<T> first = read(at), second = read(at + kLanes<T>);
+      value[0] = even_places(first, second);
+      value[1] = odd_places(first, second);
+      if constexpr (kTaps == 3) value[2] = even_places(read(at + 2), read(at + 2 + kLanes<T>));
+    }
+    Champion<T, kWinner> row = {value[0], IntegerVector<T>{} + rows.tap[r]};
+    if constexpr (kReading == kPlain) {
+      row.meet(value[1], IntegerVector<T>{} + (rows.tap[r] + 1));
+      if constexpr (kTaps == 3) row.meet(value[2], IntegerVector<T>{} + (rows.tap[r] + 2));
+    } else {
+      const auto inside = [&](int k) -> Vector<T> {
+        const Vector<T> begun = column + k >= low ? value[k] : none;
+        return column + k < high ? begun : none;
+      };
+      row = {inside(0), (column < low ? low - column : IntegerVector<T>{}) + rows.tap[r]};
+      row.meet(inside(1), IntegerVector<T>{} + (rows.tap[r] + 1));
+      if constexpr (kTaps == 3) row.meet(inside(2), IntegerVector<T>{} + (rows.tap[r] + 2));
+    }
+    if (r == 0)
+      champion = row;
+    else
+      champion.meet(row.best, row.tap);
+  }
+  return champion;
+}
+
+// Writes a vector of maxima and winners, or the `count` that matter where there is no room for all.
+template <typename S, typename W, bool kWinner>
+TORCHBP_INLINE void write_champion(const Champion<Compute<S>, kWinner>& champion, S* to, W* winner, int64_t count,
+                                   int64_t room) {
+  typedef Compute<S> T;
+  if (room >= kLanes<T>) {
+    store_values(to, champion.best);
+    if constexpr (kWinner) narrow<T>(champion.tap, winner);
+    return;
+  }
+  for (int64_t lane = 0; lane < smaller(count, kLanes<T>); ++lane) {
+    set_value(to + lane, champion.best[lane]);
+    if constexpr (kWinner) winner[lane] = static_cast<W>(champion.tap[lane]);
+  }
+}
+
+// What a row of outputs is made of.
+template <typename S, typename W>
+struct FewRow {
+  Range inside;    // outputs whose windows lie inside the row
+  const S* begin;  // of the input
+  const S* end;
+  S* to;
+  W* winner;
+  int64_t room;  // elements that may be written
+};
+
+template <typename S, typename W, bool kWinner, int kTaps, int kStep, int kRows>
+void pool_few_columns(const PoolProblem& p, const WindowRows<S>& rows, const FewRow<S, W>& row) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>, reach = kStep * lanes + kTaps;
+  const int64_t readable = row.end - rows.at[rows.count - 1];
+  for (int64_t o = 0; o < p.output[2]; o += lanes) {
+    const int64_t from = o * kStep - p.padding[2];
+    const Edge<S> edge = {row.begin, row.end, larger(0, -from), smaller(reach, p.input[2] - from)};
+    const bool plain = o >= row.inside.first && smaller(o + lanes, p.output[2]) <= row.inside.last;
+    Champion<T, kWinner> champion;
+    if (from + reach > readable || rows.at[0] - row.begin + from < 0)
+      champion = few_along_width<S, kWinner, kTaps, kStep, 0, kBeyondTensor>(rows, from, edge);
+    else if (plain)
+      champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kPlain>(rows, from, edge);
+    else
+      champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kBeyondRow>(rows, from, edge);
+    write_champion<S, W, kWinner>(champion, row.to + o, kWinner ? row.winner + o : nullptr, p.output[2] - o,
+                                  row.room - o);
+  }
+}
+
+// The champions of a vector of channels, of taps [first, last) or all kTaps of each row.
+template <typename S, bool kWinner, int kTaps, int kRows, bool kChecked>
+TORCHBP_INLINE Champion<Compute<S>, kWinner> few_of_pixel(const WindowRows<S>& rows, int64_t from, int64_t inner,
+                                                          const Range& taps, const S* end) {
+  typedef Compute<S> T;
+  const int64_t count = kRows ? kRows : rows.count, first = kTaps ? 0 : taps.first, last = kTaps ? kTaps : taps.last;
+  Champion<T, kWinner> champion;
+  for (int64_t r = 0; r < count; ++r) {
+    const S* at = rows.at[r] + from + first * inner;
+    const Integer<T> tap = rows.tap[r] + static_cast<Integer<T>>(first);
+    Champion<T, kWinner> row = {load_before<S, kChecked>(at, end), IntegerVector<T>{} + tap};
+    for (int64_t k = 1; k < last - first; ++k)
+      row.meet(load_before<S, kChecked>(at + k * inner, end), IntegerVector<T>{} + (tap + static_cast<Integer<T>>(k)));
+    if (r == 0)
+      champion = row;
+    else
+      champion.meet(row.best, row.tap);
+  }
+  return champion;
+}
+
+template <typename S, typename W, bool kWinner, int kTaps, int kRows>
+void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& rows, const FewRow<S, W>& row) {
+  typedef Compute<S> T;
+  const int64_t inner = p.inner;
+  const bool plain =
+      inner % kLanes<T> == 0 || row.end - rows.at[rows.count - 1] >= p.input[2] * inner + kLanes<T>;
+  for (int64_t o = 0; o < p.output[2]; ++o) {
+    const Range taps = inside_taps(p, 2, o);
+    const bool whole = plain && o >= row.inside.first && o < row.inside.last;
+    const int64_t from = (o * p.stride[2] - p.padding[2]) * inner;
+    for (int64_t c = 0; c < inner; c += kLanes<T>) {
+      const int64_t at = o * inner + c;
+      const Champion<T, kWinner> champion =
+          whole ? few_of_pixel<S, kWinner, kTaps, kRows, false>(rows, from + c, inner, taps, row.end)
+                : few_of_pixel<S, kWinner, 0, 0, true>(rows, from + c, inner, taps, row.end);
+      write_champion<S, W, kWinner>(champion, row.to + at, kWinner ? row.winner + at : nullptr, inner - c,
+                                    row.room - at);
+    }
+  }
+}
+
+template <typename S, typename W, bool kWinner, int kTaps, int kRows>
+void pool_few_row(const PoolProblem& p, const WindowRows<S>& rows, const FewRow<S, W>& row) {
+  if (p.inner > 1)
+    pool_few_pixels<S, W, kWinner, kTaps, kRows>(p, rows, row);
+  else if (p.stride[2] == 1)
+    pool_few_columns<S, W, kWinner, kTaps, 1, kRows>(p, rows, row);
+  else
+    pool_few_columns<S, W, kWinner, kTaps, 2, kRows>(p, rows, row);
+}
+
+template <typename S, typename W, bool kWinner>
+void pool_few(const PoolProblem& p, const Plan& plan, const Band& band, const S* input, S* output, W* winner,
+              const S* room) {
+  const S* limit = input + p.outer * volume(p.input) * p.inner;
+  const S* plane = input + band.outer * volume(p.input) * p.inner;
+  const int64_t first_row = (band.outer * p.output[0] + band.depth) * p.output[1], length = p.output[2] * p.inner;
+  const Range depths = inside_taps(p, 0, band.depth);
+  for (int64_t oh = band.first; oh < band.last; ++oh) {
+    const WindowRows<S> rows = window_rows(p, plane, depths, band.depth, oh);
+    S* to = output + (first_row + oh) * length;
+    const FewRow<S, W> row = {plan.inside, input, limit, to, kWinner ? winner + (to - output) : nullptr, room - to};
+    if (rows.count == 0)  // dilated windows may miss the input altogether
+      for (int64_t i = 0; i < length; ++i) {
+        set_value(to + i, -static_cast<Compute<S>>(__builtin_inf()));
+        if constexpr (kWinner) row.winner[i] = static_cast<W>(kNone);
+      }
+    else if (p.kernel[2] == 2)
+      rows.count == 2 ? pool_few_row<S, W, kWinner, 2, 2>(p, rows, row)
+                      : pool_few_row<S, W, kWinner, 2, 0>(p, rows, row);
+    else
+      rows.count == 3 ? pool_few_row<S, W, kWinner, 3, 3>(p, rows, row)
+                      : pool_few_row<S, W, kWinner, 3, 0>(p, rows, row);
+  }
+}
+
 // The rows of outputs of one band, chunk by chunk along the width.
 template <typename S, typename W, bool kWinner>
 void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S* input, S* output, W* winner,
                const S* end, void* workspace) {
   typedef Compute<S> T;
+  if (few_taps(p)) return pool_few<S, W, kWinner>(p, plan, band, input, output, winner, end);
   const S* limit = input + p.outer * volume(p.input) * p.inner;
   const S* plane = input + band.outer * volume(p.input) * p.inner;
   const int64_t slots = plan.planes * plan.height, row_stride = p.input[2] * p.inner;
@@ -415,7 +618,9 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
 // Whether planes are pooled side by side: comparing is dear enough that it pays up to the second-level cache.
 template <typename T>
 TORCHBP_INLINE bool side_by_side(const PoolProblem& p) {
-  return small_planes<T>(p, 4, 192 << 10);
+  const bool narrow = few_taps(p) ? 2 * p.output[2] <= kLanes<T>
+                                  : smaller(p.input[2], p.output[2] * 2) < 4 * kLanes<T>;
+  return narrow && planes_fit<T>(p, 192 << 10);
 }
 
 // The image that a few planes make.
@@ -453,30 +658,14 @@ void pool_image(const PoolProblem& p, const S* input, S* output, W* winner, int6
   Integer<T>* places = reinterpret_cast<Integer<T>*>(target + image_size<T>(to));
   T* rest = target + 2 * image_size<T>(to);
   const S* limit = input + p.outer * from;
-  const int64_t room = smaller(p.outer, end * kLanes<T>) * to;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, p.outer - first);
-    planes_to_image<T>(planes, from, source, [&](int64_t plane, int64_t e) {
-      return load_before<S, true>(input + (first + plane) * from + e, limit);
-    });
+    planes_to_image(planes, from, input + first * from, limit, source);
     for (int64_t depth = 0; depth < p.output[0]; ++depth)
       pool_band<T, Integer<T>, kWinner>(image, plan, {0, depth, 0, p.output[1]}, source, target, places,
                                         target + to * kLanes<T>, rest);
-    image_to_planes<T>(planes, to, target, [&](int64_t plane, int64_t e, const Vector<T>& values) {
-      const int64_t at = (first + plane) * to + e;
-      store_before(output + at, values, to - e, room - at);
-    });
-    if constexpr (kWinner)
-      image_to_planes<T>(planes, to, reinterpret_cast<const T*>(places),
-                         [&](int64_t plane, int64_t e, const Vector<T>& values) {
-                           const int64_t at = (first + plane) * to + e;
-                           const IntegerVector<T> taps = reinterpret_cast<IntegerVector<T>>(values);
-                           if (room - at >= kLanes<T>)
-                             narrow<T>(taps, winner + at);
-                           else
-                             for (int64_t i = 0; i < smaller(to - e, kLanes<T>); ++i)
-                               winner[at + i] = static_cast<W>(taps[i]);
-                         });
+    image_to_planes(planes, to, target, output + first * to);
+    if constexpr (kWinner) image_to_places<T>(planes, to, places, winner + first * to);
   }
 }
 
@@ -617,14 +806,13 @@ struct Cover {
 
 // Sums over the covering windows for the inputs kStep * j + phase, j a vector of neighbours: place is the line's
 // place of the window with j = 0 and tap 0 at phase 0.
-template <typename T, int kTaps, int kStep>
+template <typename T, int kStep>
 TORCHBP_INLINE Vector<T> gather_phase(const PoolProblem& p, const Cover<T>* covers, int64_t count, int64_t place,
                                       int64_t phase) {
-  const int64_t taps = kTaps ? kTaps : p.kernel[2], pitch = kTaps ? 1 : p.dilation[2];
   Vector<T> sum = {};
   for (int64_t r = 0; r < count; ++r)
-    for (int64_t k = taps - 1; k >= 0; --k) {
-      const int64_t distance = phase + p.padding[2] - k * pitch;
+    for (int64_t k = p.kernel[2] - 1; k >= 0; --k) {
+      const int64_t distance = phase + p.padding[2] - k * p.dilation[2];
       if (kStep == 2 && (distance & 1)) continue;
       const int64_t at = place + divide_down(distance, kStep);
       const IntegerVector<T> won = widen<T>(covers[r].winner + at) == covers[r].base + static_cast<Integer<T>>(k);
@@ -633,7 +821,7 @@ TORCHBP_INLINE Vector<T> gather_phase(const PoolProblem& p, const Cover<T>* cove
   return sum;
 }
 
-template <typename S, int kTaps, int kStep>
+template <typename S, int kStep>
 void gather_row(const PoolProblem& p, const Cover<Compute<S>>* covers, int64_t count, int64_t first_place, int64_t from,
                 int64_t to, S* row, int64_t room) {
   typedef Compute<S> T;
@@ -641,31 +829,20 @@ void gather_row(const PoolProblem& p, const Cover<Compute<S>>* covers, int64_t c
   for (int64_t i = from; i < to; i += kStep * lanes) {
     const int64_t place = i / kStep - first_place;
     if constexpr (kStep == 1) {
-      store_before(row + i, gather_phase<T, kTaps, 1>(p, covers, count, place, 0), to - i, room - i);
+      store_before(row + i, gather_phase<T, 1>(p, covers, count, place, 0), to - i, room - i);
     } else {
-      const Vector<T> even = gather_phase<T, kTaps, 2>(p, covers, count, place, 0);
-      const Vector<T> odd = gather_phase<T, kTaps, 2>(p, covers, count, place, 1);
+      const Vector<T> even = gather_phase<T, 2>(p, covers, count, place, 0);
+      const Vector<T> odd = gather_phase<T, 2>(p, covers, count, place, 1);
       store_before(row + i, first_of_pairs(even, odd), to - i, room - i);
       if (i + lanes < to) store_before(row + i + lanes, rest_of_pairs(even, odd), to - i - lanes, room - i - lanes);
     }
   }
 }
 
-template <typename S>
-using GatherRow = void (*)(const PoolProblem&, const Cover<Compute<S>>*, int64_t, int64_t, int64_t, int64_t, S*,
-                           int64_t);
-
-template <typename S>
-GatherRow<S> gather_row_of(const PoolProblem& p) {
-  const int64_t taps = p.dilation[2] == 1 ? p.kernel[2] : 0;
-  if (p.stride[2] == 1) return taps == 3 ? gather_row<S, 3, 1> : gather_row<S, 0, 1>;
-  return taps == 2 ? gather_row<S, 2, 2> : taps == 3 ? gather_row<S, 3, 2> : gather_row<S, 0, 2>;
-}
-
 // Rows of inputs of a contiguous tensor.
 template <typename S, typename W>
-void gather_lines(const PoolProblem& p, const Lines& lines, GatherRow<S> gather, const Band& band, const S* gradient,
-                  const W* winner, S* grad_input, const S* end, void* workspace) {
+void gather_lines(const PoolProblem& p, const Lines& lines, const Band& band, const S* gradient, const W* winner,
+                  S* grad_input, const S* end, void* workspace) {
   typedef Compute<S> T;
   const int64_t reach = p.dilation[2] * (p.kernel[2] - 1);
   T* line = static_cast<T*>(workspace);
@@ -707,101 +884,284 @@ void gather_lines(const PoolProblem& p, const Lines& lines, GatherRow<S> gather,
         }
       }
       S* row = rows + ih * p.input[2];
-      gather(p, covers, count, first_place, from, to, row, lines.chunk == p.input[2] ? end - row : p.input[2]);
+      const int64_t room = lines.chunk == p.input[2] ? end - row : p.input[2];
+      if (p.stride[2] == 1)
+        gather_row<S, 1>(p, covers, count, first_place, from, to, row, room);
+      else
+        gather_row<S, 2>(p, covers, count, first_place, from, to, row, room);
     }
   }
 }
 
-// A row of outputs of a channels-last tensor that covers a row of inputs.
-template <typename T>
-struct PixelRow {
-  int64_t at;  // of the first output's first channel
-  Integer<T> tap;
+// A row of outputs that covers a row of inputs: its first element, and the tap of the first column.
+template <typename T, typename W>
+struct CoverRow {
+  int64_t at;
+  int64_t tap;
+  Places<T, W> first;  // the tap, for each lane
+
+  TORCHBP_INLINE Places<T, W> columns(const W* winner) const { return load_places<T>(winner) - first; }
 };
 
-// What kBlock vectors of channels of one input get from the outputs `widths` of each row.
-template <typename S, typename W, int kBlock>
-TORCHBP_INLINE void gather_block(const PoolProblem& p, const PixelRow<Compute<S>>* rows, int64_t count,
-                                 const Range& widths, int64_t iw, const S* gradient, const W* winner,
-                                 Vector<Compute<S>>* sum) {
-  typedef Compute<S> T;
-  for (int64_t b = 0; b < kBlock; ++b) sum[b] = Vector<T>{};
-  for (int64_t r = 0; r < count; ++r)
-    for (int64_t ow = widths.first; ow < widths.last; ++ow) {
-      const int64_t kw = covering_tap(p, 2, iw, ow);
-      if (kw < 0) continue;
-      const int64_t at = rows[r].at + ow * p.inner;
-      const IntegerVector<T> tap = IntegerVector<T>{} + (rows[r].tap + static_cast<Integer<T>>(kw));
-      for (int64_t b = 0; b < kBlock; ++b)
-        sum[b] +=
-            widen<T>(winner + at + b * kLanes<T>) == tap ? load_values(gradient + at + b * kLanes<T>) : Vector<T>{};
-    }
-}
+template <typename T, typename W>
+struct CoverRows {
+  int64_t count = 0;
+  CoverRow<T, W> row[kCovers<T>];
 
-// Rows of inputs of a channels-last tensor.
-template <typename S, typename W>
-void gather_pixels(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
-                   const S* end) {
-  typedef Compute<S> T;
-  constexpr int64_t lanes = kLanes<T>;
-  const int64_t inner = p.inner, planes = band.outer * p.output[0], all = p.outer * volume(p.output) * inner;
-  S* pixel = grad_input + ((band.outer * p.input[0] + band.depth) * p.input[1] + band.first) * p.input[2] * inner;
-  const Range depths = covering(p, 0, band.depth);
-  PixelRow<T> rows[kCovers<T>];
-  for (int64_t ih = band.first; ih < band.last; ++ih) {
+  TORCHBP_INLINE void find(const PoolProblem& p, const Band& band, const Range& depths, int64_t ih) {
     const Range heights = covering(p, 1, ih);
-    int64_t count = 0;
+    count = 0;
     for (int64_t od = depths.first; od < depths.last; ++od) {
       const int64_t kd = covering_tap(p, 0, band.depth, od);
       for (int64_t oh = heights.first; kd >= 0 && oh < heights.last; ++oh) {
         const int64_t kh = covering_tap(p, 1, ih, oh);
-        if (kh >= 0)
-          rows[count++] = {((planes + od) * p.output[1] + oh) * p.output[2] * inner,
-                           static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2])};
-      }
-    }
-    const int64_t last_row = count > 0 ? rows[count - 1].at + p.output[2] * inner : 0;
-    for (int64_t iw = 0; iw < p.input[2]; ++iw, pixel += inner) {
-      const Range widths = covering(p, 2, iw);
-      Vector<T> sum[4];
-      int64_t c = 0;
-      for (; c + 4 * lanes <= inner; c += 4 * lanes) {
-        gather_block<S, W, 4>(p, rows, count, widths, iw, gradient + c, winner + c, sum);
-        for (int64_t b = 0; b < 4; ++b) store_values(pixel + c + b * lanes, sum[b]);
-      }
-      for (; c + 2 * lanes <= inner; c += 2 * lanes) {
-        gather_block<S, W, 2>(p, rows, count, widths, iw, gradient + c, winner + c, sum);
-        for (int64_t b = 0; b < 2; ++b) store_values(pixel + c + b * lanes, sum[b]);
-      }
-      for (; c < inner; c += lanes) {
-        if (c + lanes <= inner || last_row + lanes <= all) {
-          gather_block<S, W, 1>(p, rows, count, widths, iw, gradient + c, winner + c, sum);
-        } else {
-          sum[0] = Vector<T>{};
-          for (int64_t r = 0; r < count; ++r)
-            for (int64_t ow = widths.first; ow < widths.last; ++ow)
-              for (int64_t lane = 0; lane < inner - c; ++lane) {
-                const int64_t at = rows[r].at + ow * inner + c + lane, kw = covering_tap(p, 2, iw, ow);
-                if (kw >= 0 && static_cast<int64_t>(winner[at]) == rows[r].tap + kw)
-                  sum[0][lane] += value_of(gradient[at]);
-              }
-        }
-        store_before(pixel + c, sum[0], inner - c, end - pixel - c);
+        if (kh < 0) continue;
+        CoverRow<T, W>& next = row[count++];
+        next.at = ((band.outer * p.output[0] + od) * p.output[1] + oh) * p.output[2] * p.inner;
+        next.tap = (kd * p.kernel[1] + kh) * p.kernel[2];
+        next.first = Places<T, W>{} + static_cast<typename PlacesOf<T, W>::Element>(next.tap);
       }
     }
   }
+};
+
+// Windows of two or three columns whose covers of an input are known when this is compiled: input kStep * m + phase,
+// counted from the start of the padding, is column phase of window m, column phase + kStep of window m - 1, ...
+template <int kTaps, int kStep>
+struct Slide {
+  static constexpr int kColumns = kTaps;
+  static constexpr int kStride = kStep;
+  // The last column at a phase: that of the first window.
+  static constexpr int last(int phase) { return phase + (kTaps - 1 - phase) / kStep * kStep; }
+};
+
+// Calls body with the slide of the windows, or returns false.
+template <typename Body>
+TORCHBP_INLINE bool with_slide(const PoolProblem& p, const Body& body) {
+  if (p.dilation[2] != 1) return false;
+  if (p.kernel[2] == 2 && p.stride[2] == 2)
+    body(Slide<2, 2>{});
+  else if (p.kernel[2] == 3 && p.stride[2] == 2)
+    body(Slide<3, 2>{});
+  else if (p.kernel[2] == 3 && p.stride[2] == 1)
+    body(Slide<3, 1>{});
+  else
+    return false;
+  return true;
+}
+
+// Outputs of the tensor, and those of one row.
+template <typename S, typename W>
+struct Outputs {
+  const S* gradient;
+  const W* winner;
+  int64_t all;
+  int64_t width;
+};
+
+// Sums for a vector of inputs at a phase, of which the first is covered by windows m, m - 1, ... In a row that windows
+// cover to its end a place beyond the row is a window that this input would be padding of: it never won. kEdge: so it
+// is not, or the tensor ends.
+template <typename Slide, int kPhase, bool kEdge, typename S, typename W>
+TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from,
+                                                int64_t m) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>;
+  Vector<T> sum = {};
+  for (int64_t r = 0; r < rows.count; ++r)
+    for (int k = Slide::last(kPhase); k >= 0; k -= Slide::kStride) {
+      const int64_t place = m - k / Slide::kStride, at = rows.row[r].at + place;
+      if constexpr (kEdge) {
+        S gradient[lanes] = {};
+        W winner[lanes];
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+          const bool inside = place + lane >= 0 && place + lane < from.width;
+          winner[lane] = inside ? from.winner[at + lane] : static_cast<W>(kNone);
+          if (inside) gradient[lane] = from.gradient[at + lane];
+        }
+        sum += values_at<T>(rows.row[r].columns(winner), k, load_values(gradient));
+      } else {
+        sum += values_at<T>(rows.row[r].columns(from.winner + at), k, load_values(from.gradient + at));
+      }
+    }
+  return sum;
+}
+
+// A row of inputs of a contiguous tensor.
+template <typename Slide, int kShift, bool kEdge, typename S, typename W>
+TORCHBP_INLINE void slide_vector(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, int64_t m, S* to,
+                                 int64_t count, int64_t room) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>;
+  if constexpr (Slide::kStride == 1) {
+    store_before(to, slide_columns<Slide, 0, kEdge>(rows, from, m), count, room);
+  } else {
+    const Vector<T> even = slide_columns<Slide, kShift, kEdge>(rows, from, m);
+    const Vector<T> odd = slide_columns<Slide, 1 - kShift, kEdge>(rows, from, m + kShift);
+    store_before(to, first_of_pairs(even, odd), count, room);
+    if (count > lanes) store_before(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes);
+  }
+}
+
+template <typename Slide, int kShift, typename S, typename W>
+void slide_row(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, S* to,
+               int64_t room) {
+  constexpr int64_t step = Slide::kStride * kLanes<Compute<S>>, back = (Slide::kColumns - 1) / Slide::kStride;
+  const bool covered = p.input[2] <= p.output[2] * Slide::kStride;
+  const int64_t before = rows.count > 0 ? rows.row[0].at : 0;
+  const int64_t after = rows.count > 0 ? from.all - rows.row[rows.count - 1].at : 0;
+  for (int64_t i = 0; i < p.input[2]; i += step) {
+    const int64_t m = (i + p.padding[2]) / Slide::kStride, count = p.input[2] - i;
+    const int64_t last = (i + smaller(count, step) - 1 + p.padding[2]) / Slide::kStride;
+    const bool plain = before + m >= back && m + kLanes<Compute<S>> + kShift <= after &&
+                       (covered || (m >= back && last < p.output[2]));
+    if (plain)
+      slide_vector<Slide, kShift, false>(rows, from, m, to + i, count, room - i);
+    else
+      slide_vector<Slide, kShift, true>(rows, from, m, to + i, count, room - i);
+  }
+}
+
+// What kBlock vectors of channels of one input get from the windows `widths` of each row; or, at a phase, from the
+// windows m, m - 1, ...
+template <typename Slide, int kPhase, int kBlock, typename S, typename W>
+TORCHBP_INLINE void slide_pixel(const CoverRows<Compute<S>, W>& rows, int64_t m, int64_t inner, const S* gradient,
+                                const W* winner, Vector<Compute<S>>* sum) {
+  typedef Compute<S> T;
+  for (int64_t b = 0; b < kBlock; ++b) sum[b] = Vector<T>{};
+  for (int64_t r = 0; r < rows.count; ++r)
+    for (int k = Slide::last(kPhase); k >= 0; k -= Slide::kStride) {
+      const int64_t at = rows.row[r].at + (m - k / Slide::kStride) * inner;
+      for (int64_t b = 0; b < kBlock; ++b)
+        sum[b] += values_at<T>(rows.row[r].columns(winner + at + b * kLanes<T>), k,
+                               load_values(gradient + at + b * kLanes<T>));
+    }
+}
+
+template <int kBlock, typename S, typename W>
+TORCHBP_INLINE void gather_pixel(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Range& widths,
+                                 int64_t iw, const S* gradient, const W* winner, Vector<Compute<S>>* sum) {
+  typedef Compute<S> T;
+  for (int64_t b = 0; b < kBlock; ++b) sum[b] = Vector<T>{};
+  for (int64_t r = 0; r < rows.count; ++r)
+    for (int64_t ow = widths.first; ow < widths.last; ++ow) {
+      const int64_t kw = covering_tap(p, 2, iw, ow), at = rows.row[r].at + ow * p.inner;
+      if (kw < 0) continue;
+      for (int64_t b = 0; b < kBlock; ++b)
+        sum[b] += values_at<T>(rows.row[r].columns(winner + at + b * kLanes<T>), static_cast<int>(kw),
+                               load_values(gradient + at + b * kLanes<T>));
+    }
+}
+
+// A number that is known when this is compiled.
+template <int kValue>
+struct Index {
+  static constexpr int value = kValue;
+};
+
+// Calls sum_block with vectors of channels of a pixel, four or two or one at a time, and writes what it returns; the
+// last one channel by channel, by sum_one, where a vector would reach beyond what may be read.
+template <typename S, typename SumBlock, typename SumOne>
+TORCHBP_INLINE void for_channels(int64_t inner, bool readable, S* pixel, const S* end, const SumBlock& sum_block,
+                                 const SumOne& sum_one) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>;
+  Vector<T> sum[4];
+  int64_t c = 0;
+  for (; c + 4 * lanes <= inner; c += 4 * lanes) {
+    sum_block(Index<4>{}, c, sum);
+    for (int64_t b = 0; b < 4; ++b) store_values(pixel + c + b * lanes, sum[b]);
+  }
+  for (; c < inner; c += lanes) {
+    if (readable || c + lanes <= inner) {
+      sum_block(Index<1>{}, c, sum);
+    } else {
+      sum[0] = Vector<T>{};
+      for (int64_t lane = 0; lane < inner - c; ++lane) sum[0][lane] = sum_one(c + lane);
+    }
+    store_before(pixel + c, sum[0], inner - c, end - pixel - c);
+  }
+}
+
+// A row of inputs of a channels-last tensor.
+template <typename Slide, typename S, typename W>
+void gather_pixels(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, S* pixel,
+                   const S* end) {
+  typedef Compute<S> T;
+  const int64_t inner = p.inner, length = p.output[2] * inner;
+  const bool readable = rows.count == 0 || rows.row[rows.count - 1].at + length + kLanes<T> <= from.all;
+  for (int64_t iw = 0; iw < p.input[2]; ++iw, pixel += inner) {
+    if constexpr (Slide::kStride > 0) {
+      const int64_t place = iw + p.padding[2], m = place / Slide::kStride, phase = place % Slide::kStride;
+      if (readable && m >= (Slide::kColumns - 1 - phase) / Slide::kStride && m < p.output[2]) {
+        const auto whole = [&](auto block, int64_t c, Vector<T>* sum) {
+          constexpr int kBlock = decltype(block)::value;
+          if (Slide::kStride == 1 || phase == 0)
+            slide_pixel<Slide, 0, kBlock>(rows, m, inner, from.gradient + c, from.winner + c, sum);
+          else
+            slide_pixel<Slide, Slide::kStride - 1, kBlock>(rows, m, inner, from.gradient + c, from.winner + c, sum);
+        };
+        for_channels(inner, true, pixel, end, whole, [](int64_t) { return T(0); });
+        continue;
+      }
+    }
+    const Range widths = covering(p, 2, iw);
+    const auto part = [&](auto block, int64_t c, Vector<T>* sum) {
+      gather_pixel<decltype(block)::value>(p, rows, widths, iw, from.gradient + c, from.winner + c, sum);
+    };
+    for_channels(inner, readable, pixel, end, part, [&](int64_t c) {
+      T sum = T(0);
+      for (int64_t r = 0; r < rows.count; ++r)
+        for (int64_t ow = widths.first; ow < widths.last; ++ow) {
+          const int64_t kw = covering_tap(p, 2, iw, ow), at = rows.row[r].at + ow * inner + c;
+          if (kw >= 0 && static_cast<int64_t>(from.winner[at]) == rows.row[r].tap + kw)
+            sum += value_of(from.gradient[at]);
+        }
+      return sum;
+    });
+  }
+}
+
+// Rows of inputs, each from the rows of outputs that cover it.
+template <typename S, typename W>
+void gather_rows(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
+                 const S* end) {
+  typedef Compute<S> T;
+  const Outputs<S, W> from = {gradient, winner, p.outer * volume(p.output) * p.inner, p.output[2]};
+  const Range depths = covering(p, 0, band.depth);
+  const int64_t length = p.input[2] * p.inner;
+  S* to = grad_input + ((band.outer * p.input[0] + band.depth) * p.input[1] + band.first) * length;
+  CoverRows<T, W> rows;
+  for (int64_t ih = band.first; ih < band.last; ++ih, to += length) {
+    rows.find(p, band, depths, ih);
+    const bool slides = with_slide(p, [&](auto slide) {
+      if (p.inner > 1)
+        gather_pixels<decltype(slide)>(p, rows, from, to, end);
+      else if (p.padding[2] % slide.kStride == 0)
+        slide_row<decltype(slide), 0>(p, rows, from, to, end - to);
+      else
+        slide_row<decltype(slide), 1>(p, rows, from, to, end - to);
+    });
+    if (!slides) gather_pixels<Slide<0, 0>>(p, rows, from, to, end);
+  }
+}
+
+TORCHBP_INLINE bool slides(const PoolProblem& p) {
+  return with_slide(p, [](auto) {});
 }
 
 template <typename T>
 TORCHBP_INLINE bool gathers_side_by_side(const PoolProblem& p) {
-  return small_planes<T>(p, 2, 112 << 10);
+  const bool narrow = slides(p) ? 2 * p.input[2] <= p.stride[2] * kLanes<T>
+                                : smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T>;
+  return narrow && planes_fit<T>(p, 112 << 10);
 }
 
 template <typename S>
 int64_t backward_workspace(const PoolProblem& p) {
   typedef Compute<S> T;
   if (!gathers<T>(p)) return 0;
-  if (!gathers_side_by_side<T>(p)) return p.inner > 1 ? 0 : lines_workspace<T>(p);
+  if (!gathers_side_by_side<T>(p)) return p.inner > 1 || slides(p) ? 0 : lines_workspace<T>(p);
   const int64_t elements = image_size<T>(volume(p.input)) + 2 * image_size<T>(volume(p.output));
   return elements * static_cast<int64_t>(sizeof(T));
 }
@@ -815,27 +1175,14 @@ void gather_image(const PoolProblem& p, const S* gradient, const W* winner, S* g
   T* source = static_cast<T*>(workspace);
   Integer<T>* places = reinterpret_cast<Integer<T>*>(source + image_size<T>(from));
   T* target = source + 2 * image_size<T>(from);
-  const int64_t all = p.outer * from, room = smaller(p.outer, end * kLanes<T>) * to;
+  const int64_t all = p.outer * from;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, p.outer - first);
-    planes_to_image<T>(planes, from, source, [&](int64_t plane, int64_t e) {
-      return load_before<S, true>(gradient + (first + plane) * from + e, gradient + all);
-    });
-    planes_to_image<T>(planes, from, reinterpret_cast<T*>(places), [&](int64_t plane, int64_t e) {
-      const int64_t at = (first + plane) * from + e;
-      IntegerVector<T> taps = {};
-      if (at + kLanes<T> <= all)
-        taps = widen<T>(winner + at);
-      else
-        for (int64_t i = 0; i < all - at; ++i) taps[i] = static_cast<Integer<T>>(winner[at + i]);
-      return reinterpret_cast<Vector<T>>(taps);
-    });
+    planes_to_image(planes, from, gradient + first * from, gradient + all, source);
+    places_to_image<T>(planes, from, winner + first * from, winner + all, places);
     for (int64_t depth = 0; depth < p.input[0]; ++depth)
-      gather_pixels<T, Integer<T>>(image, {0, depth, 0, p.input[1]}, source, places, target, target + to * kLanes<T>);
-    image_to_planes<T>(planes, to, target, [&](int64_t plane, int64_t e, const Vector<T>& values) {
-      const int64_t at = (first + plane) * to + e;
-      store_before(grad_input + at, values, to - e, room - at);
-    });
+      gather_rows<T, Integer<T>>(image, {0, depth, 0, p.input[1]}, source, places, target, target + to * kLanes<T>);
+    image_to_planes(planes, to, target, grad_input + first * to);
   }
 }
 
@@ -846,13 +1193,12 @@ void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* g
   const Band last = band_of(p.outer, p.input, end - 1);
   const S* room = grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
   const Lines lines = lines_of<Compute<S>>(p);
-  const GatherRow<S> gather = gather_row_of<S>(p);
   for (int64_t task = begin; task < end; ++task) {
     const Band band = band_of(p.outer, p.input, task);
-    if (p.inner == 1)
-      gather_lines(p, lines, gather, band, gradient, winner, grad_input, room, workspace);
+    if (p.inner > 1 || slides(p))
+      gather_rows(p, band, gradient, winner, grad_input, room);
     else
-      gather_pixels(p, band, gradient, winner, grad_input, room);
+      gather_lines(p, lines, band, gradient, winner, grad_input, room, workspace);
   }
 }
 

@@ -74,55 +74,229 @@ void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) 
 // Small planes of a contiguous tensor leave vectors along the width half empty. As many planes as a vector has lanes
 // are turned into one image with the planes as its channels instead.
 
-// Whether planes are so small: their rows narrower than `vectors`, and a vector's lanes of them within `bytes`.
+// Whether a vector's lanes of planes fit into so many bytes.
 template <typename T, typename Problem>
-TORCHBP_INLINE bool small_planes(const Problem& p, int64_t vectors, int64_t bytes) {
+TORCHBP_INLINE bool planes_fit(const Problem& p, int64_t bytes) {
   const int64_t elements = volume(p.input) + 2 * volume(p.output);
-  return p.inner == 1 && p.outer > 1 && smaller(p.input[2], p.output[2] * 2) < vectors * kLanes<T> &&
-         elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
+  return p.inner == 1 && p.outer > 1 && elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
 }
 
+// Planes are turned in blocks: of as many elements as 16 bytes hold, and of as many planes as a vector has lanes.
 template <typename T>
-TORCHBP_INLINE void transpose(Vector<T>* rows) {
-  constexpr int64_t lanes = kLanes<T>;
-  for (int64_t half = 1; half < lanes; half *= 2) {
-    Vector<T> mixed[lanes];
-    for (int64_t i = 0; i < lanes / 2; ++i) {
-      mixed[2 * i] = first_of_pairs(rows[i], rows[i + lanes / 2]);
-      mixed[2 * i + 1] = rest_of_pairs(rows[i], rows[i + lanes / 2]);
+constexpr int64_t kPiece = 16 / static_cast<int64_t>(sizeof(T));
+
+template <typename T>
+struct PieceLanes {
+  typedef T Vector __attribute__((vector_size(16)));
+};
+template <typename T>
+using Piece = typename PieceLanes<T>::Vector;
+
+// A vector of the pieces that read(0), read(1), ... return.
+template <typename T, typename Read>
+TORCHBP_INLINE Vector<T> join(const Read& read) {
+#if defined(__AVX512F__)
+  __m512 joined = _mm512_castps128_ps512(reinterpret_cast<__m128>(read(0)));
+  joined = _mm512_insertf32x4(joined, reinterpret_cast<__m128>(read(1)), 1);
+  joined = _mm512_insertf32x4(joined, reinterpret_cast<__m128>(read(2)), 2);
+  return reinterpret_cast<Vector<T>>(_mm512_insertf32x4(joined, reinterpret_cast<__m128>(read(3)), 3));
+#elif defined(__AVX2__)
+  const __m256 first = _mm256_castps128_ps256(reinterpret_cast<__m128>(read(0)));
+  return reinterpret_cast<Vector<T>>(_mm256_insertf128_ps(first, reinterpret_cast<__m128>(read(1)), 1));
+#else
+  return reinterpret_cast<Vector<T>>(read(0));
+#endif
+}
+
+// Elements of each piece of a and b by turns: those of the first half, and those of the second.
+#define TORCHBP_SHUFFLE_PIECES(name, two, four, eight, wide, wider, widest)      \
+  template <typename V>                                                          \
+  TORCHBP_INLINE V name(const V& a, const V& b) {                                \
+    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                          \
+    if constexpr (sizeof(a[0]) == 8) {                                           \
+      if constexpr (lanes == 2) return __builtin_shufflevector two;              \
+      if constexpr (lanes == 4) return __builtin_shufflevector four;             \
+      if constexpr (lanes == 8) return __builtin_shufflevector eight;            \
+    } else {                                                                     \
+      if constexpr (lanes == 4) return __builtin_shufflevector wide;             \
+      if constexpr (lanes == 8) return __builtin_shufflevector wider;            \
+      if constexpr (lanes == 16) return __builtin_shufflevector widest;          \
+    }                                                                            \
+  }
+TORCHBP_SHUFFLE_PIECES(first_of_pieces, (a, b, 0, 2), (a, b, 0, 4, 2, 6), (a, b, 0, 8, 2, 10, 4, 12, 6, 14),
+                       (a, b, 0, 4, 1, 5), (a, b, 0, 8, 1, 9, 4, 12, 5, 13),
+                       (a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29))
+TORCHBP_SHUFFLE_PIECES(rest_of_pieces, (a, b, 1, 3), (a, b, 1, 5, 3, 7), (a, b, 1, 9, 3, 11, 5, 13, 7, 15),
+                       (a, b, 2, 6, 3, 7), (a, b, 2, 10, 3, 11, 6, 14, 7, 15),
+                       (a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31))
+#undef TORCHBP_SHUFFLE_PIECES
+
+// Transposes the square that row after row's pieces make, for each piece by itself.
+template <typename T>
+TORCHBP_INLINE void transpose_pieces(Vector<T>* rows) {
+  if constexpr (kPiece<T> == 2) {
+    const Vector<T> first = first_of_pieces(rows[0], rows[1]);
+    rows[1] = rest_of_pieces(rows[0], rows[1]);
+    rows[0] = first;
+  } else {
+    typedef Vector<double> Wide;
+    Wide mixed[4];
+    for (int64_t i = 0; i < 4; i += 2) {
+      mixed[i] = reinterpret_cast<Wide>(first_of_pieces(rows[i], rows[i + 1]));
+      mixed[i + 1] = reinterpret_cast<Wide>(rest_of_pieces(rows[i], rows[i + 1]));
     }
-    for (int64_t i = 0; i < lanes; ++i) rows[i] = mixed[i];
+    for (int64_t i = 0; i < 2; ++i) {
+      rows[2 * i] = reinterpret_cast<Vector<T>>(first_of_pieces(mixed[i], mixed[i + 2]));
+      rows[2 * i + 1] = reinterpret_cast<Vector<T>>(rest_of_pieces(mixed[i], mixed[i + 2]));
+    }
   }
 }
 
-// Elements of an image made of planes of `elements`, with room for whole vectors of them.
+// Elements of an image made of planes of `elements`, with room for whole blocks of them.
 template <typename T>
 TORCHBP_INLINE int64_t image_size(int64_t elements) {
-  return (elements + kLanes<T>)*kLanes<T>;
+  return (elements + 4) * kLanes<T>;
 }
 
-// image[e][plane] = read(plane, e), which returns a vector of consecutive elements; missing planes repeat the last.
-template <typename T, typename Read>
-TORCHBP_INLINE void planes_to_image(int64_t planes, int64_t elements, T* image, const Read& read) {
-  constexpr int64_t lanes = kLanes<T>;
-  for (int64_t e = 0; e < elements; e += lanes) {
-    Vector<T> rows[lanes];
-    for (int64_t plane = 0; plane < lanes; ++plane) rows[plane] = read(smaller(plane, planes - 1), e);
-    transpose<T>(rows);
-    for (int64_t i = 0; i < lanes; ++i) store(image + (e + i) * lanes, rows[i]);
+TORCHBP_INLINE Piece<float> load_piece(const float* from) {
+  Piece<float> piece;
+  __builtin_memcpy(&piece, from, sizeof(piece));
+  return piece;
+}
+TORCHBP_INLINE Piece<double> load_piece(const double* from) {
+  Piece<double> piece;
+  __builtin_memcpy(&piece, from, sizeof(piece));
+  return piece;
+}
+TORCHBP_INLINE Piece<float> load_piece(const BFloat16* from) {
+  return Piece<float>{value_of(from[0]), value_of(from[1]), value_of(from[2]), value_of(from[3])};
+}
+
+TORCHBP_INLINE void store_piece(float* to, const float* piece) { __builtin_memcpy(to, piece, 16); }
+TORCHBP_INLINE void store_piece(double* to, const double* piece) { __builtin_memcpy(to, piece, 16); }
+TORCHBP_INLINE void store_piece(BFloat16* to, const float* piece) {
+  for (int64_t i = 0; i < kPiece<float>; ++i) set_value(to + i, piece[i]);
+}
+
+// A piece, or what of it lies before `limit`.
+template <typename S>
+TORCHBP_INLINE Piece<Compute<S>> load_piece_before(const S* from, const S* limit) {
+  if (limit - from >= kPiece<Compute<S>>) return load_piece(from);
+  Piece<Compute<S>> piece = {};
+  for (int64_t i = 0; i < limit - from; ++i) piece[i] = value_of(from[i]);
+  return piece;
+}
+
+// Keeps the compiler from making a pointer of its own, which it has no register for, of every multiple of a pitch.
+TORCHBP_INLINE int64_t opaque(int64_t pitch) {
+  __asm__("" : "+r"(pitch));
+  return pitch;
+}
+
+// Turns planes that follow each other into an image: image[e][plane] = from[plane][e]. Missing planes repeat the last.
+template <typename S>
+TORCHBP_INLINE void planes_to_image(int64_t planes, int64_t elements, const S* from, const S* limit,
+                                    Compute<S>* image) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>, piece = kPiece<T>;
+  for (int64_t e = 0; e < elements; e += piece) {
+    Vector<T> rows[piece];
+    const int64_t pitch = opaque(elements);
+    if (planes == lanes && limit - from >= (lanes - 1) * elements + e + piece) {
+      for (int64_t row = 0; row < piece; ++row)
+        rows[row] = join<T>([&](int64_t i) { return load_piece(from + e + row * pitch + i * piece * pitch); });
+    } else {
+      for (int64_t row = 0; row < piece; ++row)
+        rows[row] = join<T>([&](int64_t i) {
+          return load_piece_before(from + smaller(i * piece + row, planes - 1) * elements + e, limit);
+        });
+    }
+    transpose_pieces<T>(rows);
+    for (int64_t i = 0; i < piece; ++i) store(image + (e + i) * lanes, rows[i]);
   }
 }
 
-// write(plane, e, vector of image[e ...][plane]), the ends of the planes first: what is written beyond one is
-// overwritten by the next.
-template <typename T, typename Write>
-TORCHBP_INLINE void image_to_planes(int64_t planes, int64_t elements, const T* image, const Write& write) {
+// Turns an image into planes that follow each other.
+template <typename S>
+TORCHBP_INLINE void image_to_planes(int64_t planes, int64_t elements, const Compute<S>* image, S* to) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>, piece = kPiece<T>;
+  for (int64_t e = 0; e < elements; e += piece) {
+    Vector<T> rows[piece];
+    for (int64_t i = 0; i < piece; ++i) rows[i] = load(image + (e + i) * lanes);
+    transpose_pieces<T>(rows);
+    const int64_t pitch = opaque(elements);
+    for (int64_t row = 0; row < piece; ++row) {
+      T values[lanes];
+      store(values, rows[row]);
+      S* at = to + e + row * pitch;
+      if (planes == lanes && e + piece <= elements)
+        for (int64_t i = 0; i < lanes; i += piece) store_piece(at + i * pitch, values + i);
+      else
+        for (int64_t i = 0; i < lanes && row + i < planes; i += piece)
+          for (int64_t k = 0; k < smaller(piece, elements - e); ++k) set_value(at + i * elements + k, values[i + k]);
+    }
+  }
+}
+
+// The same for the places of winners. As bytes, four of a plane at a time are one integer of a vector.
+constexpr int64_t kPlaces = 4;
+
+template <typename T, typename W>
+void places_to_image(int64_t planes, int64_t elements, const W* from, const W* limit, Integer<T>* image) {
   constexpr int64_t lanes = kLanes<T>;
-  for (int64_t e = (elements - 1) / lanes * lanes; e >= 0; e -= lanes) {
-    Vector<T> rows[lanes];
-    for (int64_t i = 0; i < lanes; ++i) rows[i] = load(image + (e + i) * lanes);
-    transpose<T>(rows);
-    for (int64_t plane = 0; plane < planes; ++plane) write(plane, e, rows[plane]);
+  if constexpr (sizeof(W) > 1) {
+    for (int64_t e = 0; e < elements; ++e)
+      for (int64_t plane = 0; plane < lanes; ++plane)
+        image[e * lanes + plane] = static_cast<Integer<T>>(from[smaller(plane, planes - 1) * elements + e]);
+  } else {
+    for (int64_t plane = 0; plane < lanes; ++plane) {
+      const W* at = from + smaller(plane, planes - 1) * elements;
+      for (int64_t e = 0; e < elements; e += kPlaces) {
+        uint32_t places = 0;
+        if (limit - at - e >= kPlaces)
+          __builtin_memcpy(&places, at + e, kPlaces);
+        else
+          for (int64_t i = 0; i < limit - at - e; ++i) places |= static_cast<uint32_t>(at[e + i]) << (8 * i);
+        image[e * lanes + plane] = static_cast<Integer<T>>(places);
+      }
+    }
+    for (int64_t e = 0; e < elements; e += kPlaces) {
+      IntegerVector<T> places;
+      __builtin_memcpy(&places, image + e * lanes, sizeof(places));
+      for (int64_t i = 0; i < kPlaces; ++i) {
+        const IntegerVector<T> place = (places >> static_cast<Integer<T>>(8 * i)) & 255;
+        __builtin_memcpy(image + (e + i) * lanes, &place, sizeof(place));
+      }
+    }
+  }
+}
+
+template <typename T, typename W>
+void image_to_places(int64_t planes, int64_t elements, const Integer<T>* image, W* to) {
+  constexpr int64_t lanes = kLanes<T>;
+  if constexpr (sizeof(W) > 1) {
+    for (int64_t plane = 0; plane < planes; ++plane)
+      for (int64_t e = 0; e < elements; ++e) to[plane * elements + e] = static_cast<W>(image[e * lanes + plane]);
+  } else {
+    for (int64_t e = 0; e < elements; e += kPlaces) {
+      IntegerVector<T> packed = {};
+      for (int64_t i = 0; i < kPlaces; ++i) {
+        IntegerVector<T> place;
+        __builtin_memcpy(&place, image + (e + i) * lanes, sizeof(place));
+        packed |= (place & 255) << static_cast<Integer<T>>(8 * i);
+      }
+      Integer<T> places[lanes];
+      __builtin_memcpy(places, &packed, sizeof(packed));
+      const int64_t count = smaller(kPlaces, elements - e);
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        const uint32_t bytes = static_cast<uint32_t>(places[plane]);
+        if (count == kPlaces)
+          __builtin_memcpy(to + plane * elements + e, &bytes, kPlaces);
+        else
+          for (int64_t i = 0; i < count; ++i) to[plane * elements + e + i] = static_cast<W>(bytes >> (8 * i));
+      }
+    }
   }
 }
 
