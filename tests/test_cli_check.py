@@ -38,7 +38,7 @@ def check(monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(cases, *arguments, properties=("values", "gradients", "memory")):
-        fake = SimpleNamespace(layer_cases=lambda: cases, PROPERTIES=dict.fromkeys(properties, print))
+        fake = SimpleNamespace(layer_cases=lambda: cases, PROPERTIES=dict.fromkeys(properties, print), GROUPS={})
         monkeypatch.setattr(torchbp, "testing", fake, raising=False)
         monkeypatch.setitem(sys.modules, "torchbp.testing", fake)
         code = main(["check", *arguments])
@@ -63,8 +63,8 @@ def test_everything_passes(check):
 
 def test_a_failure_is_listed_and_sets_the_exit_code(check):
     cases = [
-        FakeCase("relu", "2d", memory=("skip", "saves nothing"), gradients=("fail", "off by 0.5 [bold]")),
-        FakeCase("relu", "empty", memory=("skip", "")),
+        FakeCase("relu", "2d", memory=("not applicable", "saves nothing"), gradients=("fail", "off by 0.5 [bold]")),
+        FakeCase("relu", "empty", memory=("not applicable", "")),
     ]
     done = check(cases)
     assert done.code == 1
@@ -85,12 +85,12 @@ def test_what_cannot_be_checked_counts_as_failed(check, outcome, detail):
 
 
 def test_json(check):
-    cases = [FakeCase("relu", "2d", values=("fail", "wrong")), FakeCase("tanh", "2d", memory=("skip", "no"))]
+    cases = [FakeCase("relu", "2d", values=("fail", "wrong")), FakeCase("tanh", "2d", memory=("not applicable", "no"))]
     done = check(cases, "--json")
     assert (done.code, done.err) == (1, "")
     found = json.loads(done.out)
     assert found["passed"] is False
-    assert found["counts"] == {"pass": 4, "fail": 1, "skip": 1}
+    assert found["counts"] == {"pass": 4, "fail": 1, "not applicable": 1}
     assert found["properties"] == ["values", "gradients", "memory"]
     assert found["results"][0] == {
         "layer": "relu",
@@ -138,7 +138,7 @@ def test_many_long_properties_fit_a_hundred_columns(check):
 def test_ascii_output_tells_pass_from_failure(check, monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
-    check([FakeCase("relu", "2d", values=("fail", "wrong"), memory=("skip", ""))])
+    check([FakeCase("relu", "2d", values=("fail", "wrong"), memory=("not applicable", ""))])
     stdout.flush()
     line = next(line for line in stdout.buffer.getvalue().decode().splitlines() if "relu " in line)
     assert [cell.strip() for cell in line.strip("| ").split("|")] == ["relu", "FAIL 1/1", "ok 1", "-"]

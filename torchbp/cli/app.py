@@ -49,6 +49,15 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Dtype(str, Enum):
+    """Number formats of ``check``."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class Allocator(str, Enum):
     """Settings of the memory allocator."""
 
@@ -139,17 +148,71 @@ def train(
 
 @app.command()
 def check(
+    function: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]",
+            help="Your own function, module or autograd.Function: package.module:name or file.py:name.",
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help='Its inputs, e.g. "randn(2, 3, 8, 8)"; several at once or one by one.'),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="What computes the same, to compare with.")
+    ] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Check only this layer; may be given several times.")] = None,
     property: Annotated[
         list[str] | None, typer.Option(help="Check only this property; may be given several times.")
     ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=REASON", help="Leave a property out; may be given several times.")
+    ] = None,
+    dtype: Annotated[
+        list[Dtype] | None, typer.Option(help="Compare the value in this number format; may be given several times.")
+    ] = None,
+    batched: Annotated[
+        list[int] | None, typer.Option(min=0, help="Number of an input whose first dimension is a batch; from 0.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count no forward mode, no vmap and so on as failed.")
+    ] = False,
+    no_compile: Annotated[bool, typer.Option("--no-compile", help="Leave torch.compile out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of all that is drawn.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Prove every layer on this machine; exit code 1 if anything fails."""
+    """Prove every layer on this machine, or a function of your own; exit code 1 if anything fails."""
     from torchbp.cli import check as command
 
-    code = command.run(layer or [], property or [], as_json=json)
-    raise typer.Exit(code)
+    if function is None:
+        own = {
+            "--inputs": inputs,
+            "--reference": reference,
+            "--skip": skip,
+            "--dtype": dtype,
+            "--batched": batched,
+            "--strict": strict,
+            "--no-compile": no_compile,
+        }
+        for option, value in own.items():
+            if value:
+                raise typer.BadParameter(f"{option} goes with a function of yours, MODULE:FUNCTION.")
+        raise typer.Exit(command.run(layer or [], property or [], as_json=json))
+    if layer:
+        raise typer.BadParameter("--layer goes without a function of yours.")
+    target = command.Target(
+        where=function,
+        inputs=inputs or [],
+        reference=reference,
+        skip=skip or [],
+        dtypes=[one.value for one in dtype or []],
+        batched=batched or [],
+        strict=strict,
+        compile=not no_compile,
+        seed=seed,
+    )
+    raise typer.Exit(command.run_target(target, property or [], as_json=json))
 
 
 @app.command()

@@ -1,15 +1,20 @@
-"""``torchbp check``: every layer against every property, on this machine."""
+"""``torchbp check``: every layer, or a function of the user's, against every property, on this machine."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from torchbp.cli.errors import require_known
+from torchbp.cli.errors import InputError, require_known
 from torchbp.cli.output import console, progress, table, write_json
 
 if TYPE_CHECKING:
@@ -21,13 +26,128 @@ _COLUMN_MARGIN = 2  # a space and the divider
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one case of a layer showed for one property: ``pass``, ``fail`` or ``skip``."""
+    """What one case of a layer showed for one property: ``pass``, ``fail`` or ``not applicable``."""
 
     layer: str
     case: str
     property: str
     status: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function of the user's to check.
+
+    Attributes:
+        where: ``module:expression`` or ``file.py:expression``.
+        inputs: texts of the inputs.
+        reference: as ``where``, or None.
+        skip: texts ``name=reason``.
+        dtypes: names of dtypes to compare the value in.
+        batched: places of the inputs with a batch as their first dimension.
+        strict: whether a refusal is a failure.
+        compile: whether to run the properties of torch.compile.
+        seed: of all draws.
+    """
+
+    where: str
+    inputs: Sequence[str]
+    reference: str | None = None
+    skip: Sequence[str] = ()
+    dtypes: Sequence[str] = ()
+    batched: Sequence[int] = ()
+    strict: bool = False
+    compile: bool = True
+    seed: int = 0
+
+
+def run_target(target: Target, properties: Sequence[str], *, as_json: bool) -> int:
+    """Check a function of the user's, print the report, return the exit code.
+
+    Raises:
+        InputError: the function, an input or a property cannot be had.
+    """
+    import torch
+
+    from torchbp import testing
+
+    require_known("property", properties, [*testing.PROPERTIES, *testing.GROUPS])
+    skip = dict(_named_reason(text) for text in target.skip)
+    require_known("skip", list(skip), [*testing.PROPERTIES, *testing.GROUPS])
+    if not target.inputs:
+        raise InputError('--inputs: none given; try --inputs "randn(2, 3)"')
+    function = _load("the function", target.where)
+    reference = None if target.reference is None else _load("--reference", target.reference)
+    with progress() as bar:
+        bar.add_task(f"checking {target.where}", total=None)
+        try:
+            report = testing.check(
+                function,
+                ", ".join(target.inputs),
+                reference=reference,
+                properties=list(properties) or None,
+                skip=skip,
+                dtypes=[getattr(torch, name) for name in target.dtypes] or (torch.float64, torch.float32),
+                batched=tuple(target.batched),
+                strict=target.strict,
+                compile=target.compile,
+                seed=target.seed,
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{target.where}: {error}") from error
+    if as_json:
+        write_json(report.as_dict(), None)
+    else:
+        out = console()
+        out.print(report)
+        for result in report.failures[:1]:
+            out.print(f"{result.property} again:\n\n{result.snippet}", markup=False, soft_wrap=True)
+    return 0 if report.passed else 1
+
+
+def _named_reason(text: str) -> tuple[str, str]:
+    name, equals, reason = text.partition("=")
+    if not (equals and reason.strip()):
+        raise InputError(f'--skip {text}: must be a property and a reason, e.g. --skip "vmap=not needed"')
+    return name.strip(), reason.strip()
+
+
+def _load(what: str, where: str) -> Any:
+    """Return what an expression means in a module: ``package.module:name``, ``file.py:Layer(3, 4)``."""
+    place, colon, expression = where.partition(":")
+    if not (place and colon and expression):
+        raise InputError(f"{what} {where}: must be module:name or file.py:name")
+    module = _module(what, place)
+    try:
+        found = eval(expression, dict(vars(module)))
+    except Exception as error:
+        raise InputError(f"{what} {where}: {type(error).__name__}: {error}") from error
+    from torch.nn import Module
+
+    if inspect.isclass(found) and issubclass(found, Module):
+        raise InputError(f"{what} {where}: is a class; construct it, e.g. {place}:{expression}(...)")
+    if not callable(found):
+        raise InputError(f"{what} {where}: is no function but {type(found).__name__}")
+    return found
+
+
+def _module(what: str, place: str) -> Any:
+    path = Path(place)
+    try:
+        if path.suffix == ".py":
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            sys.path.insert(0, str(path.resolve().parent))
+            spec.loader.exec_module(module)
+            return module
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(place)
+    except Exception as error:
+        raise InputError(f"{what} {place}: cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def run(layers: Sequence[str], properties: Sequence[str], *, as_json: bool) -> int:
@@ -81,16 +201,16 @@ def _as_dict(outcomes: Sequence[Outcome], properties: Sequence[str]) -> dict[str
     counts = Counter(outcome.status for outcome in outcomes)
     return {
         "passed": counts["fail"] == 0,
-        "counts": {status: counts[status] for status in ("pass", "fail", "skip")},
+        "counts": {status: counts[status] for status in ("pass", "fail", "not applicable")},
         "properties": list(properties),
         "results": [asdict(outcome) for outcome in outcomes],
     }
 
 
 def _print(target: Console, outcomes: Sequence[Outcome], properties: Sequence[str]) -> None:
-    marks = {"pass": "✓", "fail": "✗", "skip": "–"}
+    marks = {"pass": "✓", "fail": "✗", "not applicable": "–"}
     if target.options.ascii_only:
-        marks = {"pass": "ok", "fail": "FAIL", "skip": "-"}
+        marks = {"pass": "ok", "fail": "FAIL", "not applicable": "-"}
     layers = list(dict.fromkeys(outcome.layer for outcome in outcomes))
     counted: dict[tuple[str, str], Counter[str]] = {}
     for outcome in outcomes:
@@ -108,14 +228,14 @@ def _print(target: Console, outcomes: Sequence[Outcome], properties: Sequence[st
             target.print(text, markup=False, soft_wrap=True)
     counts = Counter(outcome.status for outcome in outcomes)
     cases = len({outcome.case for outcome in outcomes})
-    summary = f"passed: {counts['pass']}, failed: {counts['fail']}, do not apply: {counts['skip']}"
+    summary = f"passed: {counts['pass']}, failed: {counts['fail']}, do not apply: {counts['not applicable']}"
     target.print(f"layers: {len(layers)}, cases: {cases}, {summary}")
 
 
 def _cell(counts: Counter[str], marks: dict[str, str]) -> str:
     if counts["fail"]:
         return f"{marks['fail']} {counts['fail']}/{counts['fail'] + counts['pass']}"
-    return f"{marks['pass']} {counts['pass']}" if counts["pass"] else marks["skip"]
+    return f"{marks['pass']} {counts['pass']}" if counts["pass"] else marks["not applicable"]
 
 
 def _groups(columns: Mapping[str, Sequence[str]], first: int) -> Iterable[list[str]]:

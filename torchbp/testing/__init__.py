@@ -1,13 +1,30 @@
 """The gradient proof: run on a function of yours what torchbp runs on its own layers.
 
 ``check(function, inputs, reference=...)`` returns a :class:`Report` with one result per property of
-``PROPERTIES``; ``layer_cases()`` lists torchbp's own layers; ``saved_bytes`` counts what a graph keeps.
+``PROPERTIES``; ``mutants`` makes wrong versions of a Function, to prove that a check can fail;
+``layer_cases()`` lists torchbp's own layers; ``saved_bytes`` counts what a graph keeps. With pytest there is the
+fixture ``gradient_check``, and ``each_property`` makes one test per property.
 """
 
 from torchbp.testing.cases import LayerCase, layer_cases
 from torchbp.testing.check import check
+from torchbp.testing.compare import Worst
+from torchbp.testing.drawing import draw_inputs
 from torchbp.testing.measure import saved_bytes
-from torchbp.testing.properties import PROPERTIES, Subject
+from torchbp.testing.properties import GROUPS, PROPERTIES
 from torchbp.testing.report import Report, Result
+from torchbp.testing.subject import Subject
 
-__all__ = ["PROPERTIES", "LayerCase", "Report", "Result", "Subject", "check", "layer_cases", "saved_bytes"]
+__all__ = [
+    "GROUPS",
+    "PROPERTIES",
+    "LayerCase",
+    "Report",
+    "Result",
+    "Subject",
+    "Worst",
+    "check",
+    "draw_inputs",
+    "layer_cases",
+    "saved_bytes",
+]

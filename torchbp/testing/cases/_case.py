@@ -40,7 +40,7 @@ class LayerCase:
 COMPOSITE_BITS = (
     {}
     if kernels_loaded()
-    else {"pure": "without the kernels, the bits of sums are the built-in's and depend on threads"}
+    else {"deterministic": "without the kernels, the bits of sums are the built-in's and depend on threads"}
 )
 
 

@@ -98,7 +98,8 @@ def _power_pools() -> list[LayerCase]:
             saved=lambda x, mine=mine, given=given: bytes_of(x, mine(x.detach(), *given)),
             batched=(0,) if name != "unbatched, 1-norm" else (),
         )
-        found.append(LayerCase(layer, f"{layer}[{name}]", subject))
+        linear = {"saved_in_vain": "p = 1 is linear, its input kept as for every p"} if given[0] == 1 else {}
+        found.append(LayerCase(layer, f"{layer}[{name}]", subject, linear))
     return found
 
 
@@ -168,6 +169,9 @@ def _unpools() -> list[LayerCase]:
             batched=(0, 1) if len(shape) == dimensions + 2 else (),
             layout=not several,
         )
-        skip = {"autocast": "the reference is a formula of ours, which autocast does not know"} if several else {}
-        found.append(LayerCase(layer, f"{layer}[{name}]", subject, skip))
+        skip = {
+            "autocast": "the reference is a formula of ours, which autocast does not know",
+            "size_one": "and takes sizes that the layer refuses",
+        }
+        found.append(LayerCase(layer, f"{layer}[{name}]", subject, skip if several else {}))
     return found
