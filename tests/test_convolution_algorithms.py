@@ -25,58 +25,91 @@ class Case(NamedTuple):
     w: Tensor
     b: Tensor | None
     g: Tensor
+    stride: list[int]
     padding: list[int]
+    dilation: list[int]
     groups: int
+
+
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def laid_out(draw: random.Random, x: Tensor) -> Tensor:
     """Return the same values in another layout."""
     kind = draw.choice(("contiguous", "channels last", "permuted", "part", "part of channels last"))
+    last = LAST.get(x.dim(), torch.contiguous_format)
     if kind == "channels last":
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=last)
     if kind == "permuted":
-        return x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+        order = draw.sample(range(x.dim()), x.dim())
+        return x.permute(order).contiguous().permute(sorted(range(x.dim()), key=order.__getitem__))
     if kind.startswith("part"):
-        n, c, h, w = x.shape
-        whole = x.new_full((n, c + 2, h + 1, w + 3), torch.nan)
+        whole = x.new_full((x.shape[0], x.shape[1] + 2, *(size + 3 for size in x.shape[2:])), torch.nan)
         if kind != "part":
-            whole = whole.contiguous(memory_format=torch.channels_last)
-        part = whole[:, 1:-1, :-1, 2:-1]
+            whole = whole.contiguous(memory_format=last)
+        part = whole[(slice(None), slice(1, -1), *(slice(2, -1) for _ in x.shape[2:]))]
         part.copy_(x)
         return part
     return x
 
 
-def three_taps(draw: random.Random, taps_height: int, dtype: torch.dtype) -> Case:
-    """Return a convolution of stride 1 with three taps along the width, of a size that fits no tile."""
+CHANNELS = (1, 2, 7, 8, 15, 16, 17, 33, 49, 70)
+
+
+def case_of(
+    draw: random.Random,
+    dtype: torch.dtype,
+    size: list[int],
+    kernel: list[int],
+    geometry: tuple[list[int], list[int], list[int]],
+) -> Case:
+    """Return a convolution of random batch, channels, groups, layouts and values."""
     n, groups = draw.choice((1, 2, 3)), draw.choice((1, 1, 2, 3))
-    c, o = (draw.choice((1, 2, 7, 8, 15, 16, 17, 33, 49, 70)) for _ in range(2))
-    if taps_height == 1:
-        h, w, padding = draw.choice((1, 1, 5)), draw.choice((1, 3, 17, 40, 101)), [0, draw.choice((0, 1, 2, 4))]
-    else:
-        h, w = draw.choice((1, 2, 3, 5, 8, 14, 19)), draw.choice((1, 2, 4, 7, 9, 16, 21, 50))
-        padding = [draw.choice((0, 1, 2, 4)) for _ in range(2)]
-        padding[0] = max(padding[0], (4 - h) // 2)
-    padding[1] = max(padding[1], (4 - w) // 2)
+    c, o = draw.choice(CHANNELS), draw.choice(CHANNELS)
     generator = torch.Generator().manual_seed(draw.randrange(1 << 30))
 
     def values(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    output = (h + 2 * padding[0] - taps_height + 1, w + 2 * padding[1] - 2)
     return Case(
-        laid_out(draw, values(n, c * groups, h, w)),
-        laid_out(draw, values(o * groups, c, taps_height, 3)),
+        laid_out(draw, values(n, c * groups, *size)),
+        laid_out(draw, values(o * groups, c, *kernel)),
         values(o * groups) if draw.random() < 0.5 else None,
-        laid_out(draw, values(n, o * groups, *output)),
-        padding,
+        laid_out(draw, values(n, o * groups, *ops.convolution.output_size(size, kernel, *geometry))),
+        *geometry,
         groups,
     )
 
 
+def three_taps(draw: random.Random, taps_height: int, dtype: torch.dtype) -> Case:
+    """Return a convolution of stride 1 with three taps along the width, of a size that fits no tile."""
+    if taps_height == 1:
+        size, padding = [draw.choice((1, 1, 5)), draw.choice((1, 3, 17, 40, 101))], [0, draw.choice((0, 1, 2, 4))]
+    else:
+        size = [draw.choice((1, 2, 3, 5, 8, 14, 19)), draw.choice((1, 2, 4, 7, 9, 16, 21, 50))]
+        padding = [draw.choice((0, 1, 2, 4)) for _ in range(2)]
+        padding[0] = max(padding[0], (4 - size[0]) // 2)
+    padding[1] = max(padding[1], (4 - size[1]) // 2)
+    return case_of(draw, dtype, size, [taps_height, 3], ([1, 1], padding, [1, 1]))
+
+
+def any_geometry(draw: random.Random, dtype: torch.dtype) -> Case:
+    """Return a convolution with one to three spatial dimensions of any stride, padding and dilation."""
+    while True:
+        n = draw.choice((1, 2, 2, 2, 3))
+        sizes = (1, 5, 17, 40, 300) if n == 1 else (1, 2, 3, 5, 7, 8, 14, 19)
+        size = [draw.choice(sizes) for _ in range(n)]
+        pointwise = draw.random() < 0.3
+        kernel = [1 if pointwise else draw.choice((1, 2, 3, 3, 5, 7) if n < 3 else (1, 2, 3)) for _ in range(n)]
+        stride, padding, dilation = (
+            [draw.choice(some) for _ in range(n)] for some in ((1, 1, 2, 2, 3, 4), (0, 0, 1, 2, 3), (1, 1, 1, 2, 3))
+        )
+        if min(ops.convolution.output_size(size, kernel, stride, padding, dilation)) > 0:
+            return case_of(draw, dtype, size, kernel, (stride, padding, dilation))
+
+
 def products(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    x, w, b, g, padding, groups = case
-    rest = ([1, 1], padding, [1, 1], groups)
+    x, w, b, g, *rest = case
     return (
         convolution(x, w, b, *rest),
         convolution_input(g, w, None, x.shape[2:], *rest),
@@ -88,10 +121,9 @@ def truth(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     """Return the three products in float64 by the built-in."""
     x, w, g = (t.double().contiguous() for t in (case.x, case.w, case.g))
     b = None if case.b is None else case.b.double()
-    y = torch.nn.functional.conv2d(x, w, b, 1, case.padding, 1, case.groups)
-    backward = torch.ops.aten.convolution_backward
-    geometry = ([1, 1], case.padding, [1, 1], False, [0, 0], case.groups)
-    gx, gw, _ = backward(g, x, w, None, *geometry, [True, True, False])
+    geometry = (case.stride, case.padding, case.dilation, False, [0] * len(case.stride), case.groups)
+    y = torch.ops.aten.convolution(x, w, b, *geometry)
+    gx, gw, _ = torch.ops.aten.convolution_backward(g, x, w, None, *geometry, [True, True, False])
     return y, gx, gw
 
 
@@ -111,7 +143,7 @@ def uninitialised_is_nan() -> Iterator[None]:
 
 
 # The transforms are a few sums of terms up to eight times the result; the products add C rounded terms.
-UNITS = {"winograd_4": 16, "winograd_2x4": 16, "winograd_4x4": 64, "panels": 16}
+UNITS = {"winograd_4": 16, "winograd_2x4": 16, "winograd_4x4": 64, "panels": 16, "direct": 16}
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
@@ -126,19 +158,35 @@ def test_every_geometry_of_three_taps(name: str, dtype: torch.dtype) -> None:
             assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, (case.x.shape, case.w.shape)
 
 
-@pytest.mark.parametrize("name", WINOGRAD)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("name", ("direct", "panels"))
+def test_every_geometry(name: str, dtype: torch.dtype) -> None:
+    draw = random.Random(f"any {name} {dtype}")
+    for _ in range(60):
+        case = any_geometry(draw, dtype)
+        with ops.force_convolution_algorithm(name), uninitialised_is_nan():
+            results = products(case)
+        for result, expected in zip(results, truth(case), strict=True):
+            assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, case[4:]
+
+
+@pytest.mark.parametrize("name", (*WINOGRAD, "direct"))
 def test_the_three_products_are_one_form(name: str) -> None:
     draw = random.Random(name)
     for _ in range(5):
-        case = three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)._replace(b=None)
+        case = (
+            any_geometry(draw, torch.float64)
+            if name == "direct"
+            else three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)
+        )._replace(b=None)
         with ops.force_convolution_algorithm(name):
             y, gx, gw = products(case)
         values = torch.stack([(y * case.g).sum(), (gx * case.x).sum(), (gw * case.w).sum()])
-        scale = float(y.norm() * case.g.norm())
+        scale = float(y.norm() * case.g.norm()) + 1e-300
         assert float(values.max() - values.min()) < 1e-13 * scale
 
 
-@pytest.mark.parametrize("name", WINOGRAD)
+@pytest.mark.parametrize("name", (*WINOGRAD, "direct"))
 @pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last), ids=str)
 def test_bits_do_not_depend_on_the_threads(name: str, format: torch.memory_format) -> None:
     height = 1 if name == "winograd_4" else 3
@@ -146,7 +194,7 @@ def test_bits_do_not_depend_on_the_threads(name: str, format: torch.memory_forma
     for n, c, o, size in ((1, 40, 33, 30), (5, 20, 70, 13), (2, 150, 130, 6)):
         x = torch.randn(n, c, size, size).contiguous(memory_format=format)
         w, g = torch.randn(o, c, height, 3), torch.randn(n, o, size, size).contiguous(memory_format=format)
-        case = Case(x, w, torch.randn(o), g, [height // 2, 1], 1)
+        case = Case(x, w, torch.randn(o), g, [1, 1], [height // 2, 1], [1, 1], 1)
         found = []
         try:
             for many in (1, 3):
@@ -169,7 +217,7 @@ def test_highest_precision_has_at_most_twice_the_error_of_the_built_in(
         torch.randn(shape, generator=generator) for shape in ((n, c, size, size), (o, c, 3, 3), (n, o, size, size))
     )
     x = x.relu() if values == "positive" else x
-    case = Case(x, w / (9 * c) ** 0.5, None, g, [1, 1], 1)
+    case = Case(x, w / (9 * c) ** 0.5, None, g, [1, 1], [1, 1], [1, 1], 1)
     assert ops.convolution_algorithm("output", x.shape, w.shape, [1, 1], [1, 1], [1, 1]) == "winograd_2x4"
     y = torch.nn.functional.conv2d(x, case.w, padding=1)
     backward = torch.ops.aten.convolution_backward
@@ -198,16 +246,16 @@ def test_precision_chooses_the_tile() -> None:
 @pytest.mark.parametrize(
     ("input_shape", "weight_shape", "stride", "padding", "dilation", "groups", "expected"),
     (
-        ((1, 32, 9, 9), (32, 32, 3, 3), [2, 1], [1, 1], [1, 1], 1, "panels"),
-        ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, "panels"),
-        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, "panels"),
-        ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, "panels"),
+        ((1, 32, 9, 9), (32, 32, 3, 3), [2, 1], [1, 1], [1, 1], 1, "direct"),
+        ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, "direct"),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, "direct"),
+        ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, "direct"),
         ((1, 3, 9, 9), (32, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, "panels"),
         ((1, 32, 9, 9), (32, 32, 1, 3), [1, 1], [0, 1], [3, 1], 1, "winograd_4"),
         ((1, 32, 9), (32, 32, 3), [1], [1], [1], 1, "winograd_4"),
         ((1, 64, 9, 9), (64, 32, 3, 3), [1, 1], [0, 0, 1, 2], [1, 1], 2, "winograd_2x4"),
         ((1, 32, 9, 9), (32, 1, 3, 3), [1, 1], [1, 1], [1, 1], 32, "depthwise"),
-        ((1, 32, 9, 9, 9), (32, 32, 3, 3, 3), [1, 1, 1], [1, 1, 1], [1, 1, 1], 1, "panels"),
+        ((1, 32, 9, 9, 9), (32, 32, 3, 3, 3), [1, 1, 1], [1, 1, 1], [1, 1, 1], 1, "direct"),
     ),
 )
 def test_the_table(input_shape, weight_shape, stride, padding, dilation, groups, expected) -> None:

@@ -136,6 +136,26 @@ void run_gather(const GatherProblem& problem, const Tensor& source, const Tensor
   });
 }
 
+// The same with channels as vectors.
+template <typename T>
+void run_direct(const GatherProblem& problem, const Tensor& source, const Tensor& weight, const T* bias, T* target) {
+  const DirectKernels<T>& kernel = direct_kernels<T>();
+  if (!kernel.fits(problem)) return run_gather(problem, source, weight, bias, target);
+  const T* from = source.const_data_ptr<T>();
+  const T* weights = weight.const_data_ptr<T>();
+  const int64_t panels = kernel.packed_panels(problem), threads = at::get_num_threads();
+  const Tensor packed =
+      at::empty({panels * kernel.packed_panel_size(problem)}, source.options().memory_format(std::nullopt));
+  T* matrices = packed.data_ptr<T>();
+  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) kernel.pack_weight(problem, weights, matrices, panel);
+  });
+  run_tasks<T>(kernel.gather_tasks(problem, threads), kernel.gather_workspace(problem),
+               [&](int64_t task, T* workspace) {
+                 kernel.gather(problem, threads, from, matrices, bias, target, workspace, task);
+               });
+}
+
 DepthwiseProblem one_phase(const GatherProblem& problem, const int64_t* residue) {
   DepthwiseProblem depthwise{};
   depthwise.phases = 1;
@@ -335,6 +355,7 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
   problem.weight_source_stride = weight.stride(1);
   problem.weight_target_stride = weight.stride(0);
   const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  if (algorithm == Algorithm::direct) return run_direct<T>(problem, input, weight, biases, output.data_ptr<T>());
   if (algorithm != Algorithm::depthwise) return run_gather<T>(problem, input, weight, biases, output.data_ptr<T>());
   const int64_t residue[kSpatial] = {0, 0, 0};
   run_depthwise<T>(one_phase(problem, residue), input, weight, biases, output.data_ptr<T>());
@@ -404,6 +425,8 @@ void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& 
       residues.insert(residues.end(), residue.begin(), residue.end());
     } else if (depthwise) {
       run_depthwise<T>(one_phase(problem, origin), grad_output, weight, biases, to + dot(residue, target));
+    } else if (algorithm == Algorithm::direct) {
+      run_direct<T>(problem, grad_output, weight, biases, to + dot(residue, target));
     } else {
       run_gather<T>(problem, grad_output, weight, biases, to + dot(residue, target));
     }
@@ -473,6 +496,15 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
     });
     if (!dense) grad_weight.copy_(flat);
     return;
+  }
+  const DirectKernels<T>& direct = direct_kernels<T>();
+  if (algorithm == Algorithm::direct && direct.correlation_fits(problem)) {
+    const int64_t slices = direct.correlation_slices(problem);
+    const Tensor partial = at::empty({slices, grad_weight.numel()}, options);
+    T* sums = partial.data_ptr<T>();
+    run_tasks<T>(direct.correlation_tasks(problem), direct.correlation_workspace(problem),
+                 [&](int64_t task, T* workspace) { direct.correlate(problem, from, grads, sums, workspace, task); });
+    return sum_slices(g, sums, slices, channels, grad_weight);
   }
   const int64_t slices = kernel.correlation_slices(problem);
   const int64_t elements = rows * problem.taps * channels;

@@ -16,6 +16,7 @@ struct Named {
 
 constexpr Named kAlgorithms[] = {
     {Algorithm::panels, "panels", {0, 0}},
+    {Algorithm::direct, "direct", {0, 0}},
     {Algorithm::depthwise, "depthwise", {0, 0}},
     {Algorithm::winograd_4, "winograd_4", {1, 4}},
     {Algorithm::winograd_2x4, "winograd_2x4", {2, 4}},
@@ -41,6 +42,7 @@ bool takes_winograd(const Geometry& g, int64_t taps_height) {
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
   switch (algorithm) {
     case Algorithm::panels:
+    case Algorithm::direct:
       return true;
     case Algorithm::depthwise:
       return is_depthwise(g, input_channels, output_channels);
@@ -61,7 +63,7 @@ Algorithm table(const Geometry& g, int64_t input_channels, int64_t output_channe
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
   if (!few && takes_winograd(g, 3)) return exact ? Algorithm::winograd_2x4 : Algorithm::winograd_4x4;
   if (!few && takes_winograd(g, 1)) return Algorithm::winograd_4;
-  return Algorithm::panels;
+  return few ? Algorithm::panels : Algorithm::direct;
 }
 
 const Named& named(Algorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)]; }

@@ -40,6 +40,10 @@ const DepthwiseKernels<T>& depthwise_kernels() {
   return kernels_of_type<DepthwiseKernels<T>>();
 }
 template <typename T>
+const DirectKernels<T>& direct_kernels() {
+  return kernels_of_type<DirectKernels<T>>();
+}
+template <typename T>
 const DropoutKernels<T>& dropout_kernels() {
   return kernels_of_type<DropoutKernels<T>>();
 }

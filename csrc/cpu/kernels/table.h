@@ -4,6 +4,7 @@
 #include "activation.h"
 #include "convolution.h"
 #include "depthwise.h"
+#include "direct.h"
 #include "dropout.h"
 #include "loss.h"
 #include "normalization.h"
@@ -28,6 +29,8 @@ namespace torchbp {
   ENTRY(cross_entropy_double, CrossEntropyKernels<double>)      \
   ENTRY(depthwise_float, DepthwiseKernels<float>)               \
   ENTRY(depthwise_double, DepthwiseKernels<double>)             \
+  ENTRY(direct_float, DirectKernels<float>)                     \
+  ENTRY(direct_double, DirectKernels<double>)                   \
   ENTRY(dropout_float, DropoutKernels<float>)                   \
   ENTRY(dropout_double, DropoutKernels<double>)                 \
   ENTRY(irregular_pool_float, IrregularPoolKernels<float>)      \

@@ -11,15 +11,12 @@
 // and transformed back, while it stays in the second-level cache.
 #include "winograd.h"
 
-#include "planes.h"
+#include "lanes.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
 namespace {
 
-constexpr int64_t kRows = TORCHBP_TILE_ROWS;  // tiles of a register tile
-constexpr int kVectors = 2;                   // vectors of target channels of a register tile
-constexpr int64_t kCacheLine = 64;
 constexpr int64_t kBlockBytes = 640 << 10;  // of a block of transformed tiles
 constexpr int64_t kLeastTiles = 6 * kRows;  // of a block, to pay for reading the weight
 constexpr int64_t kMostBytes = 8 << 20;     // of a block of more
@@ -148,8 +145,6 @@ struct Tiling {
   int64_t blocks;
 };
 
-int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 Tiling tiling_of(const WinogradProblem& problem) {
   Tiling tiling = {};
   tiling.height = up(problem.target_size[0], problem.tile[0]);
@@ -243,47 +238,6 @@ struct Pixels {
   int64_t row;
   int64_t column;
 };
-
-// to[pixel][lane] of `count` consecutive pixels; lanes without a channel are zero.
-template <typename T>
-void to_lanes(const T* from, int64_t channel_stride, int64_t channels, int64_t count, T* __restrict__ to) {
-  constexpr int64_t lanes = kLanes<T>;
-  if (count < lanes) {
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t c = 0; c < lanes; ++c) to[i * lanes + c] = c < channels ? from[c * channel_stride + i] : T(0);
-    return;
-  }
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t at = smaller(i, count - lanes);
-    Vector<T> rows[lanes];
-    if (channels == lanes)
-      for (int64_t c = 0; c < lanes; ++c) rows[c] = load(from + c * channel_stride + at);
-    else
-      for (int64_t c = 0; c < lanes; ++c) rows[c] = c < channels ? load(from + c * channel_stride + at) : Vector<T>{};
-    transpose<T>(rows);
-    for (int64_t c = 0; c < lanes; ++c) store(to + (at + c) * lanes, rows[c]);
-  }
-}
-
-template <typename T>
-void from_lanes(const T* __restrict__ from, int64_t count, T* to, int64_t channel_stride, int64_t channels) {
-  constexpr int64_t lanes = kLanes<T>;
-  if (count < lanes) {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t i = 0; i < count; ++i) to[c * channel_stride + i] = from[i * lanes + c];
-    return;
-  }
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t at = smaller(i, count - lanes);
-    Vector<T> rows[lanes];
-    for (int64_t c = 0; c < lanes; ++c) rows[c] = load(from + (at + c) * lanes);
-    transpose<T>(rows);
-    if (channels == lanes)
-      for (int64_t c = 0; c < lanes; ++c) store(to + c * channel_stride + at, rows[c]);
-    else
-      for (int64_t c = 0; c < channels; ++c) store(to + c * channel_stride + at, rows[c]);
-  }
-}
 
 // The pixels of a box of the image, read in place where they are vectors already, else copied to `scratch`.
 template <typename T>
@@ -396,9 +350,6 @@ void transform_tiles(const Tiling& tiling, const Image<const T>& image, int64_t 
 
 // ---------------------------------------------------------------------------------------------
 // The first product
-
-template <typename T>
-constexpr int64_t kPanel = kVectors * kLanes<T>;  // target channels of a panel
 
 struct Plan : Tiling {
   int64_t panels;    // of target channels, per group
@@ -657,12 +608,12 @@ void restore_tiles(const WinogradProblem& problem, const Plan& plan, int64_t fir
       const T* from = scratch + ((y - box.begin[0]) * columns + x - box.begin[1]) * lanes;
       T* to = data + y * image.row + x * image.column;
       if (image.column == 1 && (rows == 1 || (width == columns && image.row == width))) {
-        from_lanes(from, rows * width, to, image.channel, image.channels);
+        from_lanes(from, lanes, rows * width, to, image.channel, image.channels);
         return;
       }
       for (int64_t r = 0; r < rows; ++r, from += columns * lanes, to += image.row) {
         if (image.column == 1) {
-          from_lanes(from, width, to, image.channel, image.channels);
+          from_lanes(from, lanes, width, to, image.channel, image.channels);
         } else {
           for (int64_t i = 0; i < width; ++i)
             for (int64_t k = 0; k < image.channels; ++k) to[i * image.column + k * image.channel] = from[i * lanes + k];
@@ -757,13 +708,6 @@ constexpr int64_t kBlockChannels = 64;
 constexpr int64_t kDeepTiles = 32;    // tiles of a block
 constexpr int64_t kEnoughTasks = 16;  // fewer are also split over slices of the tiles, as the shape says
 constexpr int64_t kSliceBlocks = 4;   // blocks of tiles of a slice that pay for transforming its sums
-constexpr int kSumVectors = 3;        // vectors of source channels of a register tile
-
-// Gradient channels of a register tile, a divisor of the lanes.
-template <typename T>
-constexpr int64_t kSumRows = kLanes<T> < 8                ? kLanes<T>
-                             : TORCHBP_VECTOR_BYTES == 64 ? 8
-                                                          : 4;
 
 struct SumPlan : Tiling {
   int64_t places;
@@ -823,41 +767,10 @@ int64_t correlation_workspace(const WinogradProblem& problem) {
          plan.scratch_elements;
 }
 
-// sum[row][v] (+)= sum over tiles of gradient[tile][row] * source[v][tile], `pitch` between rows of the sum.
-template <typename T, int kTileRows, int kWide>
-void accumulate(const T* __restrict__ gradient, const T* __restrict__ source, int64_t vector_stride, int64_t tiles,
-                bool add, T* __restrict__ sum, int64_t pitch) {
-  constexpr int64_t lanes = kLanes<T>;
-  Vector<T> total[kTileRows][kWide];
-#pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
-    for (int v = 0; v < kWide; ++v) total[r][v] = Vector<T>{};
-  for (int64_t tile = 0; tile < tiles; ++tile, gradient += lanes, source += lanes) {
-    Vector<T> column[kWide];
-#pragma GCC unroll 3
-    for (int v = 0; v < kWide; ++v) column[v] = load(source + v * vector_stride);
-#pragma GCC unroll 8
-    for (int r = 0; r < kTileRows; ++r) {
-      const T scalar = gradient[r];
-#pragma GCC unroll 3
-      for (int v = 0; v < kWide; ++v) total[r][v] += column[v] * scalar;
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kTileRows; ++r)
-#pragma GCC unroll 3
-    for (int v = 0; v < kWide; ++v) {
-      T* to = sum + r * pitch + v * lanes;
-      store<T>(to, add ? load(to) + total[r][v] : total[r][v]);
-    }
-}
-
 template <typename T, typename H, typename W>
 void correlate_as(const WinogradProblem& problem, const T* source, const T* gradient, T* partial, T* workspace,
                   int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
-  constexpr int kTileRows = static_cast<int>(kSumRows<T>);
   const SumPlan plan = sum_plan<T>(problem);
   const int64_t c0 = task % plan.column_blocks * plan.columns;
   task /= plan.column_blocks;
@@ -889,22 +802,9 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
                                    scratch, run, left, plan.block, plan.gradient_stride);
     const int64_t vector_stride = plan.block * lanes;
     for (int64_t place = 0; place < plan.places; ++place)
-      for (int64_t c = 0; c < columns;) {
-        const int64_t vectors = (columns - c) / lanes;
-        const int64_t wide = vectors == 4 ? 2 : smaller(kSumVectors, vectors);
-        const T* b = right + place * plan.source_stride + c * plan.block;
-        for (int64_t m = 0; m < rows; m += kTileRows) {
-          const T* a = left + place * plan.gradient_stride + m / lanes * vector_stride + m % lanes;
-          T* to = sum + (place * plan.rows + m) * plan.columns + c;
-          if (wide == 3)
-            accumulate<T, kTileRows, 3>(a, b, vector_stride, count, block > begin, to, plan.columns);
-          else if (wide == 2)
-            accumulate<T, kTileRows, 2>(a, b, vector_stride, count, block > begin, to, plan.columns);
-          else
-            accumulate<T, kTileRows, 1>(a, b, vector_stride, count, block > begin, to, plan.columns);
-        }
-        c += wide * lanes;
-      }
+      accumulate_block(left + place * plan.gradient_stride, right + place * plan.source_stride, 0, 0, vector_stride,
+                       vector_stride, 1, count, rows, columns, block > begin, sum + place * plan.rows * plan.columns,
+                       plan.columns);
   }
   const int64_t taps = H::kTaps * W::kTaps, stride = plan.rows * plan.columns;
   partial += (slice * problem.groups + group) * problem.target_channels * taps * problem.source_channels;

@@ -1,0 +1,596 @@
+// Convolution as products of matrices, pixels x source channels times source channels x target channels, one for every
+// tap. The lanes of every vector are channels. A block of source pixels is copied once, with its padding, as
+// [channel block][plane][row][column][lane]: there is a plane for every residue of the pixels modulo the step, so that
+// neighbouring outputs read neighbouring vectors, and no output is computed that is not wanted. Sums stay in registers
+// over the taps and channels of a piece of the weight that fits the first-level cache.
+#include "direct.h"
+
+#include "lanes.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+constexpr int64_t kBlockBytes = 512 << 10;  // of a block of source pixels
+constexpr int64_t kMostBytes = 8 << 20;     // of one that cannot be smaller
+constexpr int64_t kPositions = 1024;        // outputs of a block
+constexpr int64_t kLeastColumns = 8 * kRows;
+constexpr int64_t kPieceBytes = 24 << 10;  // of the weight
+constexpr int64_t kChannelPiece = 192;     // source channels of a piece
+
+// ---------------------------------------------------------------------------------------------
+// Blocks of positions, and the source pixels that they read
+
+struct Blocks {
+  int64_t least[kSpatial];                          // smallest tap offset along each axis
+  int64_t slots;                                    // depths that the taps of one output reach
+  int64_t residues[2];                              // of the pixels modulo the step
+  int64_t excess[2];                                // rows and columns of a plane beyond those of the outputs
+  int64_t images, rows, columns;                    // of a block
+  int64_t image_blocks, row_blocks, column_blocks;  // per image and depth
+  int64_t count;
+  int64_t pitch;          // columns of a plane
+  int64_t plane;          // vectors of a plane
+  int64_t channel_block;  // vectors of all planes of a channel block
+  int64_t image;          // vectors of an image
+};
+
+// Along an axis without padding, with step one and a single tap, positions and pixels follow each other alike: two
+// such axes are one where memory allows.
+template <typename Problem>
+Problem merged(Problem problem, int64_t* other) {
+  if (problem.taps != 1) return problem;
+  for (int d = 0; d < kSpatial; ++d)
+    if (problem.tap_offset[d] != 0 || problem.step[d + 1] != 1) return problem;
+  for (int axis = 1; axis < kAxes; ++axis)
+    if (problem.source_size[axis] != problem.grid[axis]) return problem;
+  const int last = kAxes - 1;
+  for (int axis = last - 1; axis >= 0; --axis) {
+    if (problem.grid[axis] != 1) {
+      const int64_t size = problem.grid[last];
+      const bool follows =
+          problem.source_stride[axis] == size * problem.source_stride[last] && other[axis] == size * other[last];
+      if (size != 1 && !follows) return problem;
+      if (size == 1) {
+        problem.source_stride[last] = problem.source_stride[axis];
+        other[last] = other[axis];
+      }
+      problem.grid[last] *= problem.grid[axis];
+      problem.source_size[last] = problem.grid[last];
+      problem.grid[axis] = problem.source_size[axis] = 1;
+    }
+  }
+  return problem;
+}
+
+GatherProblem merged(const GatherProblem& problem) {
+  int64_t other[kAxes];
+  for (int axis = 0; axis < kAxes; ++axis) other[axis] = problem.target_stride[axis];
+  GatherProblem whole = merged(problem, other);
+  for (int axis = 0; axis < kAxes; ++axis) whole.target_stride[axis] = other[axis];
+  return whole;
+}
+
+CorrelationProblem merged(const CorrelationProblem& problem) {
+  int64_t other[kAxes];
+  for (int axis = 0; axis < kAxes; ++axis) other[axis] = problem.gradient_stride[axis];
+  CorrelationProblem whole = merged(problem, other);
+  for (int axis = 0; axis < kAxes; ++axis) whole.gradient_stride[axis] = other[axis];
+  return whole;
+}
+
+// Blocks of at most so many positions, unless a row has to be longer, whose pixels of `channels` take at most so many
+// bytes, if possible.
+template <typename T, typename Problem>
+Blocks blocks_of(const Problem& problem, int64_t channels, int64_t positions, int64_t bytes) {
+  constexpr int64_t lanes = kLanes<T>;
+  Blocks b = {};
+  int64_t extent[kSpatial];
+  for (int d = 0; d < kSpatial; ++d) {
+    int64_t most = problem.tap_offset[d];
+    b.least[d] = most;
+    for (int64_t tap = 1; tap < problem.taps; ++tap) {
+      b.least[d] = smaller(b.least[d], problem.tap_offset[tap * kSpatial + d]);
+      most = larger(most, problem.tap_offset[tap * kSpatial + d]);
+    }
+    extent[d] = most - b.least[d];
+  }
+  b.slots = extent[0] + 1;
+  for (int d = 0; d < 2; ++d) {
+    b.residues[d] = smaller(problem.step[d + 2], extent[d + 1] + 1);
+    b.excess[d] = extent[d + 1] / problem.step[d + 2];
+  }
+  const int64_t vector_bytes = up(channels, lanes) * TORCHBP_VECTOR_BYTES;
+  // Far-reaching taps make all this huge: sizes are compared by division.
+  const int64_t room = larger(1, bytes / vector_bytes), far = int64_t{1} << 20;
+  if (extent[0] >= far || extent[1] >= far || extent[2] >= far) return b;
+  const int64_t planes = b.slots * b.residues[0] * b.residues[1];
+  const int64_t line = planes * (1 + b.excess[0]);
+  b.columns = smaller(problem.grid[3], larger(smaller(positions, kLeastColumns), room / line - b.excess[1]));
+  b.columns = smaller(b.columns, larger(positions, kLeastColumns));
+  b.column_blocks = up(problem.grid[3], b.columns);
+  b.columns = up(problem.grid[3], b.column_blocks);
+  b.column_blocks = up(problem.grid[3], b.columns);
+  b.pitch = b.columns + b.excess[1];
+  b.rows = b.images = 1;
+  if (b.column_blocks == 1)
+    b.rows =
+        larger(1, smaller(smaller(problem.grid[2], positions / b.columns), room / (planes * b.pitch) - b.excess[0]));
+  b.row_blocks = up(problem.grid[2], b.rows);
+  b.rows = up(problem.grid[2], b.row_blocks);
+  b.row_blocks = up(problem.grid[2], b.rows);
+  b.plane = (b.rows + b.excess[0]) * b.pitch;
+  b.channel_block = planes * b.plane;
+  if (b.row_blocks * b.column_blocks == 1)
+    b.images = larger(1, smaller(smaller(problem.grid[0], positions / (b.rows * b.columns)), room / b.channel_block));
+  b.image_blocks = up(problem.grid[0], b.images);
+  b.images = up(problem.grid[0], b.image_blocks);
+  b.image_blocks = up(problem.grid[0], b.images);
+  b.count = b.image_blocks * problem.grid[1] * b.row_blocks * b.column_blocks;
+  b.image = up(channels, lanes) * b.channel_block;
+  return b;
+}
+
+// Whether the pixels of a block take bounded memory.
+bool is_bounded(const Blocks& b) {
+  return b.count > 0 && b.image <= kMostBytes / TORCHBP_VECTOR_BYTES / b.images &&
+         b.slots * b.residues[0] * b.residues[1] <= 4096;
+}
+
+template <typename Problem>
+int64_t place_of(const Problem& problem, const Blocks& b, int64_t tap) {
+  const int64_t* at = problem.tap_offset + tap * kSpatial;
+  const int64_t h = at[1] - b.least[1], w = at[2] - b.least[2];
+  const int64_t step_h = problem.step[2], step_w = problem.step[3];
+  const int64_t plane = ((at[0] - b.least[0]) * b.residues[0] + h % step_h) * b.residues[1] + w % step_w;
+  return plane * b.plane + h / step_h * b.pitch + w / step_w;
+}
+
+// A block's first position and its size.
+struct Block {
+  int64_t image, depth, row, column;
+  int64_t images, rows, columns;
+};
+
+template <typename Problem>
+Block block_at(const Problem& problem, const Blocks& b, int64_t index) {
+  Block block;
+  block.column = index % b.column_blocks * b.columns;
+  index /= b.column_blocks;
+  block.row = index % b.row_blocks * b.rows;
+  index /= b.row_blocks;
+  block.depth = index % problem.grid[1];
+  block.image = index / problem.grid[1] * b.images;
+  block.images = smaller(b.images, problem.grid[0] - block.image);
+  block.rows = smaller(b.rows, problem.grid[2] - block.row);
+  block.columns = smaller(b.columns, problem.grid[3] - block.column);
+  return block;
+}
+
+template <typename T>
+void clear_vectors(T* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) store(to + i * kLanes<T>, Vector<T>{});
+}
+
+// to[pixel][lane] of pixels `increment` apart.
+template <typename T>
+void copy_lanes(const T* from, int64_t increment, int64_t channel_stride, int64_t channels, int64_t count, T* scratch,
+                T* to) {
+  constexpr int64_t lanes = kLanes<T>;
+  if (channel_stride == 1 && channels == lanes) {
+    for (int64_t i = 0; i < count; ++i) store(to + i * lanes, load(from + i * increment));
+  } else if (channel_stride == 1) {
+    for (int64_t i = 0; i < count; ++i) store<T>(to + i * lanes, load_first(from + i * increment, channels));
+  } else if (increment == 1) {
+    to_lanes(from, channel_stride, channels, count, to);
+  } else if (increment == 2) {
+    for (int64_t i = 0; i < count; i += lanes) {
+      const int64_t many = smaller(lanes, count - i);
+      to_lanes(from + 2 * i, channel_stride, channels, 2 * many - 1, scratch);
+      for (int64_t j = 0; j < many; ++j) store(to + (i + j) * lanes, load(scratch + 2 * j * lanes));
+    }
+  } else {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t c = 0; c < lanes; ++c)
+        to[i * lanes + c] = c < channels ? from[i * increment + c * channel_stride] : T(0);
+  }
+}
+
+// Copies the pixels that a block's outputs read.
+template <typename T, typename Problem>
+void fill(const Problem& problem, const Blocks& b, const Block& block, const T* source, int64_t channels, T* scratch,
+          T* buffer) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t step_h = problem.step[2], step_w = problem.step[3], stride = problem.source_stride[3];
+  const int64_t rows = block.rows + b.excess[0], columns = block.columns + b.excess[1];
+  for (int64_t image = 0; image < block.images; ++image)
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const T* plane_source =
+          source + (block.image + image) * problem.source_stride[0] + c * problem.source_channel_stride;
+      T* plane = buffer + (image * b.image + c / lanes * b.channel_block) * lanes;
+      const int64_t present = smaller(lanes, channels - c);
+      for (int64_t slot = 0; slot < b.slots; ++slot) {
+        const int64_t z = problem.step[1] * block.depth + b.least[0] + slot;
+        for (int64_t h = 0; h < b.residues[0]; ++h)
+          for (int64_t w = 0; w < b.residues[1]; ++w, plane += b.plane * lanes) {
+            const int64_t shift = step_w * block.column + b.least[2] + w;
+            const Range valid = valid_range(columns, step_w, shift, problem.source_size[3]);
+            for (int64_t r = 0; r < rows; ++r) {
+              const int64_t y = step_h * (block.row + r) + b.least[1] + h;
+              T* to = plane + r * b.pitch * lanes;
+              if (z < 0 || z >= problem.source_size[1] || y < 0 || y >= problem.source_size[2]) {
+                clear_vectors(to, columns);
+                continue;
+              }
+              clear_vectors(to, valid.first);
+              copy_lanes(plane_source + z * problem.source_stride[1] + y * problem.source_stride[2] +
+                             (step_w * valid.first + shift) * stride,
+                         step_w * stride, problem.source_channel_stride, present, valid.last - valid.first, scratch,
+                         to + valid.first * lanes);
+              clear_vectors(to + valid.last * lanes, columns - valid.last);
+            }
+          }
+      }
+    }
+}
+
+template <typename T>
+constexpr int64_t kScratch = 2 * kLanes<T> * kLanes<T>;
+
+// ---------------------------------------------------------------------------------------------
+// The gathered product
+
+template <typename T>
+Blocks gather_blocks(const GatherProblem& problem) {
+  return blocks_of<T>(problem, problem.source_channels, kPositions, kBlockBytes);
+}
+
+template <typename T>
+bool fits(const GatherProblem& problem) {
+  return problem.taps > 0 && problem.taps <= 4096 && is_bounded(gather_blocks<T>(merged(problem)));
+}
+
+template <typename T>
+int64_t packed_panels(const GatherProblem& problem) {
+  return problem.groups * up(problem.target_channels, kPanel<T>);
+}
+
+template <typename T>
+int64_t packed_panel_size(const GatherProblem& problem) {
+  return problem.taps * problem.source_channels * kPanel<T>;
+}
+
+template <typename T>
+int64_t panel_width(const GatherProblem& problem, int64_t panel) {
+  return problem.target_channels - panel * kPanel<T> <= kLanes<T> ? kLanes<T> : kPanel<T>;
+}
+
+// A panel lies as [tap][source channel][target channel].
+template <typename T>
+void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64_t panel_of_all) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t panels = up(problem.target_channels, kPanel<T>), channels = problem.source_channels;
+  const int64_t group = panel_of_all / panels, panel = panel_of_all % panels, width = panel_width<T>(problem, panel);
+  const int64_t taps = problem.taps, lane_stride = problem.weight_target_stride;
+  packed += panel_of_all * packed_panel_size<T>(problem);
+  weight += group * problem.weight_group_stride + panel * kPanel<T> * lane_stride;
+  bool dense = problem.weight_source_stride == taps && taps <= lanes;
+  for (int64_t tap = 0; tap < taps; ++tap) dense = dense && problem.tap_weight[tap] == tap;
+  alignas(64) T lane[lanes * lanes * lanes];
+  for (int64_t v = 0; v < width; v += lanes) {
+    const int64_t present = smaller(lanes, problem.target_channels - panel * kPanel<T> - v);
+    const T* from = weight + v * lane_stride;
+    T* to = packed + v;
+    if (dense && lane_stride != 1) {  // taps and channels that follow each other in memory are transposed together
+      for (int64_t c = 0; c < channels; c += lanes) {
+        const int64_t many = smaller(lanes, channels - c);
+        to_lanes(from + c * taps, lane_stride, present, many * taps, lane);
+        for (int64_t i = 0; i < many; ++i)
+          for (int64_t tap = 0; tap < taps; ++tap)
+            store(to + (tap * channels + c + i) * width, load(lane + (i * taps + tap) * lanes));
+      }
+      continue;
+    }
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t c = 0; c < channels; ++c, to += width) {
+        const T* at = from + problem.tap_weight[tap] + c * problem.weight_source_stride;
+        if (lane_stride == 1) {
+          store<T>(to, load_first(at, present));
+        } else {
+          for (int64_t k = 0; k < lanes; ++k) to[k] = k < present ? at[k * lane_stride] : T(0);
+        }
+      }
+  }
+}
+
+// product[pixel][v] = start[v], or what is there, + sum over taps and channels [first, last) of
+// source[place + pixel][channel] * weight[tap][channel][v].
+template <typename T, int kPixels, int kWide>
+void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, int64_t block_stride, int64_t channels,
+              const T* __restrict__ weight, int64_t tap_stride, const T* start, T* __restrict__ product) {
+  constexpr int64_t lanes = kLanes<T>;
+  Vector<T> sum[kPixels][kWide];
+#pragma GCC unroll 12
+  for (int r = 0; r < kPixels; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) sum[r][v] = load((start ? start : product + r * kWide * lanes) + v * lanes);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const T* from = source + place[tap] * lanes;
+    const T* by = weight + tap * tap_stride;
+    for (int64_t c = 0; c < channels; c += lanes, from += block_stride) {
+      const int64_t count = smaller(lanes, channels - c);
+      for (int64_t lane = 0; lane < count; ++lane, by += kWide * lanes) {
+        Vector<T> column[kWide];
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v) column[v] = load(by + v * lanes);
+#pragma GCC unroll 12
+        for (int r = 0; r < kPixels; ++r) {
+          const T scalar = from[r * lanes + lane];
+#pragma GCC unroll 2
+          for (int v = 0; v < kWide; ++v) sum[r][v] += column[v] * scalar;
+        }
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < kPixels; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) store(product + (r * kWide + v) * lanes, sum[r][v]);
+}
+
+template <typename T, int kPixels, int kWide, typename... Arguments>
+void multiply_pixels(int64_t pixels, const Arguments&... arguments) {
+  if constexpr (kPixels > 1) {
+    if (pixels < kPixels) return multiply_pixels<T, kPixels - 1, kWide>(pixels, arguments...);
+  }
+  multiply<T, kPixels, kWide>(arguments...);
+}
+
+struct Split {
+  int64_t parts;  // of the panels
+};
+
+template <typename T>
+int64_t parts_of(const GatherProblem& problem, const Blocks& b, int64_t threads) {
+  const int64_t blocks = b.count * problem.groups, panels = up(problem.target_channels, kPanel<T>);
+  // Few blocks are split between the threads, although each part copies the source.
+  return blocks < 4 * threads ? smaller(panels, threads) : 1;
+}
+
+template <typename T>
+int64_t gather_tasks(const GatherProblem& problem, int64_t threads) {
+  const Blocks b = gather_blocks<T>(merged(problem));
+  return b.count * problem.groups * parts_of<T>(problem, b, threads);
+}
+
+template <typename T>
+int64_t gather_workspace(const GatherProblem& problem) {
+  const Blocks b = gather_blocks<T>(merged(problem));
+  const int64_t places = up(problem.taps * static_cast<int64_t>(sizeof(int64_t)), kCacheLine) * kCacheLine;
+  return b.images * (b.image * kLanes<T> + b.rows * b.columns * kPanel<T>)+kScratch<T> + kPanel<T> +
+         places / static_cast<int64_t>(sizeof(T));
+}
+
+// Writes the products of a block for one panel.
+template <typename T>
+void write_block(const GatherProblem& problem, const Blocks& b, const Block& block, const T* product, int64_t width,
+                 int64_t channels, T* target) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t stride = problem.target_stride[3], channel = problem.target_channel_stride;
+  target += block.image * problem.target_stride[0] + block.depth * problem.target_stride[1] +
+            block.row * problem.target_stride[2] + block.column * stride;
+  // Complete rows that follow each other are one.
+  const bool whole = b.column_blocks == 1 && problem.target_stride[2] == block.columns * stride;
+  const int64_t rows = whole ? 1 : block.rows, columns = whole ? block.rows * block.columns : block.columns;
+  for (int64_t image = 0; image < block.images; ++image)
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* from = product + (image * b.rows + row) * b.columns * width;
+      T* to = target + image * problem.target_stride[0] + row * problem.target_stride[2];
+      for (int64_t v = 0; v < channels; v += lanes) {
+        const int64_t present = smaller(lanes, channels - v);
+        T* at = to + v * channel;
+        if (channel == 1 && present == lanes) {
+          for (int64_t i = 0; i < columns; ++i) store(at + i * stride, load(from + i * width + v));
+        } else if (channel != 1 && stride == 1) {
+          from_lanes(from + v, width, columns, at, channel, present);
+        } else {
+          for (int64_t i = 0; i < columns; ++i)
+            for (int64_t k = 0; k < present; ++k) at[i * stride + k * channel] = from[i * width + v + k];
+        }
+      }
+    }
+}
+
+template <typename T>
+void gather(const GatherProblem& original, int64_t threads, const T* source, const T* packed, const T* bias, T* target,
+            T* workspace, int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const GatherProblem problem = merged(original);
+  const Blocks b = gather_blocks<T>(problem);
+  const int64_t parts = parts_of<T>(problem, b, threads), part = task % parts;
+  task /= parts;
+  const Block block = block_at(problem, b, task % b.count);
+  const int64_t group = task / b.count, channels = problem.source_channels, taps = problem.taps;
+  int64_t* place = reinterpret_cast<int64_t*>(workspace);
+  T* start = workspace + up(taps * static_cast<int64_t>(sizeof(int64_t)), kCacheLine) * kCacheLine /
+                             static_cast<int64_t>(sizeof(T));
+  T* scratch = start + kPanel<T>;
+  T* buffer = scratch + kScratch<T>;
+  T* product = buffer + b.images * b.image * lanes;
+  for (int64_t tap = 0; tap < taps; ++tap) place[tap] = place_of(problem, b, tap);
+  fill(problem, b, block, source + group * channels * problem.source_channel_stride, channels, scratch, buffer);
+
+  const int64_t panels = up(problem.target_channels, kPanel<T>), pieces = up(block.columns, kRows);
+  for (int64_t panel = part * panels / parts; panel < (part + 1) * panels / parts; ++panel) {
+    const int64_t width = panel_width<T>(problem, panel), first_channel = panel * kPanel<T>;
+    const int64_t wanted = smaller(kPanel<T>, problem.target_channels - first_channel);
+    const T* matrix = packed + (group * panels + panel) * packed_panel_size<T>(problem);
+    for (int64_t k = 0; k < width; ++k)
+      start[k] = bias && k < wanted ? bias[group * problem.target_channels + first_channel + k] : T(0);
+    const int64_t channel_step = channels <= 2 * kChannelPiece ? channels : kChannelPiece / lanes * lanes;
+    const int64_t tap_bytes = channel_step * width * static_cast<int64_t>(sizeof(T));
+    const int64_t tap_step = channel_step < channels ? 1 : larger(1, smaller(taps, kPieceBytes / tap_bytes));
+    for (int64_t tap = 0; tap < taps; tap += tap_step)
+      for (int64_t c = 0; c < channels; c += channel_step) {
+        const int64_t many = smaller(tap_step, taps - tap), depth = smaller(channel_step, channels - c);
+        const T* weight = matrix + (tap * channels + c) * width;
+        const T* begin = tap == 0 && c == 0 ? start : nullptr;
+        for (int64_t image = 0; image < block.images; ++image)
+          for (int64_t row = 0; row < block.rows; ++row)
+            for (int64_t piece = 0; piece < pieces; ++piece) {
+              const int64_t first = piece * block.columns / pieces, last = (piece + 1) * block.columns / pieces;
+              const T* from = buffer + (image * b.image + c / lanes * b.channel_block + row * b.pitch + first) * lanes;
+              T* to = product + ((image * b.rows + row) * b.columns + first) * width;
+              if (width == lanes)
+                multiply_pixels<T, kRows, 1>(last - first, from, place + tap, many, b.channel_block * lanes, depth,
+                                             weight, channels * width, begin, to);
+              else
+                multiply_pixels<T, kRows, kVectors>(last - first, from, place + tap, many, b.channel_block * lanes,
+                                                    depth, weight, channels * width, begin, to);
+            }
+      }
+    write_block(problem, b, block, product, width, wanted,
+                target + (group * problem.target_channels + first_channel) * problem.target_channel_stride);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The correlation that gives the weight gradient: for every tap, sum over positions of gradient x source, for a block
+// of gradient channels times a block of source channels whose sums stay in the second-level cache.
+
+constexpr int64_t kSumBytes = 512 << 10;
+constexpr int64_t kDeepPositions = 128;  // whose pixels stay in the first-level cache
+constexpr int64_t kSumChannels = 64;
+constexpr int64_t kEnoughTasks = 16;  // fewer are also split over slices of the positions, as the shape says
+constexpr int64_t kSliceBlocks = 8;   // blocks of positions that pay for a slice
+
+struct SumPlan : Blocks {
+  int64_t row_blocks_of_sum, column_blocks_of_sum;  // of gradient and of source channels
+  int64_t height, width;                            // channels of a block, whole vectors
+  int64_t slices, slice_blocks;
+};
+
+template <typename T>
+SumPlan sum_plan(const CorrelationProblem& problem) {
+  constexpr int64_t lanes = kLanes<T>;
+  SumPlan plan = {};
+  const int64_t size = static_cast<int64_t>(sizeof(T));
+  // As many channels as the sums allow: the pixels of the others are read once for each block.
+  plan.width = smaller(up(problem.source_channels, lanes) * lanes, 2 * kSumChannels);
+  const int64_t room = kSumBytes / (larger(1, problem.taps) * plan.width * size);
+  plan.height = smaller(up(problem.gradient_channels, lanes) * lanes, larger(kSumChannels, room / lanes * lanes));
+  if (problem.taps * plan.width * plan.height * size > 2 * kSumBytes)
+    plan.width = smaller(plan.width, larger(lanes, kSumChannels));
+  plan.row_blocks_of_sum = up(problem.gradient_channels, plan.height);
+  plan.column_blocks_of_sum = up(problem.source_channels, plan.width);
+  static_cast<Blocks&>(plan) = blocks_of<T>(problem, plan.width, kDeepPositions, kBlockBytes);
+  if (plan.count == 0) return plan;
+  const int64_t tasks = problem.groups * plan.row_blocks_of_sum * plan.column_blocks_of_sum;
+  plan.slices = smaller(up(plan.count, kSliceBlocks), up(kEnoughTasks, tasks));
+  plan.slice_blocks = up(plan.count, plan.slices);
+  plan.slices = up(plan.count, plan.slice_blocks);
+  return plan;
+}
+
+template <typename T>
+bool correlation_fits(const CorrelationProblem& problem) {
+  if (problem.taps == 0 || problem.taps > 512) return false;
+  return is_bounded(sum_plan<T>(merged(problem)));
+}
+
+template <typename T>
+int64_t correlation_slices(const CorrelationProblem& problem) {
+  return sum_plan<T>(merged(problem)).slices;
+}
+
+template <typename T>
+int64_t correlation_tasks(const CorrelationProblem& problem) {
+  const SumPlan plan = sum_plan<T>(merged(problem));
+  return plan.slices * problem.groups * plan.row_blocks_of_sum * plan.column_blocks_of_sum;
+}
+
+template <typename T>
+int64_t correlation_workspace(const CorrelationProblem& problem) {
+  const SumPlan plan = sum_plan<T>(merged(problem));
+  return problem.taps * plan.width * plan.height + plan.images * plan.image * kLanes<T> +
+         plan.rows * plan.columns * plan.height + kScratch<T>;
+}
+
+template <typename T>
+void correlate(const CorrelationProblem& original, const T* source, const T* gradient, T* partial, T* workspace,
+               int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const CorrelationProblem problem = merged(original);
+  const SumPlan plan = sum_plan<T>(problem);
+  const int64_t c0 = task % plan.column_blocks_of_sum * plan.width;
+  task /= plan.column_blocks_of_sum;
+  const int64_t m0 = task % plan.row_blocks_of_sum * plan.height;
+  task /= plan.row_blocks_of_sum;
+  const int64_t group = task % problem.groups, slice = task / problem.groups, taps = problem.taps;
+  const int64_t channels = smaller(plan.width, problem.source_channels - c0);
+  const int64_t targets = smaller(plan.height, problem.gradient_channels - m0);
+  const int64_t columns = up(channels, lanes) * lanes, rows = up(targets, lanes) * lanes;
+  T* sum = workspace;
+  T* scratch = sum + taps * plan.width * plan.height;
+  T* pixels = scratch + kScratch<T>;
+  T* grads = pixels + plan.images * plan.image * lanes;
+  source += (group * problem.source_channels + c0) * problem.source_channel_stride;
+  gradient += (group * problem.gradient_channels + m0) * problem.gradient_channel_stride;
+  const int64_t begin = slice * plan.slice_blocks, end = smaller(plan.count, begin + plan.slice_blocks);
+  bool add = false;
+  for (int64_t index = begin; index < end; ++index) {
+    const Block block = block_at(problem, plan, index);
+    fill(problem, plan, block, source, channels, scratch, pixels);
+    const int64_t positions = block.rows * block.columns;
+    for (int64_t image = 0; image < block.images; ++image) {
+      for (int64_t m = 0; m < targets; m += lanes)
+        for (int64_t row = 0; row < block.rows; ++row) {
+          const T* from = gradient + m * problem.gradient_channel_stride +
+                          (block.image + image) * problem.gradient_stride[0] +
+                          block.depth * problem.gradient_stride[1] + (block.row + row) * problem.gradient_stride[2] +
+                          block.column * problem.gradient_stride[3];
+          copy_lanes(from, problem.gradient_stride[3], problem.gradient_channel_stride, smaller(lanes, targets - m),
+                     block.columns, scratch, grads + m * positions + row * block.columns * lanes);
+        }
+      for (int64_t tap = 0; tap < taps; ++tap)
+        accumulate_block(grads, pixels + (image * plan.image + place_of(problem, plan, tap)) * lanes,
+                         block.columns * lanes, plan.pitch * lanes, positions * lanes, plan.channel_block * lanes,
+                         block.rows, block.columns, rows, columns, add, sum + tap * plan.width * plan.height,
+                         plan.width);
+      add = true;
+    }
+  }
+  partial += (slice * problem.groups + group) * problem.gradient_channels * taps * problem.source_channels;
+  for (int64_t m = 0; m < targets; ++m)
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const T* from = sum + (tap * plan.height + m) * plan.width;
+      T* to = partial + ((m0 + m) * taps + tap) * problem.source_channels + c0;
+      for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+    }
+}
+
+template <typename T>
+DirectKernels<T> kernels_of() {
+  return {
+      fits<T>,
+      packed_panels<T>,
+      packed_panel_size<T>,
+      pack_weight<T>,
+      gather_tasks<T>,
+      gather_workspace<T>,
+      gather<T>,
+      correlation_fits<T>,
+      correlation_slices<T>,
+      correlation_tasks<T>,
+      correlation_workspace<T>,
+      correlate<T>,
+  };
+}
+
+}  // namespace
+
+DirectKernels<float> direct_float() { return kernels_of<float>(); }
+DirectKernels<double> direct_double() { return kernels_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp
