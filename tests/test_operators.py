@@ -499,7 +499,8 @@ def test_elementary_functions_are_accurate_over_their_range() -> None:
 def test_activations_at_the_ends_of_the_range(name: str) -> None:
     x = torch.tensor([float("nan"), float("inf"), 0.0, -0.0, 1e-40, -1e-40, 88.0, -88.0, 1e10, -1e10] * 3)
     g = torch.full_like(x, 2.0)
-    expected = ops.activation._composite(x, name, ACTIVATIONS[name])
+    exact = x.double() if torchbp.kernels_loaded() else x  # oneDNN's GELU of infinity is NaN in float32
+    expected = ops.activation._composite(exact, name, ACTIVATIONS[name]).float()
     actual = ops.activation.activation(x, name, ACTIVATIONS[name])
     torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-6, atol=1e-37)
     x = x[x.abs() < 100]  # beyond, PyTorch's own formula for the tanh form of GELU is infinity times zero

@@ -37,8 +37,9 @@ Tensor activation(const Tensor& input, c10::string_view map, at::ArrayRef<double
   if (computes_in_float(input)) return activation(input.to(at::kFloat), map, parameters).to(input.scalar_type());
   Tensor output = at::empty_like(input);
   const Tensor x = laid_out_as(input, output);
-  if (chosen.map == ActivationMap::kGelu) {
-    // PyTorch is fast for contiguous tensors only, so it gets the elements in the order of memory.
+  if (chosen.map == ActivationMap::kGelu && input.numel() > kChunk) {
+    // PyTorch calls oneDNN, which is slow to start but fast, for contiguous tensors only; so it gets the elements in
+    // the order of memory.
     const auto flat = [](const Tensor& dense) { return dense.as_strided({dense.numel()}, {1}); };
     Tensor to = flat(output);
     at::gelu_out(to, flat(x));

@@ -34,7 +34,8 @@ void forward(const Activation& activation, const T* x, T* y, int64_t count) {
     case ActivationMap::kSigmoid:
       return apply<T>(nullptr, x, y, count, [](const Vector<T>&, const Vector<T>& v) { return logistic<T>(v); });
     case ActivationMap::kGelu:
-      return;
+      return apply<T>(nullptr, x, y, count,
+                      [](const Vector<T>&, const Vector<T>& v) { return v * Normal<T>(v).distribution; });
     case ActivationMap::kSilu:
       return apply<T>(nullptr, x, y, count,
                       [](const Vector<T>&, const Vector<T>& v) { return v / (exponential<T>(-v) + T(1)); });

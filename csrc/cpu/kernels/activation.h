@@ -15,7 +15,6 @@ struct Activation {
 
 template <typename T>
 struct ActivationKernels {
-  // Not of kGelu, whose forward pass PyTorch computes as fast as anything here would.
   void (*forward)(const Activation&, const T* x, T* y, int64_t count);
   // gx = g f', from the output of sigmoid and scaled tanh and the input of the others.
   void (*gradient)(const Activation&, const T* g, const T* kept, T* gx, int64_t count);

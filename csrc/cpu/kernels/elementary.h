@@ -4,10 +4,6 @@
 // a unit; the reductions are the usual ones (Muller, Elementary Functions, chapters 5 and 11).
 #pragma once
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "vector.h"
 
 namespace torchbp {
@@ -49,6 +45,11 @@ TORCHBP_INLINE Vector<T> at_least(const Vector<T>& x, T bound) {
     return reinterpret_cast<Vector<T>>(_mm512_max_ps(_mm512_set1_ps(bound), reinterpret_cast<__m512>(x)));
   else
     return reinterpret_cast<Vector<T>>(_mm512_max_pd(_mm512_set1_pd(bound), reinterpret_cast<__m512d>(x)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm256_max_ps(_mm256_set1_ps(bound), reinterpret_cast<__m256>(x)));
+  else
+    return reinterpret_cast<Vector<T>>(_mm256_max_pd(_mm256_set1_pd(bound), reinterpret_cast<__m256d>(x)));
 #else
   return x < bound ? broadcast<T>(bound) : x;
 #endif
@@ -60,6 +61,11 @@ TORCHBP_INLINE Vector<T> at_most(const Vector<T>& x, T bound) {
     return reinterpret_cast<Vector<T>>(_mm512_min_ps(_mm512_set1_ps(bound), reinterpret_cast<__m512>(x)));
   else
     return reinterpret_cast<Vector<T>>(_mm512_min_pd(_mm512_set1_pd(bound), reinterpret_cast<__m512d>(x)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<Vector<T>>(_mm256_min_ps(_mm256_set1_ps(bound), reinterpret_cast<__m256>(x)));
+  else
+    return reinterpret_cast<Vector<T>>(_mm256_min_pd(_mm256_set1_pd(bound), reinterpret_cast<__m256d>(x)));
 #else
   return x > bound ? broadcast<T>(bound) : x;
 #endif
@@ -204,21 +210,46 @@ TORCHBP_INLINE Vector<T> hyperbolic_tangent(const Vector<T>& x) {
   return size < T(1) ? near : (Vector<T>)((IntegerVector<T>)far | sign);
 }
 
+// What x * x, rounded, lacks.
+template <typename T>
+TORCHBP_INLINE Vector<T> square_rest(const Vector<T>& x, const Vector<T>& square) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    const __m512 v = reinterpret_cast<__m512>(x);
+    return reinterpret_cast<Vector<T>>(_mm512_fmsub_ps(v, v, reinterpret_cast<__m512>(square)));
+  } else {
+    const __m512d v = reinterpret_cast<__m512d>(x);
+    return reinterpret_cast<Vector<T>>(_mm512_fmsub_pd(v, v, reinterpret_cast<__m512d>(square)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256 v = reinterpret_cast<__m256>(x);
+    return reinterpret_cast<Vector<T>>(_mm256_fmsub_ps(v, v, reinterpret_cast<__m256>(square)));
+  } else {
+    const __m256d v = reinterpret_cast<__m256d>(x);
+    return reinterpret_cast<Vector<T>>(_mm256_fmsub_pd(v, v, reinterpret_cast<__m256d>(square)));
+  }
+#else
+  const Vector<T> upper = (Vector<T>)((IntegerVector<T>)x & Format<T>::kUpperHalf);
+  return (upper * upper - square) + (x - upper) * (x + upper);
+#endif
+}
+
 // The normal distribution function, and exp(-x^2 / 2), of which its density is a multiple.
 template <typename T>
 struct Normal {
   Vector<T> distribution, exponential;
 
-  // With z = |x|: P(X < -z) = exp(-z^2 / 2) P(t) / (z + k), t = 2 k / (z + k) - 1 (Schonfelder, 1978). The square is
-  // taken of the upper half of z's digits, where it is exact, and what that leaves is added to the reduced exponent.
+  // With z = |x|: P(X < -z) = exp(-z^2 / 2) P(t) / (z + k), t = 2 k / (z + k) - 1 (Schonfelder, 1978). What the
+  // square lacks is added to the reduced exponent.
   TORCHBP_INLINE explicit Normal(const Vector<T>& x) {
     using F = Format<T>;
     constexpr T k = sizeof(T) == 4 ? T(3.5) : T(5);
     Vector<T> z = (Vector<T>)((IntegerVector<T>)x & ~F::kSign);
     z = at_most<T>(z, F::kMostDeviations);
-    const Vector<T> upper = (Vector<T>)((IntegerVector<T>)z & F::kUpperHalf);
-    Exponent<T> exponent(upper * upper * T(-0.5));
-    exponent.r += (z - upper) * (z + upper) * T(-0.5);
+    const Vector<T> square = z * z;
+    Exponent<T> exponent(square * T(-0.5));
+    exponent.r += square_rest<T>(z, square) * T(-0.5);
     exponential = exponent.exponential();
     const Vector<T> u = T(1) / (z + k), t = u * (2 * k) - T(1);
     Vector<T> p;
