@@ -403,7 +403,7 @@ void run_planes(const char* op, const Tensor& indices, int64_t from, IntArrayRef
     TORCH_CHECK(index == nullptr, op, ": indices must be places in planes of size ", size, ", but got ", *index);
 }
 
-// As the built-in: channels-last is kept in two dimensions only.
+// Of unpooling, as the built-in's: channels-last is kept in two dimensions only.
 at::MemoryFormat planar_format(const Tensor& tensor) {
   return tensor.dim() == 4 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
@@ -555,7 +555,7 @@ void merge_whole_axes(Windows& windows) {
 // Averages `from` (spread = false) or spreads it back over the windows (spread = true).
 Tensor run_average(const char* op, Windows windows, const Tensor& from, bool spread) {
   if (from.scalar_type() == at::kHalf) return run_average(op, windows, from.to(at::kFloat), spread).to(at::kHalf);
-  const at::MemoryFormat format = planar_format(from);
+  const at::MemoryFormat format = from.suggest_memory_format();
   const Tensor dense = from.contiguous(format);
   Tensor to = at::empty(pooled_shape(from, (spread ? windows.input : windows.output).data()),
                         from.options().memory_format(format));

@@ -36,13 +36,13 @@ def output_size(
 
 
 def _planar_format(tensor: Tensor) -> torch.memory_format:
-    """Return the format that averages and unpooling keep, as the built-in: channels-last in two dimensions only."""
+    """Return the format that unpooling keeps, as the built-in: channels-last in two dimensions only."""
     return memory_format_of(tensor) if tensor.dim() == 4 else torch.contiguous_format
 
 
-def _like(tensor: Tensor, sizes: Sizes) -> Tensor:
-    shape = (*tensor.shape[:2], *sizes)
-    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=_planar_format(tensor))
+def _like(tensor: Tensor, sizes: Sizes, format: torch.memory_format | None = None) -> Tensor:
+    shape, format = (*tensor.shape[:2], *sizes), format or memory_format_of(tensor)
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=format)
 
 
 def _check(input_size, kernel_size, stride, padding, dilation, ceil_mode) -> list[int]:
@@ -401,11 +401,11 @@ def _fake_unpool(input, indices, output_size):
         input.shape == indices.shape,
         lambda: f"max_unpool: indices must have shape {tuple(input.shape)}, but got {tuple(indices.shape)}",
     )
-    return _like(input, output_size)
+    return _like(input, output_size, _planar_format(input))
 
 
 def _fake_unpool_adjoint(grad_output, indices):
-    return _like(grad_output, indices.shape[2:])
+    return _like(grad_output, indices.shape[2:], _planar_format(grad_output))
 
 
 def _check_places(op: str, indices: Tensor, size: Sizes) -> None:
@@ -497,7 +497,7 @@ def _adaptive_matrices(input_size, sizes, like):
 
 def _multiply(matrices: list[Tensor], x: Tensor, transpose: bool) -> Tensor:
     """Apply one matrix along each spatial dimension."""
-    return laid_out(multiply(matrices, x, transpose), _planar_format(x))
+    return laid_out(multiply(matrices, x, transpose), memory_format_of(x))
 
 
 def _composite_average(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
@@ -528,6 +528,10 @@ def _fake_average(input, kernel_size, stride, padding, ceil_mode, count_include_
     return _like(input, _check(input.shape[2:], kernel_size, stride, padding, [1] * len(kernel_size), ceil_mode))
 
 
+def _fake_adaptive(input, output_size):
+    return _like(input, output_size)
+
+
 def _fake_average_adjoint(grad_output, input_size, *geometry):
     return _like(grad_output, input_size)
 
@@ -536,7 +540,7 @@ _average = register("average_pool", fake=_fake_average, composite=_composite_ave
 _average_adjoint = register(
     "average_pool_adjoint", fake=_fake_average_adjoint, composite=_composite_average_adjoint, flops=flops_none
 )
-_adaptive = register("adaptive_average_pool", fake=_like, composite=_composite_adaptive, flops=flops_none)
+_adaptive = register("adaptive_average_pool", fake=_fake_adaptive, composite=_composite_adaptive, flops=flops_none)
 _adaptive_adjoint = register(
     "adaptive_average_pool_adjoint",
     fake=_fake_average_adjoint,

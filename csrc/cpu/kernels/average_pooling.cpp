@@ -17,6 +17,34 @@ TORCHBP_INLINE int64_t whole_vectors(int64_t count) {
   return (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
+// The sums of vectors as one vector, in a fixed order.
+template <typename T>
+TORCHBP_INLINE Vector<T> fold(Vector<T>* sums) {
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i)
+      sums[i] = first_of_pairs(sums[i], sums[i + half]) + rest_of_pairs(sums[i], sums[i + half]);
+  return sums[0];
+}
+
+// Sums, lane by lane, of the vectors that consecutive elements make; the last one filled up with zeros.
+template <typename S>
+TORCHBP_INLINE Vector<Compute<S>> lane_sums(const S* from, int64_t count, const S* limit) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>;
+  Vector<T> sums[kBlock] = {};
+  int64_t i = 0;
+  for (; i + kBlock * lanes <= count; i += kBlock * lanes)
+    for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
+  for (; i + lanes <= count; i += lanes) sums[0] += load_values(from + i);
+  if (i < count) {
+    IntegerVector<T> place;
+    for (int64_t lane = 0; lane < lanes; ++lane) place[lane] = static_cast<Integer<T>>(lane);
+    const Vector<T> last = load_before<S, true>(from + i, limit);
+    sums[1] += place < static_cast<Integer<T>>(count - i) ? last : Vector<T>{};
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 // The sum of consecutive elements in a fixed order: lane by lane where there are many.
 template <typename S>
 TORCHBP_INLINE Compute<S> total(const S* from, int64_t count) {
@@ -25,20 +53,28 @@ TORCHBP_INLINE Compute<S> total(const S* from, int64_t count) {
   T sum = T(0);
   int64_t i = 0;
   if (count >= 2 * lanes) {
-    Vector<T> sums[kBlock] = {};
-    for (; i + kBlock * lanes <= count; i += kBlock * lanes)
-      for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
-    for (; i + lanes <= count; i += lanes) sums[0] += load_values(from + i);
-    const Vector<T> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    for (int64_t lane = 0; lane < lanes; ++lane) sum += all[lane];
+    i = count - count % lanes;
+    Vector<T> sums[lanes] = {lane_sums(from, i, from + i)};
+    sum = fold<T>(sums)[0];
   }
   for (; i < count; ++i) sum += value_of(from[i]);
   return sum;
 }
 
+// Whether every plane of a contiguous tensor has one window, which is the plane, and planes are short: then as many
+// planes as a vector has lanes are one task.
+template <typename T>
+TORCHBP_INLINE bool whole_planes(const AverageProblem<T>& p) {
+  constexpr int64_t kShort = 4096;
+  const bool row = p.inner == 1 && p.input[0] == 1 && p.input[1] == 1 && p.input[2] <= kShort;
+  return row && volume(p.output) == 1 && p.start[2][0] == 0 && p.end[2][0] == p.input[2] && p.padding == 0;
+}
+
 template <typename T>
 TORCHBP_INLINE bool side_by_side(const AverageProblem<T>& p) {
-  return smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T> && planes_fit<T>(p, 48 << 10);
+  const bool slides = p.step == 1 || p.step == 2;
+  const bool narrow = slides ? 2 * p.output[2] <= kLanes<T> : smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T>;
+  return narrow && planes_fit<T>(p, 48 << 10);
 }
 
 // Planes that are averaged side by side, as one image with the planes as its channels.
@@ -52,7 +88,7 @@ TORCHBP_INLINE AverageProblem<T> image_of(const AverageProblem<T>& p) {
 
 template <typename T>
 int64_t tasks_of(const AverageProblem<T>& p, const int64_t* size) {
-  return side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, size);
+  return whole_planes(p) || side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, size);
 }
 
 template <typename T>
@@ -96,11 +132,17 @@ int64_t forward_tasks(const AverageProblem<T>& p) {
   return tasks_of(p, p.output);
 }
 
+// Zeros around a row of sums, so that what of a window is not there adds nothing.
+template <typename T>
+TORCHBP_INLINE int64_t margin(const AverageProblem<T>& p) {
+  return p.step == 1 || p.step == 2 ? p.kernel + kLanes<T> : 0;
+}
+
 // A row of sums, with room to read whole vectors behind it.
 template <typename T>
 int64_t forward_workspace(const AverageProblem<T>& p) {
   if (side_by_side<T>(p)) return images_workspace(p);
-  return p.inner == 1 ? (p.input[2] + 4 * kLanes<T>)*static_cast<int64_t>(sizeof(T)) : 0;
+  return p.inner == 1 ? (p.input[2] + 2 * margin(p) + 4 * kLanes<T>)*static_cast<int64_t>(sizeof(T)) : 0;
 }
 
 // Outputs whose windows along the width have all their columns inside the input.
@@ -113,11 +155,10 @@ TORCHBP_INLINE Range whole_windows(const AverageProblem<T>& p) {
 }
 
 // Averages of windows of `kernel` columns, kStep apart, of a row of sums.
-template <typename F, typename S, int kKernel, int kStep, bool kChecked>
+template <typename F, typename S, int kStep, bool kChecked>
 TORCHBP_INLINE void average_run(const F* sums, const F* limit, int64_t count, int64_t kernel, const Compute<S>* scale,
                                 Compute<S> factor, S* to, int64_t room) {
   typedef Compute<S> T;
-  if (kKernel) kernel = kKernel;
   for (int64_t i = 0; i < count; i += kLanes<T>) {
     const F* at = sums + i * kStep;
     Vector<T> sum = {};
@@ -138,16 +179,10 @@ TORCHBP_INLINE void average_run(const F* sums, const F* limit, int64_t count, in
 template <typename F, typename S, bool kChecked>
 TORCHBP_INLINE void average_any(const F* sums, const F* limit, int64_t count, int64_t kernel, int64_t step,
                                 const Compute<S>* scale, Compute<S> factor, S* to, int64_t room) {
-  if (step == 1 && kernel == 3)
-    average_run<F, S, 3, 1, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
-  else if (step == 1)
-    average_run<F, S, 0, 1, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
-  else if (kernel == 2)
-    average_run<F, S, 2, 2, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
-  else if (kernel == 3)
-    average_run<F, S, 3, 2, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
+  if (step == 1)
+    average_run<F, S, 1, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
   else
-    average_run<F, S, 0, 2, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
+    average_run<F, S, 2, kChecked>(sums, limit, count, kernel, scale, factor, to, room);
 }
 
 // Adds the columns of each window of a row of sums.
@@ -185,27 +220,112 @@ TORCHBP_INLINE void add_rows(const AverageProblem<Compute<S>>& p, const S* plane
   for (int64_t i = 0; i < width; i += kLanes<T>) {
     Vector<T> total = {};
     for (int64_t d = 0; d < d1 - d0; ++d)
-      total += inside ? total_at<S, false>(from + d * depth + i, h1 - h0, width, 1, 0, limit)
-                      : total_at<S, true>(from + d * depth + i, h1 - h0, width, 1, 0, limit);
+      for (int64_t h = 0; h < h1 - h0; ++h)
+        total += inside ? load_values(from + d * depth + h * width + i)
+                        : load_before<S, true>(from + d * depth + h * width + i, limit);
     store(sum + i, total);
   }
 }
 
 template <typename S>
 void average_rows(const AverageProblem<Compute<S>>& p, const Band& band, const S* plane, const S* limit, S* to,
-                  const S* end, Compute<S>* sum) {
+                  const S* end, Compute<S>* workspace) {
   typedef Compute<S> T;
-  const Range whole = whole_windows(p);
-  const int64_t width = p.input[2], d0 = p.start[0][band.depth], d1 = p.end[0][band.depth];
+  const bool slides = p.step == 1 || p.step == 2;
+  const int64_t width = p.input[2], d0 = p.start[0][band.depth], d1 = p.end[0][band.depth], before = margin(p);
+  T* sum = workspace + before;
+  for (int64_t i = 0; i < before; ++i) workspace[i] = T(0);
   for (int64_t oh = band.first; oh < band.last; ++oh, to += p.output[2]) {
     const int64_t h0 = p.start[1][oh], h1 = p.end[1][oh];
     const T factor = p.scale[0][band.depth] * p.scale[1][oh] * p.factor;
     if (d1 - d0 == 1 && h1 - h0 == 1) {  // a single row stays where it is
-      average_columns<S, S>(p, whole, plane + (d0 * p.input[1] + h0) * width, limit, factor, to, end - to);
+      average_columns<S, S>(p, whole_windows(p), plane + (d0 * p.input[1] + h0) * width, limit, factor, to, end - to);
       continue;
     }
     add_rows(p, plane, limit, d0, d1, h0, h1, sum);
-    average_columns<T, S>(p, whole, sum, sum + width + 4 * kLanes<T>, factor, to, end - to);
+    for (int64_t i = 0; i < before; i += kLanes<T>) store(sum + width + i, Vector<T>{});
+    average_columns<T, S>(p, slides ? Range{0, p.output[2]} : Range{0, 0}, sum, sum + width + before + 4 * kLanes<T>,
+                          factor, to, end - to);
+  }
+}
+
+// Rows of the input that windows add.
+template <typename S>
+struct AddedRows {
+  const S* from;
+  int64_t depths;
+  int64_t depth_stride;
+  int64_t rows;
+  int64_t row_stride;
+};
+
+// Sums of a vector of windows along the width that begin at column `first` of the rows: the rows are added, then the
+// columns.
+template <typename S, int kKernel, int kStep, Reading kReading>
+TORCHBP_INLINE Vector<Compute<S>> add_few(const AddedRows<S>& added, int64_t first, const Edge<S>& edge) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>;
+  constexpr int kParts = kStep == 1 ? kKernel : 2 * (kKernel - 1);
+  constexpr auto offset = [](int part) -> int64_t { return kStep == 1 ? part : part % 2 * lanes + part / 2 * 2; };
+  Vector<T> part[kParts] = {};
+  for (int64_t d = 0; d < added.depths; ++d)
+    for (int64_t h = 0; h < added.rows; ++h) {
+      const S* at = added.from + d * added.depth_stride + h * added.row_stride + first;
+      for (int i = 0; i < kParts; ++i)
+        if constexpr (kReading == kBeyondTensor)
+          part[i] += load_inside(at + offset(i), edge.begin, edge.end);
+        else
+          part[i] += load_values(at + offset(i));
+    }
+  if constexpr (kReading != kPlain) {
+    IntegerVector<T> column;
+    for (int64_t lane = 0; lane < lanes; ++lane) column[lane] = static_cast<Integer<T>>(lane);
+    const Integer<T> low = static_cast<Integer<T>>(edge.low), high = static_cast<Integer<T>>(edge.high);
+    for (int i = 0; i < kParts; ++i) {
+      const Integer<T> shift = static_cast<Integer<T>>(offset(i));
+      const Vector<T> begun = column + shift >= low ? part[i] : Vector<T>{};
+      part[i] = column + shift < high ? begun : Vector<T>{};
+    }
+  }
+  Vector<T> sum;
+  if constexpr (kStep == 1) {
+    sum = part[0] + part[1];
+    if constexpr (kKernel == 3) sum += part[2];
+  } else {
+    sum = even_places(part[0], part[1]) + odd_places(part[0], part[1]);
+    if constexpr (kKernel == 3) sum += even_places(part[2], part[3]);
+  }
+  return sum;
+}
+
+// Rows of outputs whose windows are a few columns wide.
+template <typename S, int kKernel, int kStep>
+void average_few(const AverageProblem<Compute<S>>& p, const Band& band, const S* plane, const S* begin, const S* limit,
+                 S* to, const S* end) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>, reach = (kStep + 1) * lanes + kKernel;
+  const int64_t width = p.input[2], outputs = p.output[2], d0 = p.start[0][band.depth];
+  AddedRows<S> added = {nullptr, p.end[0][band.depth] - d0, p.input[1] * width, 0, width};
+  for (int64_t oh = band.first; oh < band.last; ++oh, to += outputs) {
+    const int64_t h0 = p.start[1][oh];
+    added.rows = p.end[1][oh] - h0;
+    added.from = plane + d0 * added.depth_stride + h0 * width;
+    const T factor = p.scale[0][band.depth] * p.scale[1][oh] * p.factor;
+    const int64_t before = added.from - begin;
+    const int64_t after = limit - added.from - (added.depths - 1) * added.depth_stride - (added.rows - 1) * width;
+    for (int64_t o = 0; o < outputs; o += lanes) {
+      const int64_t first = o * kStep - p.padding,
+                    last = (smaller(outputs, o + lanes) - 1) * kStep - p.padding + kKernel;
+      const Edge<S> edge = {begin, limit, larger(0, -first), smaller(reach, width - first)};
+      Vector<T> sum;
+      if (before + first < 0 || first + reach > after)
+        sum = add_few<S, kKernel, kStep, kBeyondTensor>(added, first, edge);
+      else if (first >= 0 && last <= width)
+        sum = add_few<S, kKernel, kStep, kPlain>(added, first, edge);
+      else
+        sum = add_few<S, kKernel, kStep, kBeyondRow>(added, first, edge);
+      store_before(to + o, sum * (load(p.scale[2] + o) * factor), outputs - o, end - to - o);
+    }
   }
 }
 
@@ -215,6 +335,7 @@ void average_pixels(const AverageProblem<Compute<S>>& p, const Band& band, const
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   const int64_t inner = p.inner, row_stride = p.input[2] * inner, depth_stride = p.input[1] * row_stride;
+  const bool plain = inner % lanes == 0;
   const int64_t d0 = p.start[0][band.depth], d1 = p.end[0][band.depth];
   for (int64_t oh = band.first; oh < band.last; ++oh) {
     const int64_t h0 = p.start[1][oh], rows = p.end[1][oh] - h0;
@@ -237,41 +358,11 @@ void average_pixels(const AverageProblem<Compute<S>>& p, const Band& band, const
       for (; c < inner; c += lanes) {
         Vector<T> sum = {};
         for (int64_t d = 0; d < d1 - d0; ++d)
-          sum += total_at<S, true>(from + d * depth_stride + c, rows, row_stride, columns, inner, limit);
+          sum += plain ? total_at<S, false>(from + d * depth_stride + c, rows, row_stride, columns, inner, limit)
+                       : total_at<S, true>(from + d * depth_stride + c, rows, row_stride, columns, inner, limit);
         store_before(to + c, sum * weight, inner - c, end - to - c);
       }
     }
-  }
-}
-
-template <typename S>
-void forward(const AverageProblem<Compute<S>>& p, const S* input, S* output, int64_t begin, int64_t end,
-             void* workspace) {
-  typedef Compute<S> T;
-  const int64_t row = p.output[2] * p.inner, from = volume(p.input) * p.inner;
-  if (side_by_side<T>(p)) {
-    const AverageProblem<T> image = image_of(p);
-    return run_images(input, from, output, volume(p.output), p.outer, begin, end, workspace,
-                      [&](const T* source, T* target) {
-                        const T* room = target + volume(p.output) * kLanes<T>;
-                        for (int64_t depth = 0; depth < p.output[0]; ++depth)
-                          average_pixels(image, {0, depth, 0, p.output[1]}, source, source + from * kLanes<T>,
-                                         target + depth * p.output[1] * p.output[2] * kLanes<T>, room);
-                      });
-  }
-  const S* limit = input + p.outer * from;
-  const auto first_row = [&](const Band& band, int64_t oh) {
-    return output + ((band.outer * p.output[0] + band.depth) * p.output[1] + oh) * row;
-  };
-  const Band last = band_of(p.outer, p.output, end - 1);
-  const S* room = first_row(last, last.last);
-  for (int64_t task = begin; task < end; ++task) {
-    const Band band = band_of(p.outer, p.output, task);
-    const S* plane = input + band.outer * from;
-    if (p.inner == 1)
-      average_rows(p, band, plane, limit, first_row(band, band.first), room, static_cast<T*>(workspace));
-    else
-      average_pixels(p, band, plane, limit, first_row(band, band.first), room);
   }
 }
 
@@ -281,12 +372,6 @@ void forward(const AverageProblem<Compute<S>>& p, const S* input, S* output, int
 template <typename T>
 int64_t adjoint_tasks(const AverageProblem<T>& p) {
   return tasks_of(p, p.input);
-}
-
-// Zeros around the row of sums, so that windows which are not there add nothing.
-template <typename T>
-TORCHBP_INLINE int64_t margin(const AverageProblem<T>& p) {
-  return p.step == 0 ? 0 : p.kernel / p.step + 1 + kLanes<T>;
 }
 
 template <typename T>
@@ -310,35 +395,36 @@ TORCHBP_INLINE Vector<T> spread_phase(const AverageProblem<T>& p, const T* sums,
 }
 
 template <typename S, int kKernel, int kStep>
-void spread_run(const AverageProblem<Compute<S>>& p, const Compute<S>* sums, S* to, int64_t room) {
+void spread_run(const AverageProblem<Compute<S>>& p, const Compute<S>* sums, S* to, int64_t room, bool stream) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   const int64_t width = p.input[2];
   for (int64_t i = 0; i < width; i += kStep * lanes) {
     const Vector<T> even = spread_phase<T, kKernel, kStep>(p, sums + i / kStep, 0);
     if constexpr (kStep == 1) {
-      store_before(to + i, even, width - i, room - i);
+      store_result(to + i, even, width - i, room - i, stream);
     } else {
       const Vector<T> odd = spread_phase<T, kKernel, 2>(p, sums + i / 2, 1);
-      store_before(to + i, first_of_pairs(even, odd), width - i, room - i);
+      store_result(to + i, first_of_pairs(even, odd), width - i, room - i, stream);
       if (i + lanes < width)
-        store_before(to + i + lanes, rest_of_pairs(even, odd), width - i - lanes, room - i - lanes);
+        store_result(to + i + lanes, rest_of_pairs(even, odd), width - i - lanes, room - i - lanes, stream);
     }
   }
 }
 
 // Spreads a row of sums over the columns of its windows.
 template <typename S>
-void spread_columns(const AverageProblem<Compute<S>>& p, const Compute<S>* sums, Compute<S>* row, S* to, int64_t room) {
+void spread_columns(const AverageProblem<Compute<S>>& p, const Compute<S>* sums, Compute<S>* row, S* to, int64_t room,
+                    bool stream) {
   typedef Compute<S> T;
-  if (p.step == 1 && p.kernel == 3) return spread_run<S, 3, 1>(p, sums, to, room);
-  if (p.step == 1) return spread_run<S, 0, 1>(p, sums, to, room);
-  if (p.step == 2 && p.kernel == 2) return spread_run<S, 2, 2>(p, sums, to, room);
-  if (p.step == 2 && p.kernel == 3) return spread_run<S, 3, 2>(p, sums, to, room);
-  if (p.step == 2) return spread_run<S, 0, 2>(p, sums, to, room);
+  if (p.step == 1 && p.kernel == 3) return spread_run<S, 3, 1>(p, sums, to, room, stream);
+  if (p.step == 1) return spread_run<S, 0, 1>(p, sums, to, room, stream);
+  if (p.step == 2 && p.kernel == 2) return spread_run<S, 2, 2>(p, sums, to, room, stream);
+  if (p.step == 2 && p.kernel == 3) return spread_run<S, 3, 2>(p, sums, to, room, stream);
+  if (p.step == 2) return spread_run<S, 0, 2>(p, sums, to, room, stream);
   if (p.output[2] == 1 && p.start[2][0] == 0 && p.end[2][0] == p.input[2]) {
     for (int64_t i = 0; i < p.input[2]; i += kLanes<T>)
-      store_before(to + i, Vector<T>{} + sums[0], p.input[2] - i, room - i);
+      store_result(to + i, Vector<T>{} + sums[0], p.input[2] - i, room - i, stream);
     return;
   }
   for (int64_t i = 0; i < p.input[2]; ++i) row[i] = T(0);
@@ -349,12 +435,12 @@ void spread_columns(const AverageProblem<Compute<S>>& p, const Compute<S>* sums,
 
 template <typename S>
 void spread_rows(const AverageProblem<Compute<S>>& p, const Band& band, const S* plane, const S* limit, S* to,
-                 const S* end, Compute<S>* workspace) {
+                 const S* end, Compute<S>* workspace, bool stream) {
   typedef Compute<S> T;
   const int64_t width = p.output[2], before = margin(p);
   T* sums = workspace + before;
   T* row = sums + width + before + 4 * kLanes<T>;
-  for (int64_t i = -before; i < 0; ++i) sums[i] = T(0);
+  for (int64_t i = -before; i < width + before + 4 * kLanes<T>; ++i) sums[i] = T(0);
   const int64_t d0 = p.cover_first[0][band.depth], d1 = p.cover_end[0][band.depth];
   int64_t last_h0 = -1, last_h1 = -1;
   for (int64_t ih = band.first; ih < band.last; ++ih, to += p.input[2]) {
@@ -368,17 +454,17 @@ void spread_rows(const AverageProblem<Compute<S>>& p, const Band& band, const S*
                    (p.scale[0][d] * p.scale[1][h] * p.factor);
         store(sums + i, sum * load(p.scale[2] + i));
       }
-      for (int64_t i = width; i < width + before + 4 * kLanes<T>; ++i) sums[i] = T(0);
+      store(sums + width, Vector<T>{});
     }
     last_h0 = h0;
     last_h1 = h1;
-    spread_columns(p, sums, row, to, end - to);
+    spread_columns(p, sums, row, to, end - to, stream);
   }
 }
 
 template <typename S>
 void spread_pixels(const AverageProblem<Compute<S>>& p, const Band& band, const S* image, const S* limit, S* to,
-                   const S* end) {
+                   const S* end, bool stream) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   const int64_t inner = p.inner, d0 = p.cover_first[0][band.depth], d1 = p.cover_end[0][band.depth];
@@ -400,52 +486,102 @@ void spread_pixels(const AverageProblem<Compute<S>>& p, const Band& band, const 
         visit([&](const S* pixel, T weight) {
           for (int64_t b = 0; b < kBlock; ++b) sum[b] += load_values(pixel + c + b * lanes) * weight;
         });
-        for (int64_t b = 0; b < kBlock; ++b) store_values(to + c + b * lanes, sum[b]);
+        for (int64_t b = 0; b < kBlock; ++b) store_result(to + c + b * lanes, sum[b], lanes, lanes, stream);
       }
       for (; c < inner; c += lanes) {
         Vector<T> sum = {};
-        visit([&](const S* pixel, T weight) { sum += load_before<S, true>(pixel + c, limit) * weight; });
-        store_before(to + c, sum, inner - c, end - to - c);
+        if (inner % lanes == 0)
+          visit([&](const S* pixel, T weight) { sum += load_values(pixel + c) * weight; });
+        else
+          visit([&](const S* pixel, T weight) { sum += load_before<S, true>(pixel + c, limit) * weight; });
+        store_result(to + c, sum, inner - c, end - to - c, stream);
       }
     }
   }
 }
 
-template <typename S>
-void adjoint(const AverageProblem<Compute<S>>& p, const S* gradient, S* grad_input, int64_t begin, int64_t end,
-             void* workspace) {
+// ---------------------------------------------------------------------------------------------
+// Both
+
+// Planes with one window: their averages, or the averages' share for every element.
+template <typename S, bool kAdjoint>
+void run_whole_planes(const AverageProblem<Compute<S>>& p, const S* from, S* to, int64_t begin, int64_t end) {
   typedef Compute<S> T;
-  const int64_t row = p.input[2] * p.inner, from = volume(p.output) * p.inner;
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t size = p.input[2], last = smaller(p.outer, end * lanes);
+  const T weight = p.scale[0][0] * p.scale[1][0] * p.scale[2][0] * p.factor;
+  for (int64_t first = begin * lanes; first < last; first += lanes) {
+    const int64_t planes = smaller(lanes, last - first);
+    if constexpr (kAdjoint) {
+      for (int64_t plane = first; plane < first + planes; ++plane) {
+        const Vector<T> value = Vector<T>{} + value_of(from[plane]) * weight;
+        for (int64_t i = 0; i < size; i += lanes)
+          store_before(to + plane * size + i, value, size - i, (last - plane) * size - i);
+      }
+    } else {
+      Vector<T> sums[lanes] = {};
+      for (int64_t i = 0; i < planes; ++i) sums[i] = lane_sums(from + (first + i) * size, size, from + p.outer * size);
+      store_before(to + first, fold<T>(sums) * weight, planes, last - first);
+    }
+  }
+}
+
+// Averages, or their adjoint, for bands of the rows that are written.
+template <typename S, bool kAdjoint>
+void run(const AverageProblem<Compute<S>>& p, const S* from, S* to, int64_t begin, int64_t end, void* workspace) {
+  typedef Compute<S> T;
+  const int64_t* read = kAdjoint ? p.output : p.input;
+  const int64_t* written = kAdjoint ? p.input : p.output;
+  const auto pixels = [](bool stream, const auto&... arguments) {
+    if constexpr (kAdjoint)
+      spread_pixels(arguments..., stream);
+    else
+      average_pixels(arguments...);
+  };
+  if (whole_planes(p)) return run_whole_planes<S, kAdjoint>(p, from, to, begin, end);
   if (side_by_side<T>(p)) {
     const AverageProblem<T> image = image_of(p);
-    return run_images(gradient, from, grad_input, volume(p.input), p.outer, begin, end, workspace,
+    return run_images(from, volume(read), to, volume(written), p.outer, begin, end, workspace,
                       [&](const T* source, T* target) {
-                        const T* room = target + volume(p.input) * kLanes<T>;
-                        for (int64_t depth = 0; depth < p.input[0]; ++depth)
-                          spread_pixels(image, {0, depth, 0, p.input[1]}, source, source + from * kLanes<T>,
-                                        target + depth * p.input[1] * p.input[2] * kLanes<T>, room);
+                        const T* limit = source + volume(read) * kLanes<T>;
+                        const T* room = target + volume(written) * kLanes<T>;
+                        for (int64_t depth = 0; depth < written[0]; ++depth)
+                          pixels(false, image, Band{0, depth, 0, written[1]}, source, limit,
+                                 target + depth * written[1] * written[2] * kLanes<T>, room);
                       });
   }
-  const S* limit = gradient + p.outer * from;
-  const auto first_row = [&](const Band& band, int64_t ih) {
-    return grad_input + ((band.outer * p.input[0] + band.depth) * p.input[1] + ih) * row;
+  const int64_t plane = volume(read) * p.inner;
+  const auto row = [&](const Band& band, int64_t h) {
+    return to + ((band.outer * written[0] + band.depth) * written[1] + h) * written[2] * p.inner;
   };
-  const Band last = band_of(p.outer, p.input, end - 1);
-  const S* room = first_row(last, last.last);
+  const Band last = band_of(p.outer, written, end - 1);
+  const S* limit = from + p.outer * plane;
+  const S* room = row(last, last.last);
+  const bool stream = kAdjoint && streams(to, p.outer * volume(written) * p.inner, p.inner > 1 ? p.inner : written[2]);
   for (int64_t task = begin; task < end; ++task) {
-    const Band band = band_of(p.outer, p.input, task);
-    const S* plane = gradient + band.outer * from;
-    if (p.inner == 1)
-      spread_rows(p, band, plane, limit, first_row(band, band.first), room, static_cast<T*>(workspace));
+    const Band band = band_of(p.outer, written, task);
+    const S* source = from + band.outer * plane;
+    S* target = row(band, band.first);
+    if (p.inner > 1)
+      pixels(stream, p, band, source, limit, target, room);
+    else if constexpr (kAdjoint)
+      spread_rows(p, band, source, limit, target, room, static_cast<T*>(workspace), stream);
+    else if (p.step == 1 && p.kernel == 3)
+      average_few<S, 3, 1>(p, band, source, from, limit, target, room);
+    else if (p.step == 2 && p.kernel == 2)
+      average_few<S, 2, 2>(p, band, source, from, limit, target, room);
+    else if (p.step == 2 && p.kernel == 3)
+      average_few<S, 3, 2>(p, band, source, from, limit, target, room);
     else
-      spread_pixels(p, band, plane, limit, first_row(band, band.first), room);
+      average_rows(p, band, source, limit, target, room, static_cast<T*>(workspace));
   }
+  end_stream(stream);
 }
 
 template <typename S>
 AveragePoolKernels<S> kernels_of() {
   typedef Compute<S> T;
-  return {forward_tasks<T>, forward_workspace<T>, forward<S>, adjoint_tasks<T>, adjoint_workspace<T>, adjoint<S>};
+  return {forward_tasks<T>, forward_workspace<T>, run<S, false>, adjoint_tasks<T>, adjoint_workspace<T>, run<S, true>};
 }
 
 }  // namespace

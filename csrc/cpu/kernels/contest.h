@@ -112,7 +112,8 @@ template <typename T, typename V>
 TORCHBP_INLINE Vector<T> values_at(const V& places, int place, const Vector<T>& values) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(V) == 16) {
-    const __mmask16 same = _mm_cmpeq_epi8_mask(reinterpret_cast<__m128i>(places), _mm_set1_epi8(static_cast<char>(place)));
+    const __mmask16 same =
+        _mm_cmpeq_epi8_mask(reinterpret_cast<__m128i>(places), _mm_set1_epi8(static_cast<char>(place)));
     return _mm512_maskz_mov_ps(same, values);
   }
 #endif

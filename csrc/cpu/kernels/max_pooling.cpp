@@ -327,29 +327,6 @@ WindowRows<S> window_rows(const PoolProblem& p, const S* plane, const Range& dep
   return rows;
 }
 
-// A vector, or what of it lies in [begin, end).
-template <typename S>
-TORCHBP_INLINE Vector<Compute<S>> load_inside(const S* from, const S* begin, const S* end) {
-  if (from >= begin && end - from >= kLanes<Compute<S>>) return load_values(from);
-  Vector<Compute<S>> v = {};
-  for (int64_t lane = 0; lane < kLanes<Compute<S>>; ++lane)
-    if (from + lane >= begin && from + lane < end) v[lane] = value_of(from[lane]);
-  return v;
-}
-
-// How a vector of windows is read: as it is; where some windows reach beyond the row; where vectors may reach beyond
-// the tensor as well.
-enum Reading { kPlain, kBeyondRow, kBeyondTensor };
-
-// The tensor, and the columns [low, high) from the first window's on that are inside the row.
-template <typename S>
-struct Edge {
-  const S* begin;
-  const S* end;
-  int64_t low;
-  int64_t high;
-};
-
 // The champions of a vector of windows along the width, the first of which begins `from` elements into the rows. Every
 // row has its own first, so that their comparisons need not wait for each other.
 template <typename S, bool kWinner, int kTaps, int kStep, int kRows, Reading kReading>
@@ -429,7 +406,8 @@ struct FewRow {
 };
 
 template <typename S, typename W, bool kWinner, int kTaps, int kStep, int kRows>
-void pool_few_columns(const PoolProblem& p, const WindowRows<S>& rows, const FewRow<S, W>& row) {
+__attribute__((noinline)) void pool_few_columns(const PoolProblem& p, const WindowRows<S>& rows,
+                                                const FewRow<S, W>& row) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>, reach = kStep * lanes + kTaps;
   const int64_t readable = row.end - rows.at[rows.count - 1];
@@ -471,11 +449,11 @@ TORCHBP_INLINE Champion<Compute<S>, kWinner> few_of_pixel(const WindowRows<S>& r
 }
 
 template <typename S, typename W, bool kWinner, int kTaps, int kRows>
-void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& rows, const FewRow<S, W>& row) {
+__attribute__((noinline)) void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& rows,
+                                               const FewRow<S, W>& row) {
   typedef Compute<S> T;
   const int64_t inner = p.inner;
-  const bool plain =
-      inner % kLanes<T> == 0 || row.end - rows.at[rows.count - 1] >= p.input[2] * inner + kLanes<T>;
+  const bool plain = inner % kLanes<T> == 0 || row.end - rows.at[rows.count - 1] >= p.input[2] * inner + kLanes<T>;
   for (int64_t o = 0; o < p.output[2]; ++o) {
     const Range taps = inside_taps(p, 2, o);
     const bool whole = plain && o >= row.inside.first && o < row.inside.last;
@@ -491,17 +469,7 @@ void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& rows, const FewR
   }
 }
 
-template <typename S, typename W, bool kWinner, int kTaps, int kRows>
-void pool_few_row(const PoolProblem& p, const WindowRows<S>& rows, const FewRow<S, W>& row) {
-  if (p.inner > 1)
-    pool_few_pixels<S, W, kWinner, kTaps, kRows>(p, rows, row);
-  else if (p.stride[2] == 1)
-    pool_few_columns<S, W, kWinner, kTaps, 1, kRows>(p, rows, row);
-  else
-    pool_few_columns<S, W, kWinner, kTaps, 2, kRows>(p, rows, row);
-}
-
-template <typename S, typename W, bool kWinner>
+template <typename S, typename W, bool kWinner, int kTaps, int kStep>
 void pool_few(const PoolProblem& p, const Plan& plan, const Band& band, const S* input, S* output, W* winner,
               const S* room) {
   const S* limit = input + p.outer * volume(p.input) * p.inner;
@@ -512,17 +480,18 @@ void pool_few(const PoolProblem& p, const Plan& plan, const Band& band, const S*
     const WindowRows<S> rows = window_rows(p, plane, depths, band.depth, oh);
     S* to = output + (first_row + oh) * length;
     const FewRow<S, W> row = {plan.inside, input, limit, to, kWinner ? winner + (to - output) : nullptr, room - to};
+    const bool square = rows.count == kTaps;
     if (rows.count == 0)  // dilated windows may miss the input altogether
       for (int64_t i = 0; i < length; ++i) {
         set_value(to + i, -static_cast<Compute<S>>(__builtin_inf()));
         if constexpr (kWinner) row.winner[i] = static_cast<W>(kNone);
       }
-    else if (p.kernel[2] == 2)
-      rows.count == 2 ? pool_few_row<S, W, kWinner, 2, 2>(p, rows, row)
-                      : pool_few_row<S, W, kWinner, 2, 0>(p, rows, row);
+    else if constexpr (kStep == 0)
+      square ? pool_few_pixels<S, W, kWinner, kTaps, kTaps>(p, rows, row)
+             : pool_few_pixels<S, W, kWinner, kTaps, 0>(p, rows, row);
     else
-      rows.count == 3 ? pool_few_row<S, W, kWinner, 3, 3>(p, rows, row)
-                      : pool_few_row<S, W, kWinner, 3, 0>(p, rows, row);
+      square ? pool_few_columns<S, W, kWinner, kTaps, kStep, kTaps>(p, rows, row)
+             : pool_few_columns<S, W, kWinner, kTaps, kStep, 0>(p, rows, row);
   }
 }
 
@@ -531,7 +500,16 @@ template <typename S, typename W, bool kWinner>
 void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S* input, S* output, W* winner,
                const S* end, void* workspace) {
   typedef Compute<S> T;
-  if (few_taps(p)) return pool_few<S, W, kWinner>(p, plan, band, input, output, winner, end);
+  if (few_taps(p)) {
+    const int64_t step = p.inner > 1 ? 0 : p.stride[2];
+    const auto pool = p.kernel[2] == 2 ? (step == 0   ? pool_few<S, W, kWinner, 2, 0>
+                                          : step == 1 ? pool_few<S, W, kWinner, 2, 1>
+                                                      : pool_few<S, W, kWinner, 2, 2>)
+                                       : (step == 0   ? pool_few<S, W, kWinner, 3, 0>
+                                          : step == 1 ? pool_few<S, W, kWinner, 3, 1>
+                                                      : pool_few<S, W, kWinner, 3, 2>);
+    return pool(p, plan, band, input, output, winner, end);
+  }
   const S* limit = input + p.outer * volume(p.input) * p.inner;
   const S* plane = input + band.outer * volume(p.input) * p.inner;
   const int64_t slots = plan.planes * plan.height, row_stride = p.input[2] * p.inner;
@@ -618,8 +596,7 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
 // Whether planes are pooled side by side: comparing is dear enough that it pays up to the second-level cache.
 template <typename T>
 TORCHBP_INLINE bool side_by_side(const PoolProblem& p) {
-  const bool narrow = few_taps(p) ? 2 * p.output[2] <= kLanes<T>
-                                  : smaller(p.input[2], p.output[2] * 2) < 4 * kLanes<T>;
+  const bool narrow = few_taps(p) ? 2 * p.output[2] <= kLanes<T> : smaller(p.input[2], p.output[2] * 2) < 4 * kLanes<T>;
   return narrow && planes_fit<T>(p, 192 << 10);
 }
 
@@ -935,19 +912,13 @@ struct Slide {
   static constexpr int last(int phase) { return phase + (kTaps - 1 - phase) / kStep * kStep; }
 };
 
-// Calls body with the slide of the windows, or returns false.
+// Calls body with the slide of the windows, Slide<0, 0> if they have none.
 template <typename Body>
-TORCHBP_INLINE bool with_slide(const PoolProblem& p, const Body& body) {
-  if (p.dilation[2] != 1) return false;
-  if (p.kernel[2] == 2 && p.stride[2] == 2)
-    body(Slide<2, 2>{});
-  else if (p.kernel[2] == 3 && p.stride[2] == 2)
-    body(Slide<3, 2>{});
-  else if (p.kernel[2] == 3 && p.stride[2] == 1)
-    body(Slide<3, 1>{});
-  else
-    return false;
-  return true;
+TORCHBP_INLINE auto with_slide(const PoolProblem& p, const Body& body) {
+  if (p.dilation[2] == 1 && p.kernel[2] == 2 && p.stride[2] == 2) return body(Slide<2, 2>{});
+  if (p.dilation[2] == 1 && p.kernel[2] == 3 && p.stride[2] == 2) return body(Slide<3, 2>{});
+  if (p.dilation[2] == 1 && p.kernel[2] == 3 && p.stride[2] == 1) return body(Slide<3, 1>{});
+  return body(Slide<0, 0>{});
 }
 
 // Outputs of the tensor, and those of one row.
@@ -957,6 +928,7 @@ struct Outputs {
   const W* winner;
   int64_t all;
   int64_t width;
+  bool stream;  // how the inputs' gradient is written
 };
 
 // Sums for a vector of inputs at a phase, of which the first is covered by windows m, m - 1, ... In a row that windows
@@ -990,22 +962,22 @@ TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRows<Compute<S>, W>& 
 // A row of inputs of a contiguous tensor.
 template <typename Slide, int kShift, bool kEdge, typename S, typename W>
 TORCHBP_INLINE void slide_vector(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, int64_t m, S* to,
-                                 int64_t count, int64_t room) {
+                                 int64_t count, int64_t room, bool stream) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   if constexpr (Slide::kStride == 1) {
-    store_before(to, slide_columns<Slide, 0, kEdge>(rows, from, m), count, room);
+    store_result(to, slide_columns<Slide, 0, kEdge>(rows, from, m), count, room, stream);
   } else {
     const Vector<T> even = slide_columns<Slide, kShift, kEdge>(rows, from, m);
     const Vector<T> odd = slide_columns<Slide, 1 - kShift, kEdge>(rows, from, m + kShift);
-    store_before(to, first_of_pairs(even, odd), count, room);
-    if (count > lanes) store_before(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes);
+    store_result(to, first_of_pairs(even, odd), count, room, stream);
+    if (count > lanes) store_result(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes, stream);
   }
 }
 
 template <typename Slide, int kShift, typename S, typename W>
-void slide_row(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, S* to,
-               int64_t room) {
+__attribute__((noinline)) void slide_row(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows,
+                                         const Outputs<S, W>& from, S* to, int64_t room) {
   constexpr int64_t step = Slide::kStride * kLanes<Compute<S>>, back = (Slide::kColumns - 1) / Slide::kStride;
   const bool covered = p.input[2] <= p.output[2] * Slide::kStride;
   const int64_t before = rows.count > 0 ? rows.row[0].at : 0;
@@ -1016,9 +988,9 @@ void slide_row(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const
     const bool plain = before + m >= back && m + kLanes<Compute<S>> + kShift <= after &&
                        (covered || (m >= back && last < p.output[2]));
     if (plain)
-      slide_vector<Slide, kShift, false>(rows, from, m, to + i, count, room - i);
+      slide_vector<Slide, kShift, false>(rows, from, m, to + i, count, room - i, from.stream);
     else
-      slide_vector<Slide, kShift, true>(rows, from, m, to + i, count, room - i);
+      slide_vector<Slide, kShift, true>(rows, from, m, to + i, count, room - i, from.stream);
   }
 }
 
@@ -1062,15 +1034,15 @@ struct Index {
 // Calls sum_block with vectors of channels of a pixel, four or two or one at a time, and writes what it returns; the
 // last one channel by channel, by sum_one, where a vector would reach beyond what may be read.
 template <typename S, typename SumBlock, typename SumOne>
-TORCHBP_INLINE void for_channels(int64_t inner, bool readable, S* pixel, const S* end, const SumBlock& sum_block,
-                                 const SumOne& sum_one) {
+TORCHBP_INLINE void for_channels(int64_t inner, bool readable, S* pixel, const S* end, bool stream,
+                                 const SumBlock& sum_block, const SumOne& sum_one) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   Vector<T> sum[4];
   int64_t c = 0;
   for (; c + 4 * lanes <= inner; c += 4 * lanes) {
     sum_block(Index<4>{}, c, sum);
-    for (int64_t b = 0; b < 4; ++b) store_values(pixel + c + b * lanes, sum[b]);
+    for (int64_t b = 0; b < 4; ++b) store_result(pixel + c + b * lanes, sum[b], lanes, lanes, stream);
   }
   for (; c < inner; c += lanes) {
     if (readable || c + lanes <= inner) {
@@ -1079,20 +1051,22 @@ TORCHBP_INLINE void for_channels(int64_t inner, bool readable, S* pixel, const S
       sum[0] = Vector<T>{};
       for (int64_t lane = 0; lane < inner - c; ++lane) sum[0][lane] = sum_one(c + lane);
     }
-    store_before(pixel + c, sum[0], inner - c, end - pixel - c);
+    store_result(pixel + c, sum[0], inner - c, end - pixel - c, stream);
   }
 }
 
 // A row of inputs of a channels-last tensor.
 template <typename Slide, typename S, typename W>
-void gather_pixels(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, S* pixel,
-                   const S* end) {
+__attribute__((noinline)) void gather_pixels(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows,
+                                             const Outputs<S, W>& from, S* pixel, const S* end) {
   typedef Compute<S> T;
   const int64_t inner = p.inner, length = p.output[2] * inner;
   const bool readable = rows.count == 0 || rows.row[rows.count - 1].at + length + kLanes<T> <= from.all;
   for (int64_t iw = 0; iw < p.input[2]; ++iw, pixel += inner) {
     if constexpr (Slide::kStride > 0) {
-      const int64_t place = iw + p.padding[2], m = place / Slide::kStride, phase = place % Slide::kStride;
+      const uint64_t place = static_cast<uint64_t>(iw + p.padding[2]);
+      const int64_t m = static_cast<int64_t>(place / Slide::kStride),
+                    phase = static_cast<int64_t>(place % Slide::kStride);
       if (readable && m >= (Slide::kColumns - 1 - phase) / Slide::kStride && m < p.output[2]) {
         const auto whole = [&](auto block, int64_t c, Vector<T>* sum) {
           constexpr int kBlock = decltype(block)::value;
@@ -1101,7 +1075,7 @@ void gather_pixels(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, c
           else
             slide_pixel<Slide, Slide::kStride - 1, kBlock>(rows, m, inner, from.gradient + c, from.winner + c, sum);
         };
-        for_channels(inner, true, pixel, end, whole, [](int64_t) { return T(0); });
+        for_channels(inner, true, pixel, end, from.stream, whole, [](int64_t) { return T(0); });
         continue;
       }
     }
@@ -1109,7 +1083,7 @@ void gather_pixels(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, c
     const auto part = [&](auto block, int64_t c, Vector<T>* sum) {
       gather_pixel<decltype(block)::value>(p, rows, widths, iw, from.gradient + c, from.winner + c, sum);
     };
-    for_channels(inner, readable, pixel, end, part, [&](int64_t c) {
+    for_channels(inner, readable, pixel, end, from.stream, part, [&](int64_t c) {
       T sum = T(0);
       for (int64_t r = 0; r < rows.count; ++r)
         for (int64_t ow = widths.first; ow < widths.last; ++ow) {
@@ -1123,174 +1097,259 @@ void gather_pixels(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, c
 }
 
 // Rows of inputs, each from the rows of outputs that cover it.
-template <typename S, typename W>
+template <typename Slide, typename S, typename W>
 void gather_rows(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
-                 const S* end) {
+                 const S* end, bool stream) {
   typedef Compute<S> T;
-  const Outputs<S, W> from = {gradient, winner, p.outer * volume(p.output) * p.inner, p.output[2]};
+  const Outputs<S, W> from = {gradient, winner, p.outer * volume(p.output) * p.inner, p.output[2], stream};
   const Range depths = covering(p, 0, band.depth);
   const int64_t length = p.input[2] * p.inner;
   S* to = grad_input + ((band.outer * p.input[0] + band.depth) * p.input[1] + band.first) * length;
   CoverRows<T, W> rows;
   for (int64_t ih = band.first; ih < band.last; ++ih, to += length) {
     rows.find(p, band, depths, ih);
-    const bool slides = with_slide(p, [&](auto slide) {
-      if (p.inner > 1)
-        gather_pixels<decltype(slide)>(p, rows, from, to, end);
-      else if (p.padding[2] % slide.kStride == 0)
-        slide_row<decltype(slide), 0>(p, rows, from, to, end - to);
-      else
-        slide_row<decltype(slide), 1>(p, rows, from, to, end - to);
-    });
-    if (!slides) gather_pixels<Slide<0, 0>>(p, rows, from, to, end);
+    if constexpr (Slide::kStride > 0) {
+      if (p.inner == 1) {
+        if (p.padding[2] % Slide::kStride == 0)
+          slide_row<Slide, 0>(p, rows, from, to, end - to);
+        else
+          slide_row<Slide, Slide::kStride - 1>(p, rows, from, to, end - to);
+        continue;
+      }
+    }
+    gather_pixels<Slide>(p, rows, from, to, end);
   }
 }
 
 TORCHBP_INLINE bool slides(const PoolProblem& p) {
-  return with_slide(p, [](auto) {});
+  return with_slide(p, [](auto slide) { return slide.kStride > 0; });
+}
+
+// Whether windows of two columns cover a contiguous tensor side by side, with nothing left over.
+TORCHBP_INLINE bool tiles(const PoolProblem& p) {
+  bool exact = p.inner == 1 && p.kernel[2] == 2;
+  for (int axis = 0; axis < kSpatial; ++axis)
+    exact = exact && (p.dilation[axis] == 1 || p.kernel[axis] == 1) && p.padding[axis] == 0 &&
+            p.stride[axis] == p.kernel[axis] && p.input[axis] == p.output[axis] * p.stride[axis];
+  return exact;
+}
+
+// The inputs under a band of outputs: each row of outputs fills the rows under its windows.
+template <typename S, typename W>
+void fill_tiles(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
+                bool stream) {
+  typedef Compute<S> T;
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t width = p.output[2], first = (band.outer * p.output[0] + band.depth) * p.output[1];
+  const int64_t all = p.outer * volume(p.output);
+  for (int64_t kd = 0; kd < p.kernel[0]; ++kd) {
+    S* plane = grad_input + (band.outer * p.input[0] + band.depth * p.kernel[0] + kd) * p.input[1] * p.input[2];
+    const S* end = plane + band.last * p.kernel[1] * p.input[2];
+    for (int64_t oh = band.first; oh < band.last; ++oh)
+      for (int64_t kh = 0; kh < p.kernel[1]; ++kh) {
+        const int tap = static_cast<int>((kd * p.kernel[1] + kh) * 2);
+        S* to = plane + (oh * p.kernel[1] + kh) * p.input[2];
+        for (int64_t o = 0; o < width; o += lanes, to += 2 * lanes) {
+          const int64_t at = (first + oh) * width + o;
+          W some[lanes] = {};
+          const W* places = winner + at;
+          if (at + lanes > all) {
+            for (int64_t i = 0; i < all - at; ++i) some[i] = winner[at + i];
+            places = some;
+          }
+          const Places<T, W> winners = load_places<T>(places);
+          const Vector<T> values = load_before<S, true>(gradient + at, gradient + all);
+          const Vector<T> even = values_at<T>(winners, tap, values), odd = values_at<T>(winners, tap + 1, values);
+          const int64_t count = 2 * (width - o), room = end - to;
+          store_result(to, first_of_pairs(even, odd), count, room, stream);
+          if (count > lanes) store_result(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes, stream);
+        }
+      }
+  }
 }
 
 template <typename T>
 TORCHBP_INLINE bool gathers_side_by_side(const PoolProblem& p) {
-  const bool narrow = slides(p) ? 2 * p.input[2] <= p.stride[2] * kLanes<T>
-                                : smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T>;
-  return narrow && planes_fit<T>(p, 112 << 10);
+  const bool narrow =
+      slides(p) ? 2 * p.input[2] <= p.stride[2] * kLanes<T> : smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T>;
+  return narrow && !tiles(p) && planes_fit<T>(p, 112 << 10);
+}
+
+// Whether the gradient is scattered: also where windows are so far apart that outputs are few, if there are planes
+// enough for the threads and sums need no other type.
+template <typename S>
+bool scatters(const PoolProblem& p) {
+  constexpr int64_t kEnough = 16;
+  if (!gathers<Compute<S>>(p)) return true;
+  return sizeof(S) == sizeof(Compute<S>) && p.inner == 1 && volume(p.stride) >= 8 && p.outer >= kEnough && !tiles(p);
 }
 
 template <typename S>
 int64_t backward_workspace(const PoolProblem& p) {
   typedef Compute<S> T;
-  if (!gathers<T>(p)) return 0;
+  if (scatters<S>(p)) return 0;
   if (!gathers_side_by_side<T>(p)) return p.inner > 1 || slides(p) ? 0 : lines_workspace<T>(p);
   const int64_t elements = image_size<T>(volume(p.input)) + 2 * image_size<T>(volume(p.output));
   return elements * static_cast<int64_t>(sizeof(T));
 }
 
-template <typename S, typename W>
+template <typename Slide, typename S, typename W>
 void gather_image(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end,
                   void* workspace) {
   typedef Compute<S> T;
   const PoolProblem image = image_of<T>(p);
-  const int64_t from = volume(p.output), to = volume(p.input);
+  const int64_t from = volume(p.output), to = volume(p.input), all = p.outer * from;
   T* source = static_cast<T*>(workspace);
   Integer<T>* places = reinterpret_cast<Integer<T>*>(source + image_size<T>(from));
   T* target = source + 2 * image_size<T>(from);
-  const int64_t all = p.outer * from;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t first = task * kLanes<T>, planes = smaller(kLanes<T>, p.outer - first);
     planes_to_image(planes, from, gradient + first * from, gradient + all, source);
     places_to_image<T>(planes, from, winner + first * from, winner + all, places);
     for (int64_t depth = 0; depth < p.input[0]; ++depth)
-      gather_rows<T, Integer<T>>(image, {0, depth, 0, p.input[1]}, source, places, target, target + to * kLanes<T>);
+      gather_rows<Slide, T, Integer<T>>(image, {0, depth, 0, p.input[1]}, source, places, target,
+                                        target + to * kLanes<T>, false);
     image_to_planes(planes, to, target, grad_input + first * to);
   }
 }
 
-template <typename S, typename W>
+template <typename Slide, typename S, typename W>
 void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end,
                   void* workspace) {
-  if (gathers_side_by_side<Compute<S>>(p)) return gather_image(p, gradient, winner, grad_input, begin, end, workspace);
+  if (gathers_side_by_side<Compute<S>>(p))
+    return gather_image<Slide>(p, gradient, winner, grad_input, begin, end, workspace);
+  const bool stream = streams(grad_input, p.outer * volume(p.input) * p.inner, p.inner > 1 ? p.inner : p.input[2]);
+  if (tiles(p)) {
+    for (int64_t task = begin; task < end; ++task)
+      fill_tiles(p, band_of(p.outer, p.output, task), gradient, winner, grad_input, stream);
+    end_stream(stream);
+    return;
+  }
   const Band last = band_of(p.outer, p.input, end - 1);
   const S* room = grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
   const Lines lines = lines_of<Compute<S>>(p);
   for (int64_t task = begin; task < end; ++task) {
     const Band band = band_of(p.outer, p.input, task);
-    if (p.inner > 1 || slides(p))
-      gather_rows(p, band, gradient, winner, grad_input, room);
+    if (p.inner > 1 || Slide::kStride > 0)
+      gather_rows<Slide>(p, band, gradient, winner, grad_input, room, stream);
     else
       gather_lines(p, lines, band, gradient, winner, grad_input, room, workspace);
   }
+  end_stream(stream);
 }
+
+// Where a tap lies in its window: its coordinates, and its distance from the window's first element.
+struct TapPlace {
+  int64_t offset;
+  int32_t depth;
+  int32_t height;
+  int32_t width;
+};
+
+TORCHBP_INLINE TapPlace place_of(const PoolProblem& p, int64_t tap) {
+  const int64_t w = tap % p.kernel[2], rest = tap / p.kernel[2], h = rest % p.kernel[1], d = rest / p.kernel[1];
+  const int64_t row = d * p.dilation[0] * p.input[1] + h * p.dilation[1];
+  return {(row * p.input[2] + w * p.dilation[2]) * p.inner, static_cast<int32_t>(d), static_cast<int32_t>(h),
+          static_cast<int32_t>(w)};
+}
+
+TORCHBP_INLINE bool holds(const Range& range, int32_t value) { return value >= range.first && value < range.last; }
+
+// The places of all taps, where they are few enough for a table.
+struct TapTable {
+  static constexpr int64_t kMost = 256;
+  int64_t taps;
+  TapPlace place[kMost];
+
+  explicit TapTable(const PoolProblem& p) : taps(volume(p.kernel)) {
+    for (int64_t tap = 0; taps <= kMost && tap < taps; ++tap) place[tap] = place_of(p, tap);
+  }
+  TORCHBP_INLINE bool has(int64_t tap) const { return static_cast<uint64_t>(tap) < static_cast<uint64_t>(taps); }
+};
 
 // Calls visit(output offset, input offset) for every output and the input that won it; a winner that
-// cannot belong to its window is passed over. Inside the input a tap is one offset from the window's
-// start; at the border its coordinates are checked.
+// cannot belong to its window is passed over. Inside the input every tap can; at the border its coordinates are
+// checked.
 template <typename Winner, typename Visit>
-TORCHBP_INLINE void visit_winners(const PoolProblem& problem, const Winner* winner, int64_t task, Visit visit) {
-  const Slice slice = slice_of(problem, task);
-  const int64_t inner = problem.inner, taps = volume(problem.kernel);
-  const int64_t plane = problem.kernel[1] * problem.kernel[2], width = problem.input[2];
-  int64_t offset[256];
-  const bool tabled = taps <= 256;
-  for (int64_t tap = 0; tabled && tap < taps; ++tap)
-    offset[tap] = ((tap / plane * problem.dilation[0] * problem.input[1] +
-                    tap % plane / problem.kernel[2] * problem.dilation[1]) *
-                       width +
-                   tap % problem.kernel[2] * problem.dilation[2]) *
-                  inner;
-  // Windows along the width that lie inside the input.
-  const int64_t reach = problem.dilation[2] * (problem.kernel[2] - 1);
-  const Range first = valid_range(problem.output[2], problem.stride[2], -problem.padding[2], width);
-  const Range last = valid_range(problem.output[2], problem.stride[2], reach - problem.padding[2], width);
-  const int64_t inside_from = first.first, inside_to = larger(inside_from, smaller(first.last, last.last));
-
+TORCHBP_INLINE void visit_winners(const PoolProblem& p, const TapTable& table, const Winner* winner, int64_t task,
+                                  Visit visit) {
+  const Slice slice = slice_of(p, task);
+  const int64_t inner = p.inner, step = p.stride[2] * inner;
+  const bool tabled = table.taps <= TapTable::kMost;
+  const Range inside = inside_windows(p);
   int64_t out = slice.output;
-  for (int64_t od = 0; od < problem.output[0]; ++od)
-    for (int64_t oh = 0; oh < problem.output[1]; ++oh) {
-      const int64_t d = od * problem.stride[0] - problem.padding[0], h = oh * problem.stride[1] - problem.padding[1];
-      const bool row_inside = tabled && d >= 0 && h >= 0 &&
-                              d + problem.dilation[0] * (problem.kernel[0] - 1) < problem.input[0] &&
-                              h + problem.dilation[1] * (problem.kernel[1] - 1) < problem.input[1];
-      for (int64_t ow = 0; ow < problem.output[2]; ++ow, out += inner) {
-        const int64_t w = ow * problem.stride[2] - problem.padding[2];
-        if (row_inside && ow >= inside_from && ow < inside_to) {
-          const int64_t start = slice.input + ((d * problem.input[1] + h) * width + w) * inner;
-          for (int64_t c = 0; c < slice.channels; ++c) {
-            const int64_t tap = static_cast<int64_t>(winner[out + c]);
-            if (tap < taps) visit(out + c, start + offset[tap & 255] + c);
-          }
+  for (int64_t od = 0; od < p.output[0]; ++od) {
+    const Range depths = inside_taps(p, 0, od);
+    for (int64_t oh = 0; oh < p.output[1]; ++oh) {
+      const Range heights = inside_taps(p, 1, oh);
+      const bool row_inside =
+          tabled && depths.last - depths.first == p.kernel[0] && heights.last - heights.first == p.kernel[1];
+      const int64_t d = od * p.stride[0] - p.padding[0], h = oh * p.stride[1] - p.padding[1];
+      int64_t start = slice.input + ((d * p.input[1] + h) * p.input[2] - p.padding[2]) * inner;
+      for (int64_t ow = 0; ow < p.output[2];) {
+        if (row_inside && ow == inside.first && inside.last > ow) {
+          for (; ow < inside.last; ++ow, out += inner, start += step)
+            for (int64_t c = 0; c < (inner == 1 ? 1 : slice.channels); ++c) {
+              const int64_t tap = static_cast<int64_t>(winner[out + c]);
+              if (table.has(tap)) visit(out + c, start + table.place[tap].offset + c);
+            }
           continue;
         }
+        const Range widths = inside_taps(p, 2, ow);
         for (int64_t c = 0; c < slice.channels; ++c) {
           const int64_t tap = static_cast<int64_t>(winner[out + c]);
-          if (tap < 0 || tap >= taps) continue;
-          const int64_t id = d + tap / plane * problem.dilation[0];
-          const int64_t ih = h + tap % plane / problem.kernel[2] * problem.dilation[1];
-          const int64_t iw = w + tap % problem.kernel[2] * problem.dilation[2];
-          if (id < 0 || id >= problem.input[0] || ih < 0 || ih >= problem.input[1] || iw < 0 || iw >= width) continue;
-          visit(out + c, slice.input + ((id * problem.input[1] + ih) * width + iw) * inner + c);
+          if (!table.has(tap)) continue;
+          const TapPlace at = tabled ? table.place[tap] : place_of(p, tap);
+          if (holds(depths, at.depth) && holds(heights, at.height) && holds(widths, at.width))
+            visit(out + c, start + at.offset + c);
         }
+        ++ow;
+        out += inner;
+        start += step;
       }
     }
+  }
 }
 
-template <typename S>
-void max_scatter(const PoolProblem& problem, const S* grad_output, const void* winner, int winner_bytes, S* grad_input,
-                 int64_t task) {
-  const Slice slice = slice_of(problem, task);
-  clear(grad_input + slice.input, volume(problem.input), problem.inner, slice.channels);
-  with_winner(winner, winner_bytes, [&](const auto* places) {
-    visit_winners(problem, places, task, [&](int64_t out, int64_t in) {
-      set_value(grad_input + in, value_of(grad_input[in]) + value_of(grad_output[out]));
+template <typename S, typename W>
+void max_scatter(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end) {
+  const TapTable table(p);
+  for (int64_t task = begin; task < end; ++task) {
+    const Slice slice = slice_of(p, task);
+    clear(grad_input + slice.input, volume(p.input), p.inner, slice.channels);
+    visit_winners(p, table, winner, task, [&](int64_t out, int64_t in) {
+      set_value(grad_input + in, value_of(grad_input[in]) + value_of(gradient[out]));
     });
-  });
+  }
 }
 
 template <typename S>
 int64_t backward_tasks(const PoolProblem& p) {
   typedef Compute<S> T;
-  if (!gathers<T>(p)) return slice_tasks(p);
-  return gathers_side_by_side<T>(p) ? (p.outer + kLanes<T> - 1) / kLanes<T> : band_tasks(p.outer, p.input);
+  if (scatters<S>(p)) return slice_tasks(p);
+  if (gathers_side_by_side<T>(p)) return (p.outer + kLanes<T> - 1) / kLanes<T>;
+  return band_tasks(p.outer, tiles(p) ? p.output : p.input);
 }
 
 template <typename S>
 void backward(const PoolProblem& p, const S* gradient, const void* winner, int winner_bytes, S* grad_input,
               int64_t begin, int64_t end, void* workspace) {
-  if (gathers<Compute<S>>(p))
-    with_winner(winner, winner_bytes,
-                [&](const auto* places) { gather_tasks(p, gradient, places, grad_input, begin, end, workspace); });
-  else
-    for (int64_t task = begin; task < end; ++task) max_scatter(p, gradient, winner, winner_bytes, grad_input, task);
+  with_winner(winner, winner_bytes, [&](const auto* places) {
+    if (scatters<S>(p)) return max_scatter(p, gradient, places, grad_input, begin, end);
+    with_slide(
+        p, [&](auto slide) { gather_tasks<decltype(slide)>(p, gradient, places, grad_input, begin, end, workspace); });
+  });
 }
 
 template <typename S>
-void pick(const PoolProblem& problem, const S* input, const void* winner, int winner_bytes, S* output, int64_t begin,
+void pick(const PoolProblem& p, const S* input, const void* winner, int winner_bytes, S* output, int64_t begin,
           int64_t end) {
+  const TapTable table(p);
   for (int64_t task = begin; task < end; ++task) {
-    const Slice slice = slice_of(problem, task);
-    clear(output + slice.output, volume(problem.output), problem.inner, slice.channels);
+    const Slice slice = slice_of(p, task);
+    clear(output + slice.output, volume(p.output), p.inner, slice.channels);
     with_winner(winner, winner_bytes, [&](const auto* places) {
-      visit_winners(problem, places, task, [&](int64_t out, int64_t in) { output[out] = input[in]; });
+      visit_winners(p, table, places, task, [&](int64_t out, int64_t in) { output[out] = input[in]; });
     });
   }
 }

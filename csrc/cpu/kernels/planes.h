@@ -3,6 +3,10 @@
 
 #include "vector.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace torchbp {
 namespace TORCHBP_ISA {
 
@@ -71,6 +75,64 @@ void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) 
     for (int64_t c = 0; c < channels; ++c) to[i * inner + c] = T{};
 }
 
+// Results that no cache holds are written past it: a cache line is not read before it is overwritten.
+constexpr int64_t kStreamed = 32 << 20;  // bytes from which on that pays
+
+// Whether a tensor of so many elements in rows of `length` is so large, and every vector of a row aligned.
+template <typename S>
+TORCHBP_INLINE bool streams(const S* to, int64_t elements, int64_t length) {
+#if defined(__SSE2__)
+  constexpr int64_t size = static_cast<int64_t>(sizeof(S));
+  return sizeof(S) >= 4 && elements * size >= kStreamed && length * size % TORCHBP_VECTOR_BYTES == 0 &&
+         reinterpret_cast<uintptr_t>(to) % TORCHBP_VECTOR_BYTES == 0;
+#else
+  return false;
+#endif
+}
+
+// store_before, past the cache if `stream`.
+template <typename S>
+TORCHBP_INLINE void store_result(S* to, const Vector<Compute<S>>& v, int64_t count, int64_t room, bool stream) {
+#if defined(__AVX512F__)
+  if (sizeof(S) >= 4 && stream) return _mm512_stream_ps(reinterpret_cast<float*>(to), reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  if (sizeof(S) >= 4 && stream) return _mm256_stream_ps(reinterpret_cast<float*>(to), reinterpret_cast<__m256>(v));
+#elif defined(__SSE2__)
+  if (sizeof(S) >= 4 && stream) return _mm_stream_ps(reinterpret_cast<float*>(to), reinterpret_cast<__m128>(v));
+#endif
+  store_before(to, v, count, room);
+}
+
+// Orders what was streamed before what follows.
+TORCHBP_INLINE void end_stream(bool stream) {
+#if defined(__SSE2__)
+  if (stream) _mm_sfence();
+#endif
+}
+
+// A vector, or what of it lies in [begin, end).
+template <typename S>
+TORCHBP_INLINE Vector<Compute<S>> load_inside(const S* from, const S* begin, const S* end) {
+  if (from >= begin && end - from >= kLanes<Compute<S>>) return load_values(from);
+  Vector<Compute<S>> v = {};
+  for (int64_t lane = 0; lane < kLanes<Compute<S>>; ++lane)
+    if (from + lane >= begin && from + lane < end) v[lane] = value_of(from[lane]);
+  return v;
+}
+
+// How a vector of windows is read: as it is; where some windows reach beyond the row; where vectors may reach beyond
+// the tensor as well.
+enum Reading { kPlain, kBeyondRow, kBeyondTensor };
+
+// The tensor, and the columns [low, high) from the first window's on that are inside the row.
+template <typename S>
+struct Edge {
+  const S* begin;
+  const S* end;
+  int64_t low;
+  int64_t high;
+};
+
 // Small planes of a contiguous tensor leave vectors along the width half empty. As many planes as a vector has lanes
 // are turned into one image with the planes as its channels instead.
 
@@ -109,19 +171,19 @@ TORCHBP_INLINE Vector<T> join(const Read& read) {
 }
 
 // Elements of each piece of a and b by turns: those of the first half, and those of the second.
-#define TORCHBP_SHUFFLE_PIECES(name, two, four, eight, wide, wider, widest)      \
-  template <typename V>                                                          \
-  TORCHBP_INLINE V name(const V& a, const V& b) {                                \
-    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                          \
-    if constexpr (sizeof(a[0]) == 8) {                                           \
-      if constexpr (lanes == 2) return __builtin_shufflevector two;              \
-      if constexpr (lanes == 4) return __builtin_shufflevector four;             \
-      if constexpr (lanes == 8) return __builtin_shufflevector eight;            \
-    } else {                                                                     \
-      if constexpr (lanes == 4) return __builtin_shufflevector wide;             \
-      if constexpr (lanes == 8) return __builtin_shufflevector wider;            \
-      if constexpr (lanes == 16) return __builtin_shufflevector widest;          \
-    }                                                                            \
+#define TORCHBP_SHUFFLE_PIECES(name, two, four, eight, wide, wider, widest) \
+  template <typename V>                                                     \
+  TORCHBP_INLINE V name(const V& a, const V& b) {                           \
+    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                     \
+    if constexpr (sizeof(a[0]) == 8) {                                      \
+      if constexpr (lanes == 2) return __builtin_shufflevector two;         \
+      if constexpr (lanes == 4) return __builtin_shufflevector four;        \
+      if constexpr (lanes == 8) return __builtin_shufflevector eight;       \
+    } else {                                                                \
+      if constexpr (lanes == 4) return __builtin_shufflevector wide;        \
+      if constexpr (lanes == 8) return __builtin_shufflevector wider;       \
+      if constexpr (lanes == 16) return __builtin_shufflevector widest;     \
+    }                                                                       \
   }
 TORCHBP_SHUFFLE_PIECES(first_of_pieces, (a, b, 0, 2), (a, b, 0, 4, 2, 6), (a, b, 0, 8, 2, 10, 4, 12, 6, 14),
                        (a, b, 0, 4, 1, 5), (a, b, 0, 8, 1, 9, 4, 12, 5, 13),
@@ -225,17 +287,17 @@ TORCHBP_INLINE void image_to_planes(int64_t planes, int64_t elements, const Comp
     Vector<T> rows[piece];
     for (int64_t i = 0; i < piece; ++i) rows[i] = load(image + (e + i) * lanes);
     transpose_pieces<T>(rows);
+    T values[piece * lanes];
+    for (int64_t i = 0; i < piece; ++i) store(values + i * lanes, rows[i]);
     const int64_t pitch = opaque(elements);
-    for (int64_t row = 0; row < piece; ++row) {
-      T values[lanes];
-      store(values, rows[row]);
-      S* at = to + e + row * pitch;
-      if (planes == lanes && e + piece <= elements)
-        for (int64_t i = 0; i < lanes; i += piece) store_piece(at + i * pitch, values + i);
-      else
-        for (int64_t i = 0; i < lanes && row + i < planes; i += piece)
-          for (int64_t k = 0; k < smaller(piece, elements - e); ++k) set_value(at + i * elements + k, values[i + k]);
-    }
+    S* at = to + e;
+    if (planes == lanes && e + piece <= elements)
+      for (int64_t i = 0; i < lanes; i += piece)
+        for (int64_t row = 0; row < piece; ++row, at += pitch) store_piece(at, values + row * lanes + i);
+    else
+      for (int64_t plane = 0; plane < planes; ++plane, at += pitch)
+        for (int64_t k = 0; k < smaller(piece, elements - e); ++k)
+          set_value(at + k, values[plane % piece * lanes + plane / piece * piece + k]);
   }
 }
 
