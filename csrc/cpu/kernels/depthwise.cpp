@@ -33,59 +33,6 @@ constexpr int64_t kStreamedBytes = 32 * 1024 * 1024;
 // ---------------------------------------------------------------------------------------------
 // Transposing blocks of lanes.
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define TORCHBP_SHUFFLE __builtin_shufflevector
-#endif
-
-// The elements of two vectors in turn: the first halves of both, and the second halves.
-template <typename T>
-TORCHBP_INLINE void interleave(Vector<T>& a, Vector<T>& b) {
-  const Vector<T> x = a, y = b;
-#ifdef TORCHBP_SHUFFLE
-  if constexpr (kLanes<T> == 16) {
-    a = TORCHBP_SHUFFLE(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    b = TORCHBP_SHUFFLE(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    return;
-  } else if constexpr (kLanes<T> == 8) {
-    a = TORCHBP_SHUFFLE(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
-    b = TORCHBP_SHUFFLE(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
-    return;
-  } else if constexpr (kLanes<T> == 4) {
-    a = TORCHBP_SHUFFLE(x, y, 0, 4, 1, 5);
-    b = TORCHBP_SHUFFLE(x, y, 2, 6, 3, 7);
-    return;
-  } else if constexpr (kLanes<T> == 2) {
-    a = TORCHBP_SHUFFLE(x, y, 0, 2);
-    b = TORCHBP_SHUFFLE(x, y, 1, 3);
-    return;
-  }
-#endif
-  for (int64_t i = 0; i < kLanes<T> / 2; ++i) {
-    a[2 * i] = x[i];
-    a[2 * i + 1] = y[i];
-    b[2 * i] = x[kLanes<T> / 2 + i];
-    b[2 * i + 1] = y[kLanes<T> / 2 + i];
-  }
-}
-
-// rows[i][j] becomes rows[j][i]. Interleaving the two halves of the rows rotates the bits of (i, j) by one.
-template <typename T>
-TORCHBP_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
-  constexpr int half = kLanes<T> / 2;
-#pragma GCC unroll 4
-  for (int round = 1; round < kLanes<T>; round *= 2) {
-    Vector<T> turned[kLanes<T>];
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) {
-      turned[2 * i] = rows[i];
-      turned[2 * i + 1] = rows[i + half];
-      interleave<T>(turned[2 * i], turned[2 * i + 1]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i) rows[i] = turned[i];
-  }
-}
-
 // Where the lanes of a block of channels stand.
 template <typename Pointer>
 struct LaneBlock {
@@ -873,30 +820,30 @@ template <typename T, int kOdd>
 TORCHBP_INLINE Vector<T> every_other(const Vector<T>& a, const Vector<T>& b) {
   constexpr int o = kOdd;
   if constexpr (kLanes<T> == 16)
-    return __builtin_shufflevector(a, b, o, o + 2, o + 16, o + 18, o + 4, o + 6, o + 20, o + 22, o + 8, o + 10, o + 24,
-                                   o + 26, o + 12, o + 14, o + 28, o + 30);
+    return TORCHBP_SHUFFLED(a, b, o, o + 2, o + 16, o + 18, o + 4, o + 6, o + 20, o + 22, o + 8, o + 10, o + 24, o + 26,
+                            o + 12, o + 14, o + 28, o + 30);
   else if constexpr (kLanes<T> == 8 && sizeof(T) == 4)
-    return __builtin_shufflevector(a, b, o, o + 2, o + 8, o + 10, o + 4, o + 6, o + 12, o + 14);
+    return TORCHBP_SHUFFLED(a, b, o, o + 2, o + 8, o + 10, o + 4, o + 6, o + 12, o + 14);
   else if constexpr (kLanes<T> == 8)
-    return __builtin_shufflevector(a, b, o, o + 8, o + 2, o + 10, o + 4, o + 12, o + 6, o + 14);
+    return TORCHBP_SHUFFLED(a, b, o, o + 8, o + 2, o + 10, o + 4, o + 12, o + 6, o + 14);
   else if constexpr (kLanes<T> == 4 && sizeof(T) == 4)
-    return __builtin_shufflevector(a, b, o, o + 2, o + 4, o + 6);
+    return TORCHBP_SHUFFLED(a, b, o, o + 2, o + 4, o + 6);
   else if constexpr (kLanes<T> == 4)
-    return __builtin_shufflevector(a, b, o, o + 4, o + 2, o + 6);
+    return TORCHBP_SHUFFLED(a, b, o, o + 4, o + 2, o + 6);
   else
-    return __builtin_shufflevector(a, b, o, o + 2);
+    return TORCHBP_SHUFFLED(a, b, o, o + 2);
 }
 
 template <typename T>
 TORCHBP_INLINE Vector<T> mended(const Vector<T>& v) {
   if constexpr (kLanes<T> == 16)
-    return __builtin_shufflevector(v, v, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    return TORCHBP_SHUFFLED(v, v, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
   else if constexpr (kLanes<T> == 8 && sizeof(T) == 4)
-    return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
+    return TORCHBP_SHUFFLED(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
   else if constexpr (kLanes<T> == 8)
-    return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7);
+    return TORCHBP_SHUFFLED(v, v, 0, 2, 4, 6, 1, 3, 5, 7);
   else if constexpr (kLanes<T> == 4 && sizeof(T) == 8)
-    return __builtin_shufflevector(v, v, 0, 2, 1, 3);
+    return TORCHBP_SHUFFLED(v, v, 0, 2, 1, 3);
   else
     return v;
 }
@@ -905,13 +852,13 @@ TORCHBP_INLINE Vector<T> mended(const Vector<T>& v) {
 template <typename T>
 TORCHBP_INLINE Vector<T> taking_turns(const Vector<T>& v) {
   if constexpr (kLanes<T> == 16)
-    return __builtin_shufflevector(v, v, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    return TORCHBP_SHUFFLED(v, v, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
   else if constexpr (kLanes<T> == 8 && sizeof(T) == 4)
-    return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
+    return TORCHBP_SHUFFLED(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
   else if constexpr (kLanes<T> == 8)
-    return __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7);
+    return TORCHBP_SHUFFLED(v, v, 0, 4, 1, 5, 2, 6, 3, 7);
   else if constexpr (kLanes<T> == 4 && sizeof(T) == 8)
-    return __builtin_shufflevector(v, v, 0, 2, 1, 3);
+    return TORCHBP_SHUFFLED(v, v, 0, 2, 1, 3);
   else
     return v;
 }
@@ -920,7 +867,7 @@ TORCHBP_INLINE Vector<T> taking_turns(const Vector<T>& v) {
 template <typename T>
 TORCHBP_INLINE Vector<T> first_halves(const Vector<T>& a, const Vector<T>& b) {
   if constexpr (kLanes<T> == 16)
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    return TORCHBP_SHUFFLED(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
   else
     return a;
 }
@@ -928,7 +875,7 @@ TORCHBP_INLINE Vector<T> first_halves(const Vector<T>& a, const Vector<T>& b) {
 template <typename T>
 TORCHBP_INLINE Vector<T> second_half(const Vector<T>& a) {
   if constexpr (kLanes<T> == 16)
-    return __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    return TORCHBP_SHUFFLED(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
   else
     return a;
 }
@@ -1157,8 +1104,8 @@ TORCHBP_INLINE void spread_tile(const PlaneRows<T>& plane, int64_t h, int64_t w,
   for (int i = 0; i < 2 * kRows; ++i) {
     if (2 * h + i >= plane.target_rows) continue;
     T* to = plane.target + (2 * h + i) * plane.target_row + 2 * w;
-    Vector<T> first = sum[i / 2][i % 2][0], second = sum[i / 2][i % 2][1];
-    interleave<T>(first, second);
+    const Vector<T> first = first_of_pairs(sum[i / 2][i % 2][0], sum[i / 2][i % 2][1]);
+    const Vector<T> second = rest_of_pairs(sum[i / 2][i % 2][0], sum[i / 2][i % 2][1]);
     if (kInside) {
       store(to, first);
       store(to + lanes, second);

@@ -176,13 +176,13 @@ TORCHBP_INLINE Vector<T> join(const Read& read) {
   TORCHBP_INLINE V name(const V& a, const V& b) {                           \
     constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                     \
     if constexpr (sizeof(a[0]) == 8) {                                      \
-      if constexpr (lanes == 2) return __builtin_shufflevector two;         \
-      if constexpr (lanes == 4) return __builtin_shufflevector four;        \
-      if constexpr (lanes == 8) return __builtin_shufflevector eight;       \
+      if constexpr (lanes == 2) return TORCHBP_SHUFFLED two;                \
+      if constexpr (lanes == 4) return TORCHBP_SHUFFLED four;               \
+      if constexpr (lanes == 8) return TORCHBP_SHUFFLED eight;              \
     } else {                                                                \
-      if constexpr (lanes == 4) return __builtin_shufflevector wide;        \
-      if constexpr (lanes == 8) return __builtin_shufflevector wider;       \
-      if constexpr (lanes == 16) return __builtin_shufflevector widest;     \
+      if constexpr (lanes == 4) return TORCHBP_SHUFFLED wide;               \
+      if constexpr (lanes == 8) return TORCHBP_SHUFFLED wider;              \
+      if constexpr (lanes == 16) return TORCHBP_SHUFFLED widest;            \
     }                                                                       \
   }
 TORCHBP_SHUFFLE_PIECES(first_of_pieces, (a, b, 0, 2), (a, b, 0, 4, 2, 6), (a, b, 0, 8, 2, 10, 4, 12, 6, 14),

@@ -143,18 +143,10 @@ TORCHBP_INLINE __m256 high_pairs(__m256 a, __m256 b) { return _mm256_unpackhi_ps
 TORCHBP_INLINE __m256d low_pairs(__m256d a, __m256d b) { return _mm256_unpacklo_pd(a, b); }
 TORCHBP_INLINE __m256d high_pairs(__m256d a, __m256d b) { return _mm256_unpackhi_pd(a, b); }
 #else
-TORCHBP_INLINE Vector<float> low_pairs(Vector<float> a, Vector<float> b) {
-  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-}
-TORCHBP_INLINE Vector<float> high_pairs(Vector<float> a, Vector<float> b) {
-  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-}
-TORCHBP_INLINE Vector<double> low_pairs(Vector<double> a, Vector<double> b) {
-  return __builtin_shufflevector(a, b, 0, 2);
-}
-TORCHBP_INLINE Vector<double> high_pairs(Vector<double> a, Vector<double> b) {
-  return __builtin_shufflevector(a, b, 1, 3);
-}
+TORCHBP_INLINE Vector<float> low_pairs(Vector<float> a, Vector<float> b) { return TORCHBP_SHUFFLED(a, b, 0, 4, 1, 5); }
+TORCHBP_INLINE Vector<float> high_pairs(Vector<float> a, Vector<float> b) { return TORCHBP_SHUFFLED(a, b, 2, 6, 3, 7); }
+TORCHBP_INLINE Vector<double> low_pairs(Vector<double> a, Vector<double> b) { return TORCHBP_SHUFFLED(a, b, 0, 2); }
+TORCHBP_INLINE Vector<double> high_pairs(Vector<double> a, Vector<double> b) { return TORCHBP_SHUFFLED(a, b, 1, 3); }
 #endif
 
 // 16 bytes from each of a vector's worth of places, the i-th at from + offset[i].
@@ -328,10 +320,10 @@ TORCHBP_INLINE T reduce_lanes(const Vector<T>& v, const Join& join) {
   __builtin_memcpy(part, &v, sizeof(v));
   for (int64_t half = parts / 2; half > 0; half /= 2)
     for (int64_t i = 0; i < half; ++i) part[i] = join(part[i], part[i + half]);
-  if constexpr (lanes == 2) return join(part[0], __builtin_shufflevector(part[0], part[0], 1, 0))[0];
+  if constexpr (lanes == 2) return join(part[0], TORCHBP_SHUFFLED(part[0], part[0], 1, 0))[0];
   if constexpr (lanes == 4) {
-    part[0] = join(part[0], __builtin_shufflevector(part[0], part[0], 2, 3, 0, 1));
-    return join(part[0], __builtin_shufflevector(part[0], part[0], 1, 0, 3, 2))[0];
+    part[0] = join(part[0], TORCHBP_SHUFFLED(part[0], part[0], 2, 3, 0, 1));
+    return join(part[0], TORCHBP_SHUFFLED(part[0], part[0], 1, 0, 3, 2))[0];
   }
 }
 

@@ -193,15 +193,22 @@ TORCHBP_INLINE void store_values(BFloat16* to, const Vector<float>& v) {
   narrow<float>(reinterpret_cast<IntegerVector<float>>(v != v ? quiet : rounded), &to->bits);
 }
 
+// The elements at these places of two vectors, one after the other.
+#if defined(__clang__) || __GNUC__ >= 12
+#define TORCHBP_SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define TORCHBP_SHUFFLED(a, b, ...) __builtin_shuffle(a, b, decltype(a < b){__VA_ARGS__})
+#endif
+
 // Of 2 n consecutive elements a and b: those at even places, those at odd places; and the inverse.
-#define TORCHBP_SHUFFLE(name, two, four, eight, sixteen)               \
-  template <typename V>                                                \
-  TORCHBP_INLINE V name(const V& a, const V& b) {                      \
-    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                \
-    if constexpr (lanes == 2) return __builtin_shufflevector two;      \
-    if constexpr (lanes == 4) return __builtin_shufflevector four;     \
-    if constexpr (lanes == 8) return __builtin_shufflevector eight;    \
-    if constexpr (lanes == 16) return __builtin_shufflevector sixteen; \
+#define TORCHBP_SHUFFLE(name, two, four, eight, sixteen)        \
+  template <typename V>                                         \
+  TORCHBP_INLINE V name(const V& a, const V& b) {               \
+    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);         \
+    if constexpr (lanes == 2) return TORCHBP_SHUFFLED two;      \
+    if constexpr (lanes == 4) return TORCHBP_SHUFFLED four;     \
+    if constexpr (lanes == 8) return TORCHBP_SHUFFLED eight;    \
+    if constexpr (lanes == 16) return TORCHBP_SHUFFLED sixteen; \
   }
 TORCHBP_SHUFFLE(even_places, (a, b, 0, 2), (a, b, 0, 2, 4, 6), (a, b, 0, 2, 4, 6, 8, 10, 12, 14),
                 (a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30))
@@ -212,6 +219,23 @@ TORCHBP_SHUFFLE(first_of_pairs, (a, b, 0, 2), (a, b, 0, 4, 1, 5), (a, b, 0, 8, 1
 TORCHBP_SHUFFLE(rest_of_pairs, (a, b, 1, 3), (a, b, 2, 6, 3, 7), (a, b, 4, 12, 5, 13, 6, 14, 7, 15),
                 (a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31))
 #undef TORCHBP_SHUFFLE
+
+// rows[i][j] becomes rows[j][i]. Interleaving the two halves of the rows rotates the bits of (i, j) by one.
+template <typename T>
+TORCHBP_INLINE void transpose(Vector<T>* rows) {
+  constexpr int lanes = Lanes<T>::count, half = lanes / 2;
+#pragma GCC unroll 4
+  for (int round = 1; round < lanes; round *= 2) {
+    Vector<T> turned[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      turned[2 * i] = first_of_pairs(rows[i], rows[i + half]);
+      turned[2 * i + 1] = rest_of_pairs(rows[i], rows[i + half]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = turned[i];
+  }
+}
 
 // Reads a vector, or what of it lies before `limit`.
 template <typename S, bool kChecked>
