@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from test_operators import SAMPLES, O
 from torch import Tensor
 
 import torchbp
-from torchbp import _extension, testing
+from torchbp import _extension, ops, testing
 from torchbp.ops.registry import KERNEL_DTYPES, read_schemas
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -212,6 +212,14 @@ def drive_operator(name: str, call: tuple) -> bool:
     return not isinstance(one, str)
 
 
+def forced(draw: random.Random, name: str) -> Any:
+    """Return a block in which a convolution runs some algorithm that is not the table's."""
+    algorithms = ops.convolution_algorithms()
+    if not algorithms or not name.startswith("convolution"):
+        return nullcontext()
+    return ops.force_convolution_algorithm(draw.choice(algorithms))
+
+
 def drive_layer(draw: random.Random, case: testing.LayerCase) -> bool:
     """Run a layer forward and backward on changed inputs; return whether it took them."""
     dtype = draw.choice(DTYPES)
@@ -254,7 +262,8 @@ def drive(examples: int, seed: int, only: str) -> Counter[str]:
         for i in range(max(examples, len(samples))):
             sample = samples[i % len(samples)]
             taken[f"torchbp::{name}"] += drive_operator(name, sample if i < len(samples) else variant(draw, sample))
-            taken[f"torchbp::{name}"] += drive_operator(name, variant(draw, sample))
+            with forced(draw, name):
+                taken[f"torchbp::{name}"] += drive_operator(name, variant(draw, sample))
     for case in testing.layer_cases():
         if only not in case.name:
             continue

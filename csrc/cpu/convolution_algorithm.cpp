@@ -54,16 +54,32 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
 }
 
 // The table. Winograd's tiles of 2 x 4 outputs need 24 products in place of 72, with errors of the size that direct
-// summation has; those of 4 x 4 need 36 in place of 144, with larger errors, and are for those who allow them.
-Algorithm table(const Geometry& g, int64_t input_channels, int64_t output_channels, at::ScalarType type) {
-  constexpr int64_t kFewChannels = 12;  // too few to fill the vectors of a transformed tile
+// summation has; those of 4 x 4 need 36 in place of 144, with larger errors, and are for those who allow them. Few
+// channels leave vectors of channels empty; vectors of positions, as the panels have them, are full.
+Algorithm table(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels,
+                at::ScalarType type) {
+  constexpr int64_t kFewChannels = 12;
+  constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
+  constexpr int64_t kManyTaps = 16;        // that pay for reading few channels as vectors
   const bool exact =
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
-  const bool few = input_channels < kFewChannels || output_channels < kFewChannels;
+  const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
+  const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
-  if (!few && takes_winograd(g, 3)) return exact ? Algorithm::winograd_2x4 : Algorithm::winograd_4x4;
-  if (!few && takes_winograd(g, 1)) return Algorithm::winograd_4;
-  return few ? Algorithm::panels : Algorithm::direct;
+  if (!few_inputs && !few_outputs) {
+    if (input_channels > kManyChannels || output_channels > kManyChannels) return Algorithm::direct;
+    if (takes_winograd(g, 3)) return exact ? Algorithm::winograd_2x4 : Algorithm::winograd_4x4;
+    if (takes_winograd(g, 1)) return Algorithm::winograd_4;
+    return Algorithm::direct;
+  }
+  switch (product) {
+    case Product::output:
+      return !few_outputs && many_taps ? Algorithm::direct : Algorithm::panels;
+    case Product::input:
+      return !few_inputs && many_taps ? Algorithm::direct : Algorithm::panels;
+    default:
+      return output_channels >= input_channels ? Algorithm::direct : Algorithm::panels;
+  }
 }
 
 const Named& named(Algorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)]; }
@@ -80,10 +96,10 @@ std::vector<std::string> algorithm_names() {
   return names;
 }
 
-Algorithm algorithm_for(const char* op, Product /*product*/, const Geometry& g, int64_t input_channels,
+Algorithm algorithm_for(const char* op, Product product, const Geometry& g, int64_t input_channels,
                         int64_t output_channels, at::ScalarType type) {
   const int index = forced;
-  if (index == kNone) return table(g, input_channels, output_channels, type);
+  if (index == kNone) return table(product, g, input_channels, output_channels, type);
   const Algorithm algorithm = static_cast<Algorithm>(index);
   TORCH_CHECK(
       takes(algorithm, g, input_channels, output_channels), op, ": the forced algorithm ", named(algorithm).name,

@@ -235,7 +235,9 @@ def convolution_algorithms() -> tuple[str, ...]:
       36 per 16 in place of 144.
     - ``winograd_4``: the same for kernels of one row of three taps, 6 products per 4 outputs in place of 12.
     - ``depthwise``: groups with a single channel on one side.
-    - ``panels``: matrix products of gathered panels, which take every convolution.
+    - ``direct``: a product of matrices for every tap, with channels as vectors; it takes every convolution, but falls
+      back to ``panels`` where taps reach so far that a workspace would exceed 8 MiB.
+    - ``panels``: matrix products of gathered panels, with positions as vectors; they take every convolution.
     """
     return tuple(extension.convolution_algorithms()) if extension is not None else ()
 

@@ -174,19 +174,19 @@ void clear_vectors(T* to, int64_t count) {
 
 // to[pixel][lane] of pixels `increment` apart.
 template <typename T>
-void copy_lanes(const T* from, int64_t increment, int64_t channel_stride, int64_t channels, int64_t count, T* scratch,
-                T* to) {
+void copy_lanes(const T* from, int64_t increment, int64_t channel_stride, int64_t channels, int64_t count, bool more,
+                T* scratch, T* to) {
   constexpr int64_t lanes = kLanes<T>;
   if (channel_stride == 1 && channels == lanes) {
     for (int64_t i = 0; i < count; ++i) store(to + i * lanes, load(from + i * increment));
   } else if (channel_stride == 1) {
     for (int64_t i = 0; i < count; ++i) store<T>(to + i * lanes, load_first(from + i * increment, channels));
   } else if (increment == 1) {
-    to_lanes(from, channel_stride, channels, count, to);
+    to_lanes(from, channel_stride, channels, count, to, more);
   } else if (increment == 2) {
     for (int64_t i = 0; i < count; i += lanes) {
       const int64_t many = smaller(lanes, count - i);
-      to_lanes(from + 2 * i, channel_stride, channels, 2 * many - 1, scratch);
+      to_lanes(from + 2 * i, channel_stride, channels, 2 * many - 1, scratch, more);
       for (int64_t j = 0; j < many; ++j) store(to + (i + j) * lanes, load(scratch + 2 * j * lanes));
     }
   } else {
@@ -196,19 +196,19 @@ void copy_lanes(const T* from, int64_t increment, int64_t channel_stride, int64_
   }
 }
 
-// Copies the pixels that a block's outputs read.
+// Copies the pixels that a block's outputs read. Channels that lie together are read together.
 template <typename T, typename Problem>
 void fill(const Problem& problem, const Blocks& b, const Block& block, const T* source, int64_t channels, T* scratch,
           T* buffer) {
   constexpr int64_t lanes = kLanes<T>;
   const int64_t step_h = problem.step[2], step_w = problem.step[3], stride = problem.source_stride[3];
   const int64_t rows = block.rows + b.excess[0], columns = block.columns + b.excess[1];
+  const bool together = problem.source_channel_stride == 1;
   for (int64_t image = 0; image < block.images; ++image)
-    for (int64_t c = 0; c < channels; c += lanes) {
-      const T* plane_source =
-          source + (block.image + image) * problem.source_stride[0] + c * problem.source_channel_stride;
-      T* plane = buffer + (image * b.image + c / lanes * b.channel_block) * lanes;
-      const int64_t present = smaller(lanes, channels - c);
+    for (int64_t c0 = 0; c0 < channels; c0 += together ? channels : lanes) {
+      const int64_t last = together ? channels : smaller(channels, c0 + lanes);
+      const T* from_image = source + (block.image + image) * problem.source_stride[0];
+      T* plane = buffer + (image * b.image + c0 / lanes * b.channel_block) * lanes;
       for (int64_t slot = 0; slot < b.slots; ++slot) {
         const int64_t z = problem.step[1] * block.depth + b.least[0] + slot;
         for (int64_t h = 0; h < b.residues[0]; ++h)
@@ -218,16 +218,27 @@ void fill(const Problem& problem, const Blocks& b, const Block& block, const T* 
             for (int64_t r = 0; r < rows; ++r) {
               const int64_t y = step_h * (block.row + r) + b.least[1] + h;
               T* to = plane + r * b.pitch * lanes;
-              if (z < 0 || z >= problem.source_size[1] || y < 0 || y >= problem.source_size[2]) {
-                clear_vectors(to, columns);
-                continue;
+              const bool inside = z >= 0 && z < problem.source_size[1] && y >= 0 && y < problem.source_size[2];
+              const int64_t begin = inside ? valid.first : columns, end = inside ? valid.last : columns;
+              const T* from = from_image + z * problem.source_stride[1] + y * problem.source_stride[2] +
+                              (step_w * begin + shift) * stride;
+              for (int64_t c = c0; c < last; c += lanes) {
+                T* at = to + (c - c0) * b.channel_block;
+                clear_vectors(at, begin);
+                clear_vectors(at + end * lanes, columns - end);
               }
-              clear_vectors(to, valid.first);
-              copy_lanes(plane_source + z * problem.source_stride[1] + y * problem.source_stride[2] +
-                             (step_w * valid.first + shift) * stride,
-                         step_w * stride, problem.source_channel_stride, present, valid.last - valid.first, scratch,
-                         to + valid.first * lanes);
-              clear_vectors(to + valid.last * lanes, columns - valid.last);
+              if (together && end > begin) {
+                const int64_t whole = channels / lanes * lanes, step = step_w * stride;
+                for (int64_t x = begin; x < end; ++x, from += step) {
+                  T* at = to + x * lanes;
+                  for (int64_t c = 0; c < whole; c += lanes) store(at + c * b.channel_block, load(from + c));
+                  if (whole < channels)
+                    store<T>(at + whole * b.channel_block, load_first(from + whole, channels - whole));
+                }
+              } else if (end > begin) {
+                copy_lanes(from + c0 * problem.source_channel_stride, step_w * stride, problem.source_channel_stride,
+                           last - c0, end - begin, last < channels, scratch, to + begin * lanes);
+              }
             }
           }
       }
@@ -289,6 +300,15 @@ void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64
           for (int64_t tap = 0; tap < taps; ++tap)
             store(to + (tap * channels + c + i) * width, load(lane + (i * taps + tap) * lanes));
       }
+      continue;
+    }
+    if (problem.weight_source_stride == 1 && lane_stride != 1) {
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t c = 0; c < channels; c += lanes) {
+          const int64_t many = smaller(lanes, channels - c);
+          to_lanes(from + problem.tap_weight[tap] + c, lane_stride, present, many, lane);
+          for (int64_t i = 0; i < many; ++i) store(to + (tap * channels + c + i) * width, load(lane + i * lanes));
+        }
       continue;
     }
     for (int64_t tap = 0; tap < taps; ++tap)
@@ -394,8 +414,13 @@ void write_block(const GatherProblem& problem, const Blocks& b, const Block& blo
         } else if (channel != 1 && stride == 1) {
           from_lanes(from + v, width, columns, at, channel, present);
         } else {
-          for (int64_t i = 0; i < columns; ++i)
-            for (int64_t k = 0; k < present; ++k) at[i * stride + k * channel] = from[i * width + v + k];
+          alignas(64) T tile[lanes * lanes];
+          for (int64_t i = 0; i < columns; i += lanes) {
+            const int64_t many = smaller(lanes, columns - i);
+            from_lanes(from + i * width + v, width, many, tile, lanes, present);
+            for (int64_t k = 0; k < present; ++k)
+              for (int64_t j = 0; j < many; ++j) at[(i + j) * stride + k * channel] = tile[k * lanes + j];
+          }
         }
       }
     }
@@ -464,7 +489,13 @@ constexpr int64_t kSumChannels = 64;
 constexpr int64_t kEnoughTasks = 16;  // fewer are also split over slices of the positions, as the shape says
 constexpr int64_t kSliceBlocks = 8;   // blocks of positions that pay for a slice
 
+// With few source channels, which would leave most lanes empty, the vectors are gradient channels and the rows are
+// pairs of a source channel and a tap, read from planes of single elements.
+constexpr int64_t kFewChannels = 12;
+constexpr int64_t kFewPositions = 512;
+
 struct SumPlan : Blocks {
+  bool few;
   int64_t row_blocks_of_sum, column_blocks_of_sum;  // of gradient and of source channels
   int64_t height, width;                            // channels of a block, whole vectors
   int64_t slices, slice_blocks;
@@ -476,19 +507,27 @@ SumPlan sum_plan(const CorrelationProblem& problem) {
   SumPlan plan = {};
   const int64_t size = static_cast<int64_t>(sizeof(T));
   // As many channels as the sums allow: the pixels of the others are read once for each block.
+  plan.few = problem.source_channels < kFewChannels && problem.gradient_channels >= problem.source_channels;
   plan.width = smaller(up(problem.source_channels, lanes) * lanes, 2 * kSumChannels);
+  if (plan.few) plan.width = problem.source_channels;
   const int64_t room = kSumBytes / (larger(1, problem.taps) * plan.width * size);
   plan.height = smaller(up(problem.gradient_channels, lanes) * lanes, larger(kSumChannels, room / lanes * lanes));
   if (problem.taps * plan.width * plan.height * size > 2 * kSumBytes)
     plan.width = smaller(plan.width, larger(lanes, kSumChannels));
-  plan.row_blocks_of_sum = up(problem.gradient_channels, plan.height);
   plan.column_blocks_of_sum = up(problem.source_channels, plan.width);
-  static_cast<Blocks&>(plan) = blocks_of<T>(problem, plan.width, kDeepPositions, kBlockBytes);
+  if (plan.few) {
+    const int64_t vectors = up(problem.gradient_channels, lanes);
+    plan.height = up(vectors, up(vectors, kSumVectors)) * lanes;
+  }
+  plan.row_blocks_of_sum = up(problem.gradient_channels, plan.height);
+  static_cast<Blocks&>(plan) =
+      blocks_of<T>(problem, plan.width, plan.few ? kFewPositions : kDeepPositions, kBlockBytes);
   if (plan.count == 0) return plan;
   const int64_t tasks = problem.groups * plan.row_blocks_of_sum * plan.column_blocks_of_sum;
   plan.slices = smaller(up(plan.count, kSliceBlocks), up(kEnoughTasks, tasks));
   plan.slice_blocks = up(plan.count, plan.slices);
   plan.slices = up(plan.count, plan.slice_blocks);
+  if (plan.few) plan.image = plan.width * plan.channel_block;  // elements
   return plan;
 }
 
@@ -509,11 +548,93 @@ int64_t correlation_tasks(const CorrelationProblem& problem) {
   return plan.slices * problem.groups * plan.row_blocks_of_sum * plan.column_blocks_of_sum;
 }
 
+// Where the taps, or the rows of few channels, begin.
+template <typename T>
+int64_t place_elements(const CorrelationProblem& problem, const SumPlan& plan) {
+  const int64_t bytes = problem.taps * (plan.few ? plan.width : 1) * static_cast<int64_t>(sizeof(int64_t));
+  return up(bytes, kCacheLine) * kCacheLine / static_cast<int64_t>(sizeof(T));
+}
+
 template <typename T>
 int64_t correlation_workspace(const CorrelationProblem& problem) {
   const SumPlan plan = sum_plan<T>(merged(problem));
-  return problem.taps * plan.width * plan.height + plan.images * plan.image * kLanes<T> +
-         plan.rows * plan.columns * plan.height + kScratch<T>;
+  const int64_t lanes = plan.few ? 1 : kLanes<T>;
+  return problem.taps * plan.width * plan.height + plan.images * plan.image * lanes +
+         plan.rows * plan.columns * plan.height + kScratch<T> + place_elements<T>(problem, plan);
+}
+
+// Copies the gradient of one image of a block, `positions` vectors for each vector of channels.
+template <typename T>
+void fill_gradient(const CorrelationProblem& problem, const Block& block, int64_t image, const T* gradient,
+                   int64_t channels, T* scratch, T* to) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t stride = problem.gradient_stride[3], positions = block.rows * block.columns;
+  gradient += (block.image + image) * problem.gradient_stride[0] + block.depth * problem.gradient_stride[1] +
+              block.row * problem.gradient_stride[2] + block.column * stride;
+  // Complete rows that follow each other are one.
+  const bool whole = problem.gradient_stride[2] == block.columns * stride;
+  const int64_t rows = whole ? 1 : block.rows, columns = whole ? positions : block.columns;
+  for (int64_t m = 0; m < channels; m += lanes)
+    for (int64_t row = 0; row < rows; ++row)
+      copy_lanes(gradient + m * problem.gradient_channel_stride + row * problem.gradient_stride[2], stride,
+                 problem.gradient_channel_stride, smaller(lanes, channels - m), columns, m + lanes < channels, scratch,
+                 to + m * positions + row * columns * lanes);
+}
+
+// As fill, for planes of single elements.
+template <typename T>
+void fill_planes(const CorrelationProblem& problem, const SumPlan& b, const Block& block, const T* source,
+                 int64_t channels, T* buffer) {
+  const int64_t step_h = problem.step[2], step_w = problem.step[3], step = step_w * problem.source_stride[3];
+  const int64_t rows = block.rows + b.excess[0], columns = block.columns + b.excess[1];
+  for (int64_t image = 0; image < block.images; ++image)
+    for (int64_t c = 0; c < channels; ++c) {
+      T* plane = buffer + image * b.image + c * b.channel_block;
+      for (int64_t slot = 0; slot < b.slots; ++slot) {
+        const int64_t z = problem.step[1] * block.depth + b.least[0] + slot;
+        for (int64_t h = 0; h < b.residues[0]; ++h)
+          for (int64_t w = 0; w < b.residues[1]; ++w, plane += b.plane) {
+            const int64_t shift = step_w * block.column + b.least[2] + w;
+            const Range valid = valid_range(columns, step_w, shift, problem.source_size[3]);
+            for (int64_t r = 0; r < rows; ++r) {
+              const int64_t y = step_h * (block.row + r) + b.least[1] + h;
+              T* __restrict__ to = plane + r * b.pitch;
+              const bool inside = z >= 0 && z < problem.source_size[1] && y >= 0 && y < problem.source_size[2];
+              const int64_t begin = inside ? valid.first : columns, end = inside ? valid.last : columns;
+              const T* from = source + (block.image + image) * problem.source_stride[0] +
+                              c * problem.source_channel_stride + z * problem.source_stride[1] +
+                              y * problem.source_stride[2] + shift * problem.source_stride[3];
+              for (int64_t x = 0; x < begin; ++x) to[x] = T(0);
+              for (int64_t x = begin; x < end; ++x) to[x] = from[x * step];
+              for (int64_t x = end; x < columns; ++x) to[x] = T(0);
+            }
+          }
+      }
+    }
+}
+
+// The sums of one image of a block, [source channel][tap][gradient channel].
+template <typename T>
+void accumulate_few(const SumPlan& plan, const Block& block, const T* planes, const int64_t* place, int64_t rows,
+                    const T* grads, int64_t vectors, bool add, T* sum) {
+  constexpr int kTileRows = static_cast<int>(kSumRows<T>) < 4 ? 4 : static_cast<int>(kSumRows<T>);
+  const int64_t vector_stride = block.rows * block.columns * kLanes<T>;
+  T dropped[kSumVectors * kLanes<T>] = {};
+  for (int64_t row = 0; row < rows; row += kTileRows) {
+    const T* from[kTileRows];
+    T* to[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) {  // rows too many repeat the last and are dropped
+      const int64_t at = smaller(rows - 1, row + r);
+      from[r] = planes + place[at];
+      to[r] = row + r < rows ? sum + at * plan.height : dropped;
+    }
+    if (vectors == 3)
+      accumulate_planes<T, kTileRows, 3>(from, plan.pitch, grads, vector_stride, block.rows, block.columns, add, to);
+    else if (vectors == 2)
+      accumulate_planes<T, kTileRows, 2>(from, plan.pitch, grads, vector_stride, block.rows, block.columns, add, to);
+    else
+      accumulate_planes<T, kTileRows, 1>(from, plan.pitch, grads, vector_stride, block.rows, block.columns, add, to);
+  }
 }
 
 template <typename T>
@@ -529,43 +650,46 @@ void correlate(const CorrelationProblem& original, const T* source, const T* gra
   const int64_t group = task % problem.groups, slice = task / problem.groups, taps = problem.taps;
   const int64_t channels = smaller(plan.width, problem.source_channels - c0);
   const int64_t targets = smaller(plan.height, problem.gradient_channels - m0);
-  const int64_t columns = up(channels, lanes) * lanes, rows = up(targets, lanes) * lanes;
-  T* sum = workspace;
+  const int64_t columns = up(channels, lanes) * lanes, rows = up(targets, kSumRows<T>) * kSumRows<T>;
+  int64_t* place = reinterpret_cast<int64_t*>(workspace);
+  for (int64_t row = 0; row < taps * (plan.few ? channels : 1); ++row)
+    place[row] = row / taps * plan.channel_block + place_of(problem, plan, row % taps);
+  T* sum = workspace + place_elements<T>(problem, plan);
   T* scratch = sum + taps * plan.width * plan.height;
   T* pixels = scratch + kScratch<T>;
-  T* grads = pixels + plan.images * plan.image * lanes;
+  T* grads = pixels + plan.images * plan.image * (plan.few ? 1 : lanes);
   source += (group * problem.source_channels + c0) * problem.source_channel_stride;
   gradient += (group * problem.gradient_channels + m0) * problem.gradient_channel_stride;
   const int64_t begin = slice * plan.slice_blocks, end = smaller(plan.count, begin + plan.slice_blocks);
   bool add = false;
   for (int64_t index = begin; index < end; ++index) {
     const Block block = block_at(problem, plan, index);
-    fill(problem, plan, block, source, channels, scratch, pixels);
     const int64_t positions = block.rows * block.columns;
+    if (plan.few)
+      fill_planes(problem, plan, block, source, channels, pixels);
+    else
+      fill(problem, plan, block, source, channels, scratch, pixels);
     for (int64_t image = 0; image < block.images; ++image) {
-      for (int64_t m = 0; m < targets; m += lanes)
-        for (int64_t row = 0; row < block.rows; ++row) {
-          const T* from = gradient + m * problem.gradient_channel_stride +
-                          (block.image + image) * problem.gradient_stride[0] +
-                          block.depth * problem.gradient_stride[1] + (block.row + row) * problem.gradient_stride[2] +
-                          block.column * problem.gradient_stride[3];
-          copy_lanes(from, problem.gradient_stride[3], problem.gradient_channel_stride, smaller(lanes, targets - m),
-                     block.columns, scratch, grads + m * positions + row * block.columns * lanes);
-        }
-      for (int64_t tap = 0; tap < taps; ++tap)
-        accumulate_block(grads, pixels + (image * plan.image + place_of(problem, plan, tap)) * lanes,
-                         block.columns * lanes, plan.pitch * lanes, positions * lanes, plan.channel_block * lanes,
-                         block.rows, block.columns, rows, columns, add, sum + tap * plan.width * plan.height,
-                         plan.width);
+      fill_gradient(problem, block, image, gradient, targets, scratch, grads);
+      if (plan.few)
+        accumulate_few(plan, block, pixels + image * plan.image, place, channels * taps, grads, up(targets, lanes), add,
+                       sum);
+      else
+        for (int64_t tap = 0; tap < taps; ++tap)
+          accumulate_block(grads, pixels + (image * plan.image + place[tap]) * lanes, block.columns * lanes,
+                           plan.pitch * lanes, positions * lanes, plan.channel_block * lanes, block.rows, block.columns,
+                           rows, columns, add, sum + tap * plan.width * plan.height, plan.width);
       add = true;
     }
   }
   partial += (slice * problem.groups + group) * problem.gradient_channels * taps * problem.source_channels;
   for (int64_t m = 0; m < targets; ++m)
     for (int64_t tap = 0; tap < taps; ++tap) {
-      const T* from = sum + (tap * plan.height + m) * plan.width;
       T* to = partial + ((m0 + m) * taps + tap) * problem.source_channels + c0;
-      for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+      if (plan.few)
+        for (int64_t c = 0; c < channels; ++c) to[c] = sum[(c * taps + tap) * plan.height + m];
+      else
+        for (int64_t c = 0; c < channels; ++c) to[c] = sum[(tap * plan.height + m) * plan.width + c];
     }
 }
 

@@ -2,7 +2,7 @@
 // in register tiles.
 #pragma once
 
-#include "planes.h"
+#include "vector.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
@@ -54,13 +54,17 @@ TORCHBP_INLINE void store_first(T* to, const Vector<T>& v, int64_t count) {
 #endif
 }
 
-// to[pixel][lane] of `count` consecutive pixels; lanes without a channel are zero.
+// to[pixel][lane] of `count` consecutive pixels; lanes without a channel are zero. Where more channels
+// follow, what they read is fetched meanwhile: the processor does not follow so many streams by itself.
 template <typename T>
-void to_lanes(const T* from, int64_t channel_stride, int64_t channels, int64_t count, T* __restrict__ to) {
+void to_lanes(const T* from, int64_t channel_stride, int64_t channels, int64_t count, T* __restrict__ to,
+              bool more = false) {
   constexpr int64_t lanes = kLanes<T>;
   for (int64_t i = 0; i < count; i += lanes) {
     const int64_t many = smaller(lanes, count - i);
     Vector<T> rows[lanes];
+    if (more)
+      for (int64_t c = 0; c < lanes; ++c) __builtin_prefetch(from + (c + lanes) * channel_stride + i, 0, 2);
     if (channels == lanes && many == lanes)
       for (int64_t c = 0; c < lanes; ++c) rows[c] = load(from + c * channel_stride + i);
     else
@@ -131,6 +135,42 @@ void accumulate(const T* __restrict__ gradient, const T* __restrict__ source, in
 #pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) {
       T* to = sum + r * pitch + v * lanes;
+      store<T>(to, add ? load(to) + total[r][v] : total[r][v]);
+    }
+}
+
+// sum[row][v] (+)= sum over lines and pixels of source[row][pixel] * gradient[v][pixel], where every row of the source
+// is a plane of its own.
+template <typename T, int kTileRows, int kWide>
+void accumulate_planes(const T* const* source, int64_t source_step, const T* __restrict__ gradient,
+                       int64_t vector_stride, int64_t lines, int64_t pixels, bool add, T* const* sum) {
+  constexpr int64_t lanes = kLanes<T>;
+  Vector<T> total[kTileRows][kWide];
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+    for (int v = 0; v < kWide; ++v) total[r][v] = Vector<T>{};
+  for (int64_t line = 0; line < lines; ++line) {
+    const T* row[kTileRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) row[r] = source[r] + line * source_step;
+    for (int64_t at = 0; at < pixels; ++at, gradient += lanes) {
+      Vector<T> column[kWide];
+#pragma GCC unroll 3
+      for (int v = 0; v < kWide; ++v) column[v] = load(gradient + v * vector_stride);
+#pragma GCC unroll 8
+      for (int r = 0; r < kTileRows; ++r) {
+        const T scalar = row[r][at];
+#pragma GCC unroll 3
+        for (int v = 0; v < kWide; ++v) total[r][v] += column[v] * scalar;
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 3
+    for (int v = 0; v < kWide; ++v) {
+      T* to = sum[r] + v * lanes;
       store<T>(to, add ? load(to) + total[r][v] : total[r][v]);
     }
 }

@@ -241,19 +241,19 @@ struct Pixels {
 
 // The pixels of a box of the image, read in place where they are vectors already, else copied to `scratch`.
 template <typename T>
-Pixels<T> pixels_of(const Image<const T>& image, const Box& box, T* scratch) {
+Pixels<T> pixels_of(const Image<const T>& image, const Box& box, bool more, T* scratch) {
   constexpr int64_t lanes = kLanes<T>;
   const T* from = image.data + box.begin[0] * image.row + box.begin[1] * image.column;
   if (image.channel == 1 && image.channels == lanes) return {from, image.row, image.column};
   const int64_t columns = box.columns(), rows = box.rows();
   if (image.column == 1 && image.row == columns) {
-    to_lanes(from, image.channel, image.channels, rows * columns, scratch);
+    to_lanes(from, image.channel, image.channels, rows * columns, scratch, more);
   } else {
     for (int64_t y = 0; y < rows; ++y) {
       const T* row = from + y * image.row;
       T* to = scratch + y * columns * lanes;
       if (image.column == 1) {
-        to_lanes(row, image.channel, image.channels, columns, to);
+        to_lanes(row, image.channel, image.channels, columns, to, more);
       } else {
         for (int64_t x = 0; x < columns; ++x)
           for (int64_t c = 0; c < lanes; ++c)
@@ -338,7 +338,7 @@ void transform_tiles(const Tiling& tiling, const Image<const T>& image, int64_t 
       Image<const T> part = image;
       part.data += segment.image * batch_stride + c * image.channel;
       part.channels = smaller(lanes, image.channels - c);
-      const Pixels<T> pixels = pixels_of(part, box, scratch);
+      const Pixels<T> pixels = pixels_of(part, box, c + lanes < image.channels, scratch);
       T* at = to + c * tiles + segment.done * lanes;
       for_runs(tiling, segment, [&](int64_t row, int64_t column, int64_t many, int64_t done) {
         transform_run<T, H, W, kGradient>(pixels, box, origin, size, row, column, many, rows, at + done * lanes,
@@ -370,17 +370,20 @@ Plan plan_of(const WinogradProblem& problem) {
   const int64_t blocks_of_channels = up(problem.source_channels, lanes);
   const int64_t tile_bytes = plan.places * blocks_of_channels * lanes * static_cast<int64_t>(sizeof(T));
   const int64_t least = larger(kRows, smaller(kLeastTiles, kMostBytes / tile_bytes));
-  const int64_t most = larger(least, kBlockBytes / tile_bytes / kRows * kRows);
+  int64_t most = larger(least, kBlockBytes / tile_bytes / kRows * kRows);
+  // A large weight is best transformed where it is used, once: in a single block, if that is possible.
+  if (tile_bytes * problem.target_channels > kMostBytes && plan.count <= kMostBytes / tile_bytes) most = plan.count;
   plan.panels = up(problem.target_channels, kPanel<T>);
   plan.blocks = up(plan.count, most);
   // Blocks of equal size, as many as fill the threads, unless they become too small to pay.
   const int64_t threads = larger(1, problem.threads), whole = plan.blocks * problem.groups;
   if (whole % threads != 0 && whole < 8 * threads) plan.blocks = up(up(whole, threads) * threads, problem.groups);
-  plan.blocks = larger(up(plan.count, most), smaller(plan.blocks, plan.count / (2 * kRows)));
+  if (plan.blocks > 1) plan.blocks = larger(up(plan.count, most), smaller(plan.blocks, plan.count / (2 * kRows)));
   plan.block = up(plan.count, plan.blocks);
   plan.blocks = up(plan.count, plan.block);
   plan.parts = smaller(plan.panels, larger(1, up(threads, plan.blocks * problem.groups)));
-  plan.packed = plan.blocks > 1;
+  const int64_t panel_bytes = plan.places * problem.source_channels * kPanel<T> * static_cast<int64_t>(sizeof(T));
+  plan.packed = plan.blocks > 1 || panel_bytes > kMostBytes / 2;
   const int64_t product_bytes = plan.places * plan.block * kPanel<T> * static_cast<int64_t>(sizeof(T));
   plan.together = tile_bytes * plan.block <= 2 * kBlockBytes
                       ? 1
@@ -424,21 +427,31 @@ void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int6
   const int64_t lane_stride = problem.weight_target_stride;
   weight += group * problem.weight_group_stride + panel * kPanel<T> * lane_stride;
   const int64_t taps = H::kTaps * W::kTaps;
-  // Taps and channels that follow each other in memory are transposed together.
-  const bool dense = tap_w == 1 && tap_h == W::kTaps && problem.weight_source_stride == taps;
-  const int64_t chunk = dense ? lanes : 1;
+  // What follows each other in memory is transposed together: taps, in either order, and channels.
+  const bool reversed = tap_w < 0;
+  const bool taps_follow = (reversed ? -tap_w : tap_w) == 1 && tap_h == W::kTaps * tap_w;
+  const bool channels_follow = problem.weight_source_stride == 1 && lane_stride != 1;
+  const bool dense = taps_follow && problem.weight_source_stride == taps;
+  const int64_t chunk = dense || channels_follow ? lanes : 1;
+  // Strides of the buffer [channel][tap][lane], or [tap][channel][lane].
+  const int64_t channel_at = channels_follow ? lanes : taps * lanes, tap_at = channels_follow ? lanes * lanes : lanes;
   for (int64_t v = 0; v * lanes < width; ++v) {
     const int64_t present = smaller(lanes, left - v * lanes);
     for (int64_t c0 = 0; c0 < channels; c0 += chunk) {
       const int64_t many = smaller(chunk, channels - c0);
       const T* from = weight + v * lanes * lane_stride + c0 * problem.weight_source_stride;
-      alignas(64) T tap[lanes * H::kTaps * W::kTaps * lanes];  // [channel][tap][lane]
-      if (dense) {
-        to_lanes(from, lane_stride, present, many * taps, tap);
-      } else if (lane_stride == 1 && present == lanes) {
+      alignas(64) T tap[lanes * H::kTaps * W::kTaps * lanes];
+      const bool backwards = reversed && taps_follow && !channels_follow && lane_stride != 1;
+      if (channels_follow) {
         for (int i = 0; i < H::kTaps; ++i)
           for (int j = 0; j < W::kTaps; ++j)
-            store(tap + (i * W::kTaps + j) * lanes, load(from + i * tap_h + j * tap_w));
+            to_lanes(from + i * tap_h + j * tap_w, lane_stride, present, many, tap + (i * W::kTaps + j) * tap_at);
+      } else if (lane_stride == 1) {
+        for (int i = 0; i < H::kTaps; ++i)
+          for (int j = 0; j < W::kTaps; ++j)
+            store<T>(tap + (i * W::kTaps + j) * lanes, load_first(from + i * tap_h + j * tap_w, present));
+      } else if (taps_follow) {
+        to_lanes(reversed ? from - (taps - 1) : from, lane_stride, present, many * taps, tap);
       } else {
         for (int64_t k = 0; k < lanes; ++k)
           for (int i = 0; i < H::kTaps; ++i)
@@ -451,7 +464,10 @@ void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int6
         for (int j = 0; j < W::kTaps; ++j) {
           Vector<T> column[H::kTaps];
 #pragma GCC unroll 3
-          for (int i = 0; i < H::kTaps; ++i) column[i] = load(tap + ((c * H::kTaps + i) * W::kTaps + j) * lanes);
+          for (int i = 0; i < H::kTaps; ++i) {
+            const int64_t t = i * W::kTaps + j;
+            column[i] = load(tap + c * channel_at + (backwards ? taps - 1 - t : t) * tap_at);
+          }
           H::weight(column, half[j]);
         }
         T* to = packed + (c0 + c) * width + v * lanes;
