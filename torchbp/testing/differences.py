@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from torchbp.testing.compare import Failure, Worst, index_of
-from torchbp.testing.subject import Subject, draw_like
+from torchbp.testing.subject import Refused, Subject, draw_like
 
 _EPS = torch.finfo(torch.float64).eps
 #: Error of a central difference with the best step, relative to the function: truncation and rounding balance.
@@ -158,6 +158,8 @@ def confirm(subject: Subject, order: int) -> str:
     Raises:
         Failure: if the two disagree beyond what the error of the differences explains.
     """
+    if order > 1:
+        _require_twice(subject)
     stage = Stage.of(subject, order)
     leaves = [t.clone().requires_grad_() for t in stage.point]
     values = stage.at(leaves, create_graph=True)
@@ -170,6 +172,26 @@ def confirm(subject: Subject, order: int) -> str:
         return f"each of {elements} elements moved"
     _confirm_directions(stage, weights, analytic, size)
     return f"{_DIRECTIONS} random directions of {elements} elements"
+
+
+def _require_twice(subject: Subject) -> None:
+    """Raise Refused if a gradient is marked as not differentiable.
+
+    The mark is a node that raises when it is reached, but nothing hangs behind it: a gradient through it is None.
+    """
+    stage = Stage.of(subject, 2)
+    waiting: list[Any] = [
+        t.grad_fn for t in stage.at([t.clone().requires_grad_() for t in stage.point], create_graph=True)
+    ]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "Error":
+            raise Refused("differentiable once only, and says so")
+        waiting.extend(following for following, _ in node.next_functions)
 
 
 def _confirm_elements(stage: Stage, weights: Point, analytic: Point, size: float) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchbp.testing.compare import Failure, require_close
 from torchbp.testing.properties.values import paired, reference_gradients
-from torchbp.testing.subject import NotApplicable, Subject, gradients_of, is_differentiable, size_of, tensors
+from torchbp.testing.subject import NotApplicable, Refused, Subject, gradients_of, is_differentiable, size_of, tensors
 
 
 def empty_batch(subject: Subject) -> None:
@@ -102,7 +102,10 @@ def _refused(subject: Subject, inputs: Sequence[Any]) -> bool:
 def _compare(subject: Subject, inputs: Sequence[Any], what: str) -> None:
     """Compare value and gradients with the reference's; without one, only that they can be had, in the right shape."""
     leaves = subject.fresh(inputs=inputs)
-    everything = subject.call(*leaves)
+    try:
+        everything = subject.call(*leaves)
+    except Exception as error:
+        raise Refused(f"{what}: the function raises {type(error).__name__}: {str(error)[:200]}") from error
     outputs = [everything[i] for i in subject.wanted_outputs]
     g = subject.cotangents(outputs)
     gradients = gradients_of(outputs, leaves, g)
