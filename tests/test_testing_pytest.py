@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,7 +35,7 @@ class Square(Function):
 """
 RIGHT = SQUARE.format(saved="*inputs", slope="2 * saved")
 WRONG = SQUARE.format(saved="2 * inputs[0]", slope="saved")
-PROPERTIES = 'properties=["value", "derivatives", "vmap"]'
+PROPERTIES = 'properties=["reference", "derivatives", "vmap"]'
 
 
 @pytest.fixture
@@ -52,8 +54,6 @@ def run(tmp_path: Path):
         path = f"{tmp_path / 'site'}:{ROOT}"
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments, "tests"]
         environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        import os
-
         done = subprocess.run(
             command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False
         )
@@ -75,6 +75,25 @@ def test_the_plugin_alone_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
+def test_the_marker_asks_for_the_properties_it_names() -> None:
+    import torchbp_pytest
+
+    asked = []
+    mark = SimpleNamespace(kwargs={"properties": ["reference", "leaks"]})
+    definition = SimpleNamespace(nodeid="test", get_closest_marker=lambda name: mark)
+    metafunc = SimpleNamespace(
+        fixturenames=["gradient_property"],
+        definition=definition,
+        parametrize=lambda name, values, indirect: asked.append((name, values, indirect)),
+    )
+    torchbp_pytest.pytest_generate_tests(metafunc)
+    assert asked == [("gradient_property", ["value", "gradient", "leaks"], True)]
+    definition.get_closest_marker = lambda name: None
+    with pytest.raises(pytest.UsageError, match="needs @pytest.mark.gradient_properties"):
+        torchbp_pytest.pytest_generate_tests(metafunc)
+
+
+@pytest.mark.slow
 def test_fixture_and_marker(run) -> None:
     use = f"""
 def test_fixture(gradient_check):

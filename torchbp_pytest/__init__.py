@@ -2,8 +2,8 @@
 
 It stands outside the package ``torchbp`` because pytest imports it in every run.
 
-Fixture ``gradient_check(function, inputs, **options)``: runs :func:`torchbp.testing.check`, fails the test if a property
-failed, returns the report.
+Fixture ``gradient_check(function, inputs, **options)``: runs :func:`torchbp.testing.check`, fails the test if a
+property failed, returns the report.
 
 Marker ``gradient_properties(function, inputs, **options)``: makes one test per property of a test that asks for the
 fixture ``gradient_property``, whose value is the property's :class:`torchbp.testing.Result`::
