@@ -1,4 +1,4 @@
-"""From a wrong Function to a green report: swish, y = x · sigmoid(b x), four times.
+"""From a wrong Function to a green report: swish, y = x · sigmoid(b x), in four versions.
 
 Page: docs/is-my-backward-right.md.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, gradcheck
 
-from torchbp.testing import Report, check
+from torchbp.testing import GROUPS, PROPERTIES, Report, check
 
 
 def swish(x: Tensor, b: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ class Second(First):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
         by_x, by_b = ctx.saved_tensors
-        return g.mul(by_x), g.mul_(by_b).sum(0)
+        return g * by_x, (g * by_b).sum(0)
 
 
 class Third(First):
-    """Saves its inputs, computes the rest again, leaves the gradient alone."""
+    """Saves its inputs and computes the rest again."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -101,10 +101,16 @@ def report(function: type[Function]) -> Report:
 
 
 def failures(function: type[Function]) -> str:
-    """Return what fails, a line each, cut after the first number that is wrong."""
-    found = report(function).failures
-    lines = [f"{result.property:22}{result.detail[:100]}" for result in found]
-    return "\n".join([f"{function.__name__}: {len(found)} of {len(report(function).results)} properties fail", *lines])
+    """Return what fails, with the worst element where there is one."""
+    found = report(function)
+    lines = [f"check({function.__name__}): {len(found.failures)} of {len(found.results)} properties fail"]
+    for result in found.failures:
+        lines.append(f"  {result.property}: {result.detail.split(': ')[0]}")
+        if result.worst is not None:
+            worst = result.worst
+            place = f"{worst.tensor}{list(worst.index)}"
+            lines.append(f"    {place}: {worst.got:.4f}, not {worst.expected:.4f}")
+    return "\n".join(lines)
 
 
 def gradcheck_says(function: type[Function]) -> str:
@@ -116,20 +122,34 @@ def gradcheck_says(function: type[Function]) -> str:
 
 
 def outcome(function: type[Function]) -> str:
-    """Return every property and whether it holds, without what was measured."""
+    """Return whether each property holds, and why not every one applies; without what was measured."""
     found = report(function)
-    lines = [f"{function.__name__}: {'passed' if found.passed else 'FAILED'}"]
+    lines = [f"check({function.__name__}): {'passed' if found.passed else 'FAILED'}"]
     for result in found.results:
-        lines.append(f"  {result.status:15} {result.property}")
+        reason = f": {result.detail}" if result.status == "not applicable" else ""
+        lines.append(f"  {result.status:14}  {result.property}{reason[:70]}")
     return "\n".join(lines)
+
+
+def property_table() -> str:
+    """Return the properties with what they say, by group, as a table in Markdown."""
+    rows = ["| group | property | holds if |", "|---|---|---|"]
+    for group, names in GROUPS.items():
+        for name in names:
+            text = " ".join((PROPERTIES[name].__doc__ or "").split()).rstrip(".").replace("``", "`")
+            rows.append(f"| `{group}` | `{name}` | {text} |")
+            group = ""
+    return "\n".join(rows).replace("| `` |", "| |")
 
 
 def main() -> None:
     """Print what every version gets."""
-    for function in (First, Second, Third):
+    for function in (First, Second):
         print(gradcheck_says(function))
         print(failures(function), end="\n\n")
-    print(outcome(Fourth))
+    print(outcome(Third), end="\n\n")
+    print(outcome(Fourth), end="\n\n")
+    print(property_table())
 
 
 if __name__ == "__main__":
