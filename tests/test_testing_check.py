@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -81,10 +80,8 @@ def statuses(report: Any) -> dict[str, str]:
 # Verdicts
 
 
-def test_a_small_layer_takes_less_than_ten_seconds_without_compile() -> None:
-    start = time.perf_counter()
+def test_a_right_function_passes_every_property_that_applies() -> None:
     report = check(Cube, "randn(3, 4)", reference=lambda x: x**3, batched=[0], compile=False)
-    assert time.perf_counter() - start < 10
     report.assert_ok()
     assert set(statuses(report)) == set(PROPERTIES)
     assert {one for one in GROUPS["compile"] if report[one].detail == "left out: compile=False"} == set(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import torchbp
 from torchbp.testing import check
 
 pytest.importorskip("expecttest")
@@ -99,3 +100,14 @@ def test_page_shows_the_table_as_it_is() -> None:
 def test_gradcheck_alone_lets_most_through() -> None:
     rows = table().splitlines()[2:]
     assert sum("| passes | passes |" in row for row in rows) >= 12
+
+
+def test_third_derivative_of_the_built_in_batch_norm() -> None:
+    properties = ["derivatives", "nested_forward"]
+    found = {
+        library: {r.property: r.status for r in check(norm(2), "randn(4, 2)", properties=properties).results}
+        for library, norm in (("torch", torch.nn.BatchNorm1d), ("torchbp", torchbp.nn.BatchNorm1d))
+    }
+    assert set(found["torchbp"].values()) == {"pass"}
+    right = {"first_order": "pass", "second_order": "pass"}
+    assert found["torch"] == {**right, "third_order": "fail", "nested_forward": "fail"}
