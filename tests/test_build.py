@@ -16,7 +16,7 @@ import torch
 from torchbp import _extension
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["csrc", "torchbp", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
+SOURCES = ["csrc", "torchbp", "torchbp_pytest", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
 
 
 def copy_sources(to: Path) -> Path:
@@ -130,6 +130,7 @@ def test_an_sdist_unpacked_elsewhere_builds_a_wheel_that_works(tmp_path: Path) -
         names = files.namelist()
         files.extractall(tmp_path / "installed")
     assert "torchbp/ops/schemas.def" in names and "torchbp/py.typed" in names
+    assert "torchbp_pytest/__init__.py" in names
     assert any(name.startswith("torchbp/_C.") for name in names)
     program = (
         "import sys; sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder)]\n"

@@ -142,3 +142,118 @@ def test_ascii_output_tells_pass_from_failure(check, monkeypatch):
     stdout.flush()
     line = next(line for line in stdout.buffer.getvalue().decode().splitlines() if "relu " in line)
     assert [cell.strip() for cell in line.strip("| ").split("|")] == ["relu", "FAIL 1/1", "ok 1", "-"]
+
+
+# A function of the user's own
+
+SOURCE = """
+import torch
+from torch.autograd import Function
+
+
+class Double(Function):
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return {factor} * g
+
+
+def product(x, w):
+    return x @ w
+
+
+class Layer(torch.nn.Linear):
+    pass
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch, capsys):
+    """Runs ``torchbp check`` on functions of a file."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").write_text(SOURCE.format(factor=2))
+    (tmp_path / "wrong.py").write_text(SOURCE.format(factor=3))
+
+    def run(*arguments):
+        code = main(["check", *arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    yield run
+    for name in ("mine", "wrong"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("where", ["mine:Double", "mine.py:Double", "mine:Double.apply"])
+def test_a_function_of_ones_own_passes(own, where):
+    done = own(where, "--inputs", "randn(2, 3)", "--reference", "mine:(lambda x: x + x)", "--no-compile")
+    assert (done.code, done.err) == (0, "")
+    assert "Double: passed" in done.out
+    assert "✓   first_order" in done.out and "–   compiled" in done.out
+
+
+def test_a_wrong_function_fails_with_a_program_that_shows_it(own):
+    done = own(
+        "wrong:Double", "--inputs", "randn(2, 3)", "--property", "derivatives", "--property", "pure", "--seed", "4"
+    )
+    assert done.code == 1
+    assert "✗   first_order" in done.out and "✓   pure" in done.out
+    assert "from wrong import Double" in done.out
+    assert "print(check(Double, inputs, properties=['first_order'], seed=4))" in done.out
+
+
+def test_json_of_a_function_of_ones_own(own):
+    done = own("wrong:Double", "--inputs", "rand(3)", "--property", "first_order", "--property", "vmap", "--json")
+    assert (done.code, done.err) == (1, "")
+    found = json.loads(done.out)
+    assert [r["status"] for r in found["results"]] == ["fail", "not applicable"]
+    assert found["results"][0]["worst"]["got"] == pytest.approx(1.5 * found["results"][0]["worst"]["expected"])
+
+
+def test_options_of_a_function_of_ones_own(own):
+    inputs = ("--inputs", "randn(2, 3)", "--inputs", "randn(3, 4)")
+    options = ("--property", "reference", "--property", "shapes", "--dtype", "float32", "--dtype", "bfloat16")
+    skip = ("--skip", "unbatched=a matrix product", "--batched", "0")
+    done = own("mine:product", *inputs, "--reference", "torch:matmul", *options, *skip)
+    assert done.code == 0
+    assert "float32" in done.out and "bfloat16" in done.out and "float64" not in done.out
+    assert "a matrix product" in done.out
+    done = own("mine:Double", "--inputs", "randn(3)", "--property", "vmap", "--strict")
+    assert done.code == 1
+    done = own("mine:Layer(3, 2)", "--inputs", "randn(4, 3)", "--property", "derivatives")
+    assert done.code == 0 and "Layer: passed" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine:Double"], '--inputs: none given; try --inputs "randn(2, 3)"'),
+        (["mine", "--inputs", "randn(2)"], "the function mine: must be module:name or file.py:name"),
+        (["nowhere:f", "--inputs", "randn(2)"], "the function nowhere: cannot be imported: ModuleNotFoundError"),
+        (["mine:nothing", "--inputs", "randn(2)"], "the function mine:nothing: NameError"),
+        (["mine:number", "--inputs", "randn(2)"], "mine:number: is no function but int"),
+        (["mine:Layer", "--inputs", "randn(2)"], "mine:Layer: is a class; construct it, e.g. mine:Layer(...)"),
+        (["mine:Double", "--inputs", "randm(2)"], "inputs 'randm(2)' cannot be evaluated"),
+        (["mine:product", "--inputs", "randn(2, 3), randn(2)"], "product does not take these inputs"),
+        (["mine:Double", "--inputs", "randn(2)", "--property", "purity_"], "no such property; try purity"),
+        (["mine:Double", "--inputs", "randn(2)", "--skip", "vmap"], "--skip vmap: must be a property and a reason"),
+        (["mine:Double", "--inputs", "randn(2)", "--layer", "relu"], "--layer goes without a function of yours"),
+        (["--inputs", "randn(2)"], "--inputs goes with a function of yours"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(own, arguments, message):
+    done = own(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err and done.err.count("\n") == 1

@@ -2,8 +2,8 @@
 
 ``check(function, inputs, reference=...)`` returns a :class:`Report` with one result per property of
 ``PROPERTIES``; ``mutants`` makes wrong versions of a Function, to prove that a check can fail;
-``layer_cases()`` lists torchbp's own layers; ``saved_bytes`` counts what a graph keeps. With pytest there is the
-fixture ``gradient_check``, and ``each_property`` makes one test per property.
+``layer_cases()`` lists torchbp's own layers; ``saved_bytes`` counts what a graph keeps. The plugin ``torchbp_pytest``
+gives pytest the fixture ``gradient_check`` and the marker ``gradient_properties``.
 """
 
 from torchbp.testing.cases import LayerCase, layer_cases

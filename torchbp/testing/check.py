@@ -31,6 +31,7 @@ _REFUSALS = (
     ("must override the setup_context staticmethod", "no setup_context, which torch.func needs"),
     ("does not have vmap support|vmap, so it cannot be|override the vmap staticmethod", "no vmap"),
     ("that does not support it|implement the jvp function", "no forward mode"),
+    ("Batching rule not implemented", "no batching rule for something it calls"),
     ("no autograd formula was registered", "no autograd formula"),
     ("derivative for .* is not implemented", "no derivative"),
 )
@@ -93,6 +94,18 @@ def _expanded(names: Iterable[str]) -> list[str]:
     return found
 
 
+def chosen(properties: Sequence[str] | str | None) -> list[str]:
+    """Return the names of properties, in order; all of them for None.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    if properties is None:
+        return list(PROPERTIES)
+    wanted = _expanded([properties] if isinstance(properties, str) else properties)
+    return [name for name in PROPERTIES if name in wanted]
+
+
 def select(properties: Sequence[str] | None, skip: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return the names to run, in order, and those left out with their reasons.
 
@@ -102,9 +115,8 @@ def select(properties: Sequence[str] | None, skip: Mapping[str, str]) -> tuple[l
     for name, reason in skip.items():
         if not reason:
             raise ValueError(f"skip[{name!r}] must give a reason, got {reason!r}")
-    wanted = None if properties is None else _expanded([properties] if isinstance(properties, str) else properties)
     left_out = {one: reason for name, reason in skip.items() for one in _expanded([name])}
-    return [name for name in PROPERTIES if wanted is None or name in wanted], left_out
+    return chosen(properties), left_out
 
 
 def run_properties(subject: Subject, names: Iterable[str], left_out: Mapping[str, str]) -> Iterator[Result]:
@@ -187,10 +199,8 @@ def check(
     )
     left_out = dict(skip or {})
     if not compile:
-        left_out.setdefault("compile", "left out: compile=False")
+        left_out = {"compile": "left out: compile=False", **left_out}
     names, reasons = select(properties, left_out)
-    if not compile and properties is None:
-        reasons = {**reasons, **{one: reasons[one] for one in GROUPS["compile"]}}
     again = Snippet(function, inputs, reference, seed)
     results = [
         replace(result, snippet=again.of(result.property)) if result.status == "fail" else result

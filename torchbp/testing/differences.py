@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from torchbp.testing.compare import Failure, Worst, index_of
-from torchbp.testing.subject import Subject, draw_like
+from torchbp.testing.subject import Refused, Subject, draw_like
 
 _EPS = torch.finfo(torch.float64).eps
 #: Error of a central difference with the best step, relative to the function: truncation and rounding balance.
@@ -158,6 +159,8 @@ def confirm(subject: Subject, order: int) -> str:
     Raises:
         Failure: if the two disagree beyond what the error of the differences explains.
     """
+    if order > 1:
+        _require_twice(subject)
     stage = Stage.of(subject, order)
     leaves = [t.clone().requires_grad_() for t in stage.point]
     values = stage.at(leaves, create_graph=True)
@@ -170,6 +173,34 @@ def confirm(subject: Subject, order: int) -> str:
         return f"each of {elements} elements moved"
     _confirm_directions(stage, weights, analytic, size)
     return f"{_DIRECTIONS} random directions of {elements} elements"
+
+
+def _require_twice(subject: Subject) -> None:
+    """Raise Refused if a gradient is marked as not differentiable.
+
+    The mark is a node that raises when it is reached, but nothing hangs behind it: a gradient through it is None.
+    """
+    stage = Stage.of(subject, 2)
+    gradients = stage.at([t.clone().requires_grad_() for t in stage.point], create_graph=True)
+    if any(type(node).__name__ == "Error" for node in nodes_of(gradients)):
+        raise Refused("differentiable once only, and says so")
+
+
+def nodes_of(outputs: Sequence[Tensor]) -> Iterator[Any]:
+    """Yield the nodes of a graph."""
+    waiting: list[Any] = [t.grad_fn for t in outputs]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(following for following, _ in node.next_functions)
+
+
+def function_nodes(outputs: Sequence[Tensor]) -> list[Any]:
+    """Return the nodes of a graph that are Functions written in Python."""
+    return [node for node in nodes_of(outputs) if isinstance(node, BackwardCFunction)]
 
 
 def _confirm_elements(stage: Stage, weights: Point, analytic: Point, size: float) -> None:

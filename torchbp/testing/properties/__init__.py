@@ -24,7 +24,7 @@ from torchbp.testing.subject import Subject
 Property = Callable[[Subject], Any]
 
 _GROUPS: dict[str, tuple[Property, ...]] = {
-    "value": (values.value, values.gradient),
+    "reference": (values.value, values.gradient),
     "derivatives": (derivatives.first_order, derivatives.second_order, derivatives.third_order),
     "modes": (
         derivatives.forward_mode,

@@ -31,7 +31,10 @@ def _channels_last(t: Tensor) -> Tensor:
 
 
 def layouts(subject: Subject) -> None:
-    """Non-contiguous and channels-last inputs, and expanded, permuted and zero gradients, change nothing."""
+    """Non-contiguous and channels-last inputs, and expanded, permuted and zero gradients, change nothing.
+
+    And the backward pass is linear: large and tiny gradients give large and tiny ones.
+    """
     expected = [t.detach() for t in subject.differentiated(*subject.fresh())]
     g = subject.cotangents(expected)
     gradients = subject.gradients(subject.fresh(), g)
@@ -61,6 +64,9 @@ def layouts(subject: Subject) -> None:
         actual = subject.gradients(subject.fresh(), odd)
         dense = [t.clone(memory_format=torch.contiguous_format) for t in odd]
         _compare(subject, actual, subject.gradients(subject.fresh(), dense), f"{name} gradient")
+    for factor in (2.0**12, 2.0**-12):  # a power of two: the bits are the same
+        scaled = subject.gradients(subject.fresh(), [t * factor for t in g])
+        _compare(subject, [t / factor for t in scaled], gradients, f"gradient times {factor:g}, that divided again")
 
 
 def _four(subject: Subject) -> bool:
@@ -99,9 +105,9 @@ def undefined_gradients(subject: Subject) -> None:
     wanted = [inputs[i] for i in subject.differentiable()]
     # What gradcheck does: a node whose backward hands on gradients that are undefined, all of them or one.
     for defined in [(), *((i,) for i in every if len(outputs) > 1 and i < len(outputs))]:
-        undefined = torch._C._functions.UndefinedGrad()(*outputs)
+        undefined: list[Tensor] = [torch._C._functions.UndefinedGrad()(y) for y in outputs]  # type: ignore[misc]
         ones = [torch.ones_like(y) for y in outputs]
-        mixed = [y if i in defined else u for i, (y, u) in enumerate(zip(outputs, _several(undefined), strict=True))]
+        mixed = [y if i in defined else u for i, (y, u) in enumerate(zip(outputs, undefined, strict=True))]
         zeros = [t if i in defined else torch.zeros_like(t) for i, t in enumerate(ones)]
         actual, expected = (
             [torch.zeros_like(t) if a is None else a for t, a in zip(wanted, found, strict=True)]
@@ -112,7 +118,3 @@ def undefined_gradients(subject: Subject) -> None:
         )
         what = "undefined gradients of the other outputs" if defined else "undefined gradient"
         _compare(subject, actual, expected, what)
-
-
-def _several(result: Any) -> tuple[Tensor, ...]:
-    return (result,) if isinstance(result, Tensor) else tuple(result)

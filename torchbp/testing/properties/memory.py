@@ -5,16 +5,13 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 
 from torchbp.testing.compare import Failure, require_close
-from torchbp.testing.differences import real
+from torchbp.testing.differences import function_nodes, real
 from torchbp.testing.measure import saved_bytes
 from torchbp.testing.subject import NotApplicable, Subject, is_differentiable
 
@@ -86,7 +83,7 @@ def _run(subject: Subject, wanted: tuple[int, ...], poison: dict[int, Tensor] | 
             outputs = subject.call(*inputs)
             count = len(kept)
             own: set[int] = set()
-            for node in _nodes(outputs):
+            for node in function_nodes(outputs):
                 used.clear()
                 _ = node.saved_tensors
                 own |= used
@@ -109,19 +106,6 @@ def _run(subject: Subject, wanted: tuple[int, ...], poison: dict[int, Tensor] | 
     values = [(subject.name(i), t.detach()) for i, t in enumerate(inputs) if is_differentiable(t)]
     values += [(f"output {i}", t.detach()) for i, t in enumerate(outputs) if is_differentiable(t)]
     return _Kept(kept[:count], {i for i in own if i < count}, places, values, [t.detach() for t in results])
-
-
-def _nodes(outputs: list[Tensor]) -> Iterator[Any]:
-    """Yield the nodes of Functions written in Python."""
-    waiting, seen = [t.grad_fn for t in outputs], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, BackwardCFunction):
-            yield node
-        waiting.extend(following for following, _ in node.next_functions)
 
 
 def saved_in_vain(subject: Subject) -> str:

@@ -84,9 +84,10 @@ def float32(subject: Subject) -> str:
 
 
 def magnitudes(subject: Subject) -> str:
-    """float32 results of large and tiny inputs are finite and right where float64's are within float32's range.
+    """float32 results of large and tiny inputs are finite, and not zero, where the true ones are float32 numbers.
 
-    Inputs are scaled by 10⁴ and 10⁻⁴, and, where the reference is right there too, by 10¹⁵ and 10⁻¹⁵.
+    Inputs are scaled by 10⁴ and 10⁻⁴, and, where the reference is right there too, by 10¹⁵ and 10⁻¹⁵. The truth is
+    the reference's in float64, or without one the function's own.
     """
     tried = []
     for factor in (1e4, 1e-4, 1e15, 1e-15):
@@ -94,33 +95,41 @@ def magnitudes(subject: Subject) -> str:
         try:
             outputs = subject.differentiated(*subject.fresh(inputs=inputs))
             g = [c.to(torch.complex64 if c.is_complex() else torch.float32) for c in subject.cotangents(outputs)]
-            exact = _results(subject, subject.call, subject.fresh(inputs=inputs), g)
+            truths = _results(subject, subject.call, subject.fresh(inputs=inputs), g)
         except Exception:  # values that the function does not take
             continue
-        if len(subject.wanted_outputs) != len(outputs):
+        reference = _reference_results(subject, inputs, g, len(truths))
+        if reference is None and not 1e-10 < factor < 1e10:
             continue
+        theirs: list[Tensor] | None = None
+        if reference is not None:
+            truths, theirs = reference
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             own = _results(subject, subject.call, subject.fresh(torch.float32, inputs=inputs), g)
-        reference: list[Tensor] | None = None
-        if subject.reference is not None:
-            try:
-                reference = _results(subject, subject.reference, subject.fresh(torch.float32, inputs=inputs), g)
-            except Exception:
-                reference = None
-        if reference is None and not 1e-10 < factor < 1e10:
-            continue
         tried.append(f"{factor:g}")
-        for number, (name, result, truth) in enumerate(zip(_names(subject), own, exact, strict=True)):
-            _require_range(
-                f"{name} of inputs times {factor:g}",
-                result.detach(),
-                truth.detach(),
-                None if reference is None or len(reference) != len(own) else reference[number].detach(),
-            )
+        for number, (name, result, truth) in enumerate(zip(_names(subject), own, truths, strict=True)):
+            other = None if theirs is None else theirs[number].detach()
+            _require_range(f"{name} of inputs times {factor:g}", result.detach(), truth.detach(), other)
     if not tried:
         raise NotApplicable("the function takes none of the magnitudes")
     return f"inputs times {', '.join(tried)}"
+
+
+def _reference_results(
+    subject: Subject, inputs: list[Any], g: Sequence[Tensor], count: int
+) -> tuple[list[Tensor], list[Tensor]] | None:
+    """Return the reference's results in float64 and float32; None if it does not have them all."""
+    if subject.reference is None:
+        return None
+    try:
+        wide, narrow = (
+            _results(subject, subject.reference, subject.fresh(dtype, inputs=inputs), g)
+            for dtype in (torch.float64, torch.float32)
+        )
+    except Exception:
+        return None
+    return (wide, narrow) if len(wide) == len(narrow) == count else None
 
 
 def _require_range(name: str, result: Tensor, truth: Tensor, reference: Tensor | None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchbp.testing.compare import Failure, require_close
 from torchbp.testing.properties.values import paired, reference_gradients
-from torchbp.testing.subject import NotApplicable, Subject, gradients_of, is_differentiable, size_of, tensors
+from torchbp.testing.subject import NotApplicable, Refused, Subject, gradients_of, is_differentiable, size_of, tensors
 
 
 def empty_batch(subject: Subject) -> None:
@@ -20,15 +20,20 @@ def empty_batch(subject: Subject) -> None:
     _compare(subject, inputs, "empty batch")
 
 
-def unbatched(subject: Subject) -> str:
-    """Without the batch dimension the result is the reference's, or that of a batch of one."""
+def unbatched(subject: Subject) -> None:
+    """Without the batch dimension the result is the reference's, or without one that of a batch of one."""
     inputs = _given(subject, "unbatched")
     if inputs is None:
         inputs = [t[0] if i in subject.batched else t for i, t in enumerate(_plain(subject))]
     if _refused(subject, inputs):
         raise NotApplicable("the reference takes no input without a batch")
     _compare(subject, inputs, "unbatched")
-    return ""
+    if subject.reference is None and subject.batched:
+        single = subject.fresh(inputs=[t[:1] if i in subject.batched else t for i, t in enumerate(_plain(subject))])
+        pairs = zip(subject.call(*subject.fresh(inputs=inputs)), subject.call(*single), strict=True)
+        for number, (a, e) in enumerate(pairs):
+            allowed = subject.tolerance(8 * subject.condition * size_of(e)) if is_differentiable(a) else 0.0
+            require_close(f"output {number}, unbatched", a.unsqueeze(0), e, allowed)
 
 
 def size_one(subject: Subject) -> str:
@@ -102,13 +107,18 @@ def _refused(subject: Subject, inputs: Sequence[Any]) -> bool:
 def _compare(subject: Subject, inputs: Sequence[Any], what: str) -> None:
     """Compare value and gradients with the reference's; without one, only that they can be had, in the right shape."""
     leaves = subject.fresh(inputs=inputs)
-    everything = subject.call(*leaves)
+    try:
+        everything = subject.call(*leaves)
+    except Exception as error:
+        raise Refused(f"{what}: the function raises {type(error).__name__}: {str(error)[:200]}") from error
     outputs = [everything[i] for i in subject.wanted_outputs]
     g = subject.cotangents(outputs)
     gradients = gradients_of(outputs, leaves, g)
     for i, a in zip(subject.differentiable(), gradients, strict=True):
         if a.shape != leaves[i].shape or not bool(a.isfinite().all()):
             raise Failure(f"gradient of {subject.name(i)}, {what}: {tuple(a.shape)}, or not finite")
+        if what == "empty batch" and bool(a.any()):
+            raise Failure(f"gradient of {subject.name(i)}, {what}: not zero")
     if subject.reference is None:
         return
     again = subject.fresh(inputs=inputs)
