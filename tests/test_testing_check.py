@@ -117,6 +117,27 @@ def test_a_function_that_says_it_is_differentiable_once_is_not_wrong() -> None:
     assert list(statuses(report).values()) == ["pass", "fail", "fail"]
 
 
+def test_a_random_function_is_seeded() -> None:
+    state = torch.get_rng_state()
+    report = check(
+        nn.Dropout(0.5), "randn(5, 3)", properties=["derivatives", "modes", "arrivals", "memory", "purity", "vmap"]
+    )
+    report.assert_ok()
+    assert "draws random numbers" in report.notes[0] and report["vmap"].status == "not applicable"
+    assert torch.equal(state, torch.get_rng_state())
+
+    class Redrawn(Cube):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x * (torch.rand_like(x) > 0.5)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * (torch.rand_like(g) > 0.5)
+
+    assert check(Redrawn, "randn(8)", properties=["first_order"])["first_order"].status == "fail"
+
+
 def test_badly_scaled_inputs_are_no_mistake() -> None:
     check(lambda x: 1 / x, torch.tensor([1e-3, 0.02, 5.0, 1e4]), properties=["derivatives"]).assert_ok()
     check(lambda x: (1e3 * x).sin(), "randn(5)", properties=["first_order", "second_order"]).assert_ok()

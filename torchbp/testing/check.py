@@ -22,7 +22,7 @@ from torchbp.testing.compare import Failure
 from torchbp.testing.drawing import draw_inputs, written
 from torchbp.testing.properties import GROUPS, PROPERTIES
 from torchbp.testing.report import Report, Result
-from torchbp.testing.subject import NotApplicable, Refused, Subject, is_differentiable, tensors
+from torchbp.testing.subject import NotApplicable, Refused, Subject, is_differentiable, seeded, tensors
 
 _REDRAWS = 5
 #: What PyTorch says where a function openly does not offer something, and what that is.
@@ -32,6 +32,8 @@ _REFUSALS = (
     ("does not have vmap support|vmap, so it cannot be|override the vmap staticmethod", "no vmap"),
     ("that does not support it|implement the jvp function", "no forward mode"),
     ("Batching rule not implemented", "no batching rule for something it calls"),
+    ("called random operation", "draws random numbers, which vmap allows with randomness= only"),
+    ("updated in place, were not batched", "modifies a buffer, which vmap does not allow"),
     ("no autograd formula was registered", "no autograd formula"),
     ("derivative for .* is not implemented", "no derivative"),
 )
@@ -255,15 +257,23 @@ def prepare(
         seed=seed,
         **options,
     )
+    before = torch.get_rng_state()
     try:
         outputs = subject.call(*subject.fresh())
     except Exception as error:
         raise ValueError(f"{name} does not take these inputs: {type(error).__name__}: {error}") from error
+    drew = not torch.equal(before, torch.get_rng_state())
+    torch.set_rng_state(before)
+    if drew:
+        subject = replace(subject, random=True)
     if not any(is_differentiable(t) for t in outputs):
         raise TypeError(f"{name} must return a floating-point tensor, got {[_kind(t) for t in outputs]}")
     if reference is not None:
-        subject = replace(subject, reference=_reference(reference, subject, structure, count, parameters))
+        expected = _reference(reference, subject, structure, count, parameters)
+        subject = replace(subject, reference=seeded(expected, seed) if drew else expected)
     settled, notes = _settle(subject)
+    if drew:
+        notes.append(f"the function draws random numbers: before every call the generator is seeded with {seed}")
     return settled, name, notes
 
 

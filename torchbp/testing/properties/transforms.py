@@ -118,6 +118,7 @@ def functional_transforms(subject: Subject) -> None:
 
 def compiled(subject: Subject) -> None:
     """``torch.compile(fullgraph=True)`` gives the same value and the same gradients."""
+    _require_fixed(subject)
     torch._dynamo.reset()
     try:
         inputs = subject.fresh()
@@ -132,6 +133,7 @@ def compiled(subject: Subject) -> None:
 
 def compiled_gradient(subject: Subject) -> None:
     """A compiled step that takes its own gradient with ``torch.autograd.grad`` gives the same."""
+    _require_fixed(subject)
     torch._dynamo.reset()
     try:
         inputs = subject.fresh()
@@ -161,6 +163,7 @@ def compiled_gradient(subject: Subject) -> None:
 
 def compiled_transform(subject: Subject) -> None:
     """``torch.compile`` around ``torch.func.grad`` is right, or with ``fullgraph=True`` raises."""
+    _require_fixed(subject)
     place = subject.differentiable()[0]
     inputs = [t.detach() if isinstance(t, Tensor) else t for t in subject.fresh()]
     if inputs[place].is_complex():
@@ -193,6 +196,11 @@ def compiled_transform(subject: Subject) -> None:
             )
     finally:
         torch._dynamo.reset()
+
+
+def _require_fixed(subject: Subject) -> None:
+    if subject.random:
+        raise NotApplicable("the function draws random numbers, and compiled ones are others")
 
 
 def _total(outputs: list[Tensor], weights: list[Tensor]) -> Tensor:
