@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import time
 import traceback
@@ -21,22 +20,11 @@ from torchbp.testing import differences
 from torchbp.testing.compare import Failure
 from torchbp.testing.drawing import draw_inputs, written
 from torchbp.testing.properties import GROUPS, PROPERTIES
+from torchbp.testing.refusals import refusal
 from torchbp.testing.report import Report, Result
 from torchbp.testing.subject import NotApplicable, Refused, Subject, is_differentiable, seeded, tensors
 
 _REDRAWS = 5
-#: What PyTorch says where a function openly does not offer something, and what that is.
-_REFUSALS = (
-    ("marked with @once_differentiable", "differentiable once only, and says so"),
-    ("must override the setup_context staticmethod", "no setup_context, which torch.func needs"),
-    ("does not have vmap support|vmap, so it cannot be|override the vmap staticmethod", "no vmap"),
-    ("that does not support it|implement the jvp function", "no forward mode"),
-    ("Batching rule not implemented", "no batching rule for something it calls"),
-    ("called random operation", "draws random numbers, which vmap allows with randomness= only"),
-    ("updated in place, were not batched", "modifies a buffer, which vmap does not allow"),
-    ("no autograd formula was registered", "no autograd formula"),
-    ("derivative for .* is not implemented", "no derivative"),
-)
 
 
 def run_property(subject: Subject, name: str) -> Result:
@@ -55,24 +43,13 @@ def run_property(subject: Subject, name: str) -> Result:
     except Failure as failure:
         return result("fail", str(failure), failure.worst)
     except Exception as error:  # whatever the function under test raises is its failure
-        refusal = _refusal(error)
-        if refusal and not subject.strict:
-            return result("not applicable", refusal)
+        refused = refusal(error)
+        if refused and not subject.strict:
+            return result("not applicable", refused)
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
         where = "" if isinstance(error, AssertionError) else f" ({_origin(error)})"
         return result("fail", f"{type(error).__name__}: {lines[0][:300]}{where}")
     return result("pass", detail or "")
-
-
-def _refusal(error: BaseException) -> str:
-    """Return what a function openly does not offer, going by the message; empty if it is another error."""
-    text = str(error)
-    if type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported":
-        return f"torch.compile refuses it: {text.strip().splitlines()[0]}"
-    for pattern, reason in _REFUSALS:
-        if re.search(pattern, text):
-            return reason
-    return ""
 
 
 def _origin(error: BaseException) -> str:

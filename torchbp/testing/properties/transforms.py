@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from torchbp.testing.compare import Failure, require_close
+from torchbp.testing.properties.derivatives import require_forward_mode
+from torchbp.testing.refusals import run_parts
 from torchbp.testing.subject import NotApplicable, Subject, gradients_of, is_differentiable, size_of, tensors
 
 
@@ -58,7 +60,7 @@ def vmap(subject: Subject) -> None:
             require_close(f"gradient of {subject.name(i)} under vmap over {names}", a, e, allowed)
 
 
-def functional_transforms(subject: Subject) -> None:
+def functional_transforms(subject: Subject) -> str:
     """``torch.func``: ``grad``, ``vmap(grad)``, ``jacrev``, ``jacfwd`` and ``hessian`` equal double backward.
 
     Of the reference, where there is a differentiable one.
@@ -107,13 +109,25 @@ def functional_transforms(subject: Subject) -> None:
             subject.tolerance(4 * subject.condition**power * max(size_of(expected), size_of(actual))),
         )
 
+    def forward(transform: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        require_forward_mode(subject)
+        return transform(own)
+
     both = torch.stack([x, x * 1.25])
-    compare("torch.func.grad", torch.func.grad(own)(x), eager(x), 1)
-    compare("vmap(grad)", torch.vmap(torch.func.grad(own))(both), torch.stack([eager(one) for one in both]), 1)
-    expected = torch.autograd.functional.hessian(theirs, x)
-    compare("jacrev of grad", torch.func.jacrev(torch.func.grad(own))(x), expected, 2)
-    compare("jacfwd", torch.func.jacfwd(own)(x), eager(x), 1)
-    compare("hessian", torch.func.hessian(own)(x), expected, 2)
+    hessian = torch.autograd.functional.hessian(theirs, x)
+    parts = [
+        ("grad", lambda: compare("torch.func.grad", torch.func.grad(own)(x), eager(x), 1)),
+        (
+            "vmap(grad)",
+            lambda: compare(
+                "vmap(grad)", torch.vmap(torch.func.grad(own))(both), torch.stack([eager(one) for one in both]), 1
+            ),
+        ),
+        ("jacrev", lambda: compare("jacrev of grad", torch.func.jacrev(torch.func.grad(own))(x), hessian, 2)),
+        ("jacfwd", lambda: compare("jacfwd", forward(torch.func.jacfwd)(x), eager(x), 1)),
+        ("hessian", lambda: compare("hessian", forward(torch.func.hessian)(x), hessian, 2)),
+    ]
+    return run_parts(subject, parts)
 
 
 def compiled(subject: Subject) -> None:
