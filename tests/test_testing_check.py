@@ -117,6 +117,25 @@ def test_a_function_that_says_it_is_differentiable_once_is_not_wrong() -> None:
     assert list(statuses(report).values()) == ["pass", "fail", "fail"]
 
 
+@pytest.mark.parametrize("shape", ["(2, 4)", "(40, 30)"])
+def test_a_gradient_that_is_nan_is_wrong_and_a_value_that_is_infinite_is_not(shape: str) -> None:
+    class OneNaN(Cube):
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            mask = torch.zeros_like(x)
+            mask.view(-1)[5] = torch.nan
+            return 3 * g * x * x + mask
+
+    worst = check(OneNaN, f"randn{shape}", properties=["first_order"])["first_order"].worst
+    assert worst is not None and np.isnan(worst.got) and worst.index == divmod(5, int(shape.strip("()").split(",")[1]))
+
+    def masked(x: Tensor) -> Tensor:
+        return x.sin().masked_fill(torch.arange(x.numel()).view(x.shape) % 3 == 0, -torch.inf)
+
+    check(masked, f"randn{shape}", properties=["derivatives"]).assert_ok()
+
+
 def test_a_random_function_is_seeded() -> None:
     state = torch.get_rng_state()
     report = check(
