@@ -117,6 +117,46 @@ def test_a_function_that_says_it_is_differentiable_once_is_not_wrong() -> None:
     assert list(statuses(report).values()) == ["pass", "fail", "fail"]
 
 
+@pytest.mark.parametrize("shape", ["(2, 4)", "(40, 30)"])
+def test_a_gradient_that_is_nan_is_wrong_and_a_value_that_is_infinite_is_not(shape: str) -> None:
+    class OneNaN(Cube):
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            mask = torch.zeros_like(x)
+            mask.view(-1)[5] = torch.nan
+            return 3 * g * x * x + mask
+
+    worst = check(OneNaN, f"randn{shape}", properties=["first_order"])["first_order"].worst
+    assert worst is not None and np.isnan(worst.got) and worst.index == divmod(5, int(shape.strip("()").split(",")[1]))
+
+    def masked(x: Tensor) -> Tensor:
+        return x.sin().masked_fill(torch.arange(x.numel()).view(x.shape) % 3 == 0, -torch.inf)
+
+    check(masked, f"randn{shape}", properties=["derivatives"]).assert_ok()
+
+
+def test_a_random_function_is_seeded() -> None:
+    state = torch.get_rng_state()
+    report = check(
+        nn.Dropout(0.5), "randn(5, 3)", properties=["derivatives", "modes", "arrivals", "memory", "purity", "vmap"]
+    )
+    report.assert_ok()
+    assert "draws random numbers" in report.notes[0] and report["vmap"].status == "not applicable"
+    assert torch.equal(state, torch.get_rng_state())
+
+    class Redrawn(Cube):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x * (torch.rand_like(x) > 0.5)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * (torch.rand_like(g) > 0.5)
+
+    assert check(Redrawn, "randn(8)", properties=["first_order"])["first_order"].status == "fail"
+
+
 def test_badly_scaled_inputs_are_no_mistake() -> None:
     check(lambda x: 1 / x, torch.tensor([1e-3, 0.02, 5.0, 1e4]), properties=["derivatives"]).assert_ok()
     check(lambda x: (1e3 * x).sin(), "randn(5)", properties=["first_order", "second_order"]).assert_ok()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import time
 import traceback
@@ -21,20 +20,11 @@ from torchbp.testing import differences
 from torchbp.testing.compare import Failure
 from torchbp.testing.drawing import draw_inputs, written
 from torchbp.testing.properties import GROUPS, PROPERTIES
+from torchbp.testing.refusals import refusal
 from torchbp.testing.report import Report, Result
-from torchbp.testing.subject import NotApplicable, Refused, Subject, is_differentiable, tensors
+from torchbp.testing.subject import NotApplicable, Refused, Subject, is_differentiable, seeded, tensors
 
 _REDRAWS = 5
-#: What PyTorch says where a function openly does not offer something, and what that is.
-_REFUSALS = (
-    ("marked with @once_differentiable", "differentiable once only, and says so"),
-    ("must override the setup_context staticmethod", "no setup_context, which torch.func needs"),
-    ("does not have vmap support|vmap, so it cannot be|override the vmap staticmethod", "no vmap"),
-    ("that does not support it|implement the jvp function", "no forward mode"),
-    ("Batching rule not implemented", "no batching rule for something it calls"),
-    ("no autograd formula was registered", "no autograd formula"),
-    ("derivative for .* is not implemented", "no derivative"),
-)
 
 
 def run_property(subject: Subject, name: str) -> Result:
@@ -53,24 +43,13 @@ def run_property(subject: Subject, name: str) -> Result:
     except Failure as failure:
         return result("fail", str(failure), failure.worst)
     except Exception as error:  # whatever the function under test raises is its failure
-        refusal = _refusal(error)
-        if refusal and not subject.strict:
-            return result("not applicable", refusal)
+        refused = refusal(error)
+        if refused and not subject.strict:
+            return result("not applicable", refused)
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
         where = "" if isinstance(error, AssertionError) else f" ({_origin(error)})"
         return result("fail", f"{type(error).__name__}: {lines[0][:300]}{where}")
     return result("pass", detail or "")
-
-
-def _refusal(error: BaseException) -> str:
-    """Return what a function openly does not offer, going by the message; empty if it is another error."""
-    text = str(error)
-    if type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported":
-        return f"torch.compile refuses it: {text.strip().splitlines()[0]}"
-    for pattern, reason in _REFUSALS:
-        if re.search(pattern, text):
-            return reason
-    return ""
 
 
 def _origin(error: BaseException) -> str:
@@ -255,15 +234,23 @@ def prepare(
         seed=seed,
         **options,
     )
+    before = torch.get_rng_state()
     try:
         outputs = subject.call(*subject.fresh())
     except Exception as error:
         raise ValueError(f"{name} does not take these inputs: {type(error).__name__}: {error}") from error
+    drew = not torch.equal(before, torch.get_rng_state())
+    torch.set_rng_state(before)
+    if drew:
+        subject = replace(subject, random=True)
     if not any(is_differentiable(t) for t in outputs):
         raise TypeError(f"{name} must return a floating-point tensor, got {[_kind(t) for t in outputs]}")
     if reference is not None:
-        subject = replace(subject, reference=_reference(reference, subject, structure, count, parameters))
+        expected = _reference(reference, subject, structure, count, parameters)
+        subject = replace(subject, reference=seeded(expected, seed) if drew else expected)
     settled, notes = _settle(subject)
+    if drew:
+        notes.append(f"the function draws random numbers: before every call the generator is seeded with {seed}")
     return settled, name, notes
 
 

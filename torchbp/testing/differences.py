@@ -41,8 +41,15 @@ def real(tensor: Tensor) -> Tensor:
 
 
 def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Return the real inner product of two lists of tensors."""
-    return sum(float(torch.dot(real(x.detach()), real(y.detach()))) for x, y in zip(a, b, strict=True))
+    """Return the real inner product of two lists of tensors; zeros of the second switch elements of the first off."""
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        left, right = real(x.detach()), real(y.detach())
+        part = float(torch.dot(left, right))
+        if not math.isfinite(part):
+            part = float(torch.where(right == 0, torch.zeros_like(left), left * right).sum())
+        total += part
+    return total
 
 
 def differentiate(outputs: Sequence[Tensor], wanted: Point, cotangents: Sequence[Tensor], create_graph: bool) -> Point:
@@ -164,15 +171,32 @@ def confirm(subject: Subject, order: int) -> str:
     stage = Stage.of(subject, order)
     leaves = [t.clone().requires_grad_() for t in stage.point]
     values = stage.at(leaves, create_graph=True)
-    weights = stage.weights(values, order + 1)
+    # What is not finite at the point, a masked score of -inf, say, has no derivative and is left out.
+    weights = [
+        torch.where(v.detach().isfinite(), u, torch.zeros_like(u))
+        for v, u in zip(values, stage.weights(values, order + 1), strict=True)
+    ]
     analytic = [t.detach() for t in differentiate(values, leaves, weights, create_graph=False)]
     size = _magnitude([v.detach() for v in values], weights)
+    _require_finite(stage, weights, analytic, size)
     elements = sum(real(t).numel() for t in stage.point)
     if elements <= SLOW.get(order, 0):
         _confirm_elements(stage, weights, analytic, size)
         return f"each of {elements} elements moved"
     _confirm_directions(stage, weights, analytic, size)
     return f"{_DIRECTIONS} random directions of {elements} elements"
+
+
+def _require_finite(stage: Stage, weights: Point, analytic: Point, size: float) -> None:
+    """Fail where a derivative is not finite though finite differences converge."""
+    for number, gradient in enumerate(analytic):
+        for place in (~real(gradient).isfinite()).nonzero().flatten().tolist()[:8]:
+            along = _element(stage.point, number, place)
+            true = ridders(lambda by, along=along: inner(stage.moved(along, by), weights))  # type: ignore[misc]
+            if true.error <= 1e-4 * max(abs(true.value), size):
+                index = index_of(place // (2 if gradient.is_complex() else 1), gradient.shape)
+                a = float(real(gradient)[place])
+                _fail(stage, Worst(_what(stage, number), index, a, true.value, true.error), vanished=False)
 
 
 def _require_twice(subject: Subject) -> None:
@@ -219,6 +243,9 @@ def _confirm_elements(stage: Stage, weights: Point, analytic: Point, size: float
 
             slope = (moved(_STEP) - moved(-_STEP)) / (2 * _STEP)
             a = found[place] * unit
+            if not math.isfinite(a):
+                undecided += 1
+                continue
             if abs(a - slope) <= _MARGIN * _CENTRAL * (size + abs(slope)):
                 continue
             verdict = _judge(moved, a, size)
@@ -259,7 +286,10 @@ def _element(point: Point, number: int, place: int, size: float = 1.0) -> list[T
 def _confirm_directions(stage: Stage, weights: Point, analytic: Point, size: float) -> None:
     undecided = 0
     for k in range(_DIRECTIONS):
-        direction = [draw_like(t, stage.subject.seed + 7000 + 31 * k + i) for i, t in enumerate(stage.point)]
+        direction = [
+            torch.where(gradient.isfinite(), draw_like(t, stage.subject.seed + 7000 + 31 * k + i), torch.zeros_like(t))
+            for i, (t, gradient) in enumerate(zip(stage.point, analytic, strict=True))
+        ]
 
         def moved(by: float, direction: list[Tensor] = direction) -> float:
             return inner(stage.moved(direction, by), weights)

@@ -46,6 +46,8 @@ class Subject:
             there is none; optional.
         seed: decides all that is drawn.
         given: the inputs as they came, if they sat on a kink and were drawn anew.
+        random: whether the function draws from PyTorch's global generator; it is then seeded for every call, so
+            that one and the same function is differentiated.
     """
 
     function: Callable[..., Any]
@@ -62,6 +64,7 @@ class Subject:
     shapes: Callable[[str], Sequence[Any] | None] | None = None
     seed: int = 0
     given: tuple[Any, ...] | None = None
+    random: bool = False
 
     def differentiable(self) -> list[int]:
         """Return the places of the floating-point inputs."""
@@ -94,7 +97,7 @@ class Subject:
     def call(self, *inputs: Any) -> list[Tensor]:
         """Return every tensor among the results; inputs that are declared to be modified are copied first."""
         handed = [t.clone() if i in self.inplace else t for i, t in enumerate(inputs)]
-        return tensors(self.function(*handed))
+        return tensors(seeded(self.function, self.seed)(*handed) if self.random else self.function(*handed))
 
     @cached_property
     def wanted_outputs(self) -> list[int]:
@@ -208,6 +211,17 @@ def tensors(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def seeded(function: Callable[..., Any], seed: int) -> Callable[..., Any]:
+    """Return a function that draws the same numbers in every call, and leaves the global generator as it was."""
+
+    def call(*args: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return function(*args)
+
+    return call
 
 
 def gradients_of(outputs: Sequence[Tensor], inputs: Sequence[Any], cotangents: Sequence[Tensor]) -> list[Tensor]:

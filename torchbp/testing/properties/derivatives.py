@@ -12,6 +12,7 @@ from torch.autograd import Function, forward_ad
 from torchbp.testing import differences
 from torchbp.testing.compare import Failure, require_close
 from torchbp.testing.differences import Stage, differentiate, inner
+from torchbp.testing.refusals import run_parts
 from torchbp.testing.subject import NotApplicable, Subject, draw_like, size_of
 
 
@@ -77,15 +78,25 @@ def _tangents(
     return stage, directions, pushed
 
 
-def forward_mode(subject: Subject) -> None:
+def forward_mode(subject: Subject) -> str:
     """Finite differences confirm forward-mode derivatives, by each input alone and by all; in batches too."""
+    parts = [("single tangents", lambda: None), ("batches", lambda: _compare_pushed(subject))]
+    _compare_tangents(subject)
+    return run_parts(subject, parts)
+
+
+def require_forward_mode(subject: Subject) -> None:
+    """Raise what PyTorch raises if there is no forward mode, also where it would drop tangents without a word."""
+    _tangents(subject, 1, [0], record=False)
+
+
+def _compare_tangents(subject: Subject) -> None:
     count = len(subject.differentiable())
     everything = list(range(count))
     for active in [[i] for i in everything] + ([everything] if count > 1 else []):
         stage, directions, pushed = _tangents(subject, 1, active, record=False)
         which = " and ".join(stage.names[i] for i in active)
         _confirm_tangents(f"forward derivative by {which}", stage, directions, pushed)
-    _compare_pushed(subject)
 
 
 def _compare_pushed(subject: Subject) -> None:

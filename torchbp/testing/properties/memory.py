@@ -215,7 +215,12 @@ def _refer(subject: Subject) -> list[tuple[str, weakref.ref[Tensor]]]:
     g = subject.cotangents(chosen)
     wanted = [inputs[i] for i in subject.differentiable()]
     gradients = torch.autograd.grad(chosen, wanted, g, allow_unused=True) if chosen else ()
-    references = [(subject.name(i), weakref.ref(t)) for i, t in enumerate(inputs) if isinstance(t, Tensor)]
+    # Of a module's parameters others may hold on to the copies that stand in for them (an LSTM's flat weights do).
+    references = [
+        (subject.name(i), weakref.ref(t))
+        for i, t in enumerate(inputs)
+        if isinstance(t, Tensor) and subject.name(i).startswith("input")
+    ]
     references += [(f"output {i}", weakref.ref(t)) for i, t in enumerate(outputs)]
     references += [(f"incoming gradient {i}", weakref.ref(t)) for i, t in enumerate(g)]
     references += [(f"gradient {i}", weakref.ref(t)) for i, t in enumerate(gradients) if t is not None]

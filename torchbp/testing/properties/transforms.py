@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from torchbp.testing.compare import Failure, require_close
+from torchbp.testing.properties.derivatives import require_forward_mode
+from torchbp.testing.refusals import run_parts
 from torchbp.testing.subject import NotApplicable, Subject, gradients_of, is_differentiable, size_of, tensors
 
 
@@ -58,7 +60,7 @@ def vmap(subject: Subject) -> None:
             require_close(f"gradient of {subject.name(i)} under vmap over {names}", a, e, allowed)
 
 
-def functional_transforms(subject: Subject) -> None:
+def functional_transforms(subject: Subject) -> str:
     """``torch.func``: ``grad``, ``vmap(grad)``, ``jacrev``, ``jacfwd`` and ``hessian`` equal double backward.
 
     Of the reference, where there is a differentiable one.
@@ -107,17 +109,30 @@ def functional_transforms(subject: Subject) -> None:
             subject.tolerance(4 * subject.condition**power * max(size_of(expected), size_of(actual))),
         )
 
+    def forward(transform: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        require_forward_mode(subject)
+        return transform(own)
+
     both = torch.stack([x, x * 1.25])
-    compare("torch.func.grad", torch.func.grad(own)(x), eager(x), 1)
-    compare("vmap(grad)", torch.vmap(torch.func.grad(own))(both), torch.stack([eager(one) for one in both]), 1)
-    expected = torch.autograd.functional.hessian(theirs, x)
-    compare("jacrev of grad", torch.func.jacrev(torch.func.grad(own))(x), expected, 2)
-    compare("jacfwd", torch.func.jacfwd(own)(x), eager(x), 1)
-    compare("hessian", torch.func.hessian(own)(x), expected, 2)
+    hessian = torch.autograd.functional.hessian(theirs, x)
+    parts = [
+        ("grad", lambda: compare("torch.func.grad", torch.func.grad(own)(x), eager(x), 1)),
+        (
+            "vmap(grad)",
+            lambda: compare(
+                "vmap(grad)", torch.vmap(torch.func.grad(own))(both), torch.stack([eager(one) for one in both]), 1
+            ),
+        ),
+        ("jacrev", lambda: compare("jacrev of grad", torch.func.jacrev(torch.func.grad(own))(x), hessian, 2)),
+        ("jacfwd", lambda: compare("jacfwd", forward(torch.func.jacfwd)(x), eager(x), 1)),
+        ("hessian", lambda: compare("hessian", forward(torch.func.hessian)(x), hessian, 2)),
+    ]
+    return run_parts(subject, parts)
 
 
 def compiled(subject: Subject) -> None:
     """``torch.compile(fullgraph=True)`` gives the same value and the same gradients."""
+    _require_fixed(subject)
     torch._dynamo.reset()
     try:
         inputs = subject.fresh()
@@ -132,6 +147,7 @@ def compiled(subject: Subject) -> None:
 
 def compiled_gradient(subject: Subject) -> None:
     """A compiled step that takes its own gradient with ``torch.autograd.grad`` gives the same."""
+    _require_fixed(subject)
     torch._dynamo.reset()
     try:
         inputs = subject.fresh()
@@ -161,6 +177,7 @@ def compiled_gradient(subject: Subject) -> None:
 
 def compiled_transform(subject: Subject) -> None:
     """``torch.compile`` around ``torch.func.grad`` is right, or with ``fullgraph=True`` raises."""
+    _require_fixed(subject)
     place = subject.differentiable()[0]
     inputs = [t.detach() if isinstance(t, Tensor) else t for t in subject.fresh()]
     if inputs[place].is_complex():
@@ -193,6 +210,11 @@ def compiled_transform(subject: Subject) -> None:
             )
     finally:
         torch._dynamo.reset()
+
+
+def _require_fixed(subject: Subject) -> None:
+    if subject.random:
+        raise NotApplicable("the function draws random numbers, and compiled ones are others")
 
 
 def _total(outputs: list[Tensor], weights: list[Tensor]) -> Tensor:
