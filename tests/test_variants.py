@@ -13,7 +13,7 @@ import torchbp
 
 TESTS = Path(__file__).resolve().parent
 # What can differ between instruction sets; the rest is Python.
-NUMERIC = "value or gradient or first_order or adjoint or layouts or float32 or pure or operators"
+NUMERIC = "value or gradient or first_order or adjoint or layouts or float32 or deterministic or operators"
 INSTRUCTION_SETS = {"default": "baseline", "avx2": "avx2"}
 
 
