@@ -250,7 +250,7 @@ def test_function_derivatives(name: str, op: OpInfo, spread: Any) -> None:
     for dtype in (torch.float64, torch.complex128):
         if dtype not in op.supported_backward_dtypes("cpu"):
             continue
-        for i, (mine, theirs) in enumerate(spread(samples(name, op, dtype, True), 40)):
+        for i, (mine, theirs) in enumerate(spread(samples(name, op, dtype, True), 20)):
             order = 2 if op.supports_gradgrad else 1
             if name in VALUE_ONLY and VALUE_ONLY[name][0](theirs.arguments[0]):
                 order = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, fold_batch, linear_map, unfold_batch
 from torchbp.autograd.function import ExplicitFunction, records_derivative, save
+from torchbp.ops.registry import memory_format_of
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,13 @@ def max_unpool(x: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor
     return linear_map(Unpool(tuple(output_size)), x, indices)
 
 
+def _as_built_in(averages: Tensor) -> Tensor:
+    """Return averages of volumes contiguous, whatever the layout that they were made in."""
+    if memory_format_of(averages) != torch.channels_last_3d:
+        return averages
+    return averages.clone(memory_format=torch.contiguous_format)
+
+
 @dataclass(frozen=True)
 class AverageWindows(LinearMap):
     """y[o] = sum of x over the window of o, over its divisor; the adjoint spreads g[o] evenly back."""
@@ -266,7 +274,7 @@ class AverageWindows(LinearMap):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Average."""
-        return ops.pooling.average_pool(x, *self._geometry)
+        return _as_built_in(ops.pooling.average_pool(x, *self._geometry))
 
     def adjoint(self, g: Tensor) -> Tensor:  # type: ignore[override]
         """Spread."""
@@ -306,7 +314,7 @@ class AdaptiveWindows(LinearMap):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Average."""
-        return ops.pooling.adaptive_average_pool(x, self.output_size)
+        return _as_built_in(ops.pooling.adaptive_average_pool(x, self.output_size))
 
     def adjoint(self, g: Tensor) -> Tensor:  # type: ignore[override]
         """Spread."""
