@@ -328,3 +328,13 @@ def test_the_snippet_shows_the_failure_again(inputs: Any, capsys: Any) -> None:
     exec(snippet, {})
     printed = capsys.readouterr().out
     assert report["first_order"].detail in printed
+
+
+def test_every_property_stands_alone() -> None:
+    """Nothing that an earlier one has computed is needed."""
+    x = torch.randn(3, 4, dtype=torch.float64)
+    names = [name for name in PROPERTIES if not name.startswith("compiled")]
+    alone = [check(torch.tanh, (x,), properties=[name], reference=torch.tanh).results[0] for name in names]
+    together = check(torch.tanh, (x,), properties=names, reference=torch.tanh).results
+    assert [(r.property, r.status) for r in alone] == [(r.property, r.status) for r in together]
+    assert "fail" not in {r.status for r in alone}

@@ -35,6 +35,7 @@ def run_property(subject: Subject, name: str) -> Result:
         return Result(name, status, detail, time.perf_counter() - start, worst)
 
     try:
+        _ = subject.wanted_outputs  # which takes a call: outside the transforms of a property
         detail = PROPERTIES[name](subject)
     except Refused as reason:
         return result("fail" if subject.strict else "not applicable", str(reason))
