@@ -3,6 +3,8 @@
 Environment variables:
     TORCHBP_BUILD_EXTENSION  0 installs without compiled kernels (composite formulas only); default 1.
     TORCHBP_SANITIZE         1 adds AddressSanitizer and UndefinedBehaviourSanitizer, as `make sanitize` does.
+    TORCHBP_INSTRUCTION_SETS of avx2 and avx512 those to compile kernels for, e.g. "avx2", beside the baseline;
+                             all by default. A smaller extension that builds sooner.
     MAX_JOBS                 how many compilers run at once.
 
 The leaf kernels in csrc/cpu/kernels are compiled once per instruction set and chosen at run time, so
@@ -44,7 +46,11 @@ INSTRUCTION_SETS = {
 def instruction_sets() -> list[str]:
     """Return the instruction sets that this architecture has beyond its baseline, plainest first."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return list(INSTRUCTION_SETS) if x86 else ["baseline"]
+    known = list(INSTRUCTION_SETS) if x86 else ["baseline"]
+    wanted = os.environ.get("TORCHBP_INSTRUCTION_SETS", " ".join(known)).replace(",", " ").split()
+    if unknown := set(wanted) - set(known):
+        sys.exit(f"torchbp: TORCHBP_INSTRUCTION_SETS must be some of {known}, got {sorted(unknown)}")
+    return [name for name in known if name == "baseline" or name in wanted]
 
 
 def compiler() -> str:

@@ -111,6 +111,11 @@ def test_versions_agree_up_to_their_local_part() -> None:
 # Packages
 
 
+def test_an_unknown_instruction_set_is_named() -> None:
+    done = run([sys.executable, "setup.py", "build_ext"], ROOT, TORCHBP_INSTRUCTION_SETS="avx2 sse9")
+    assert done.returncode != 0 and "TORCHBP_INSTRUCTION_SETS" in done.stderr and "sse9" in done.stderr
+
+
 @pytest.mark.slow
 def test_an_sdist_unpacked_elsewhere_builds_a_wheel_that_works(tmp_path: Path) -> None:
     if not _extension.kernels_loaded():
@@ -123,7 +128,7 @@ def test_an_sdist_unpacked_elsewhere_builds_a_wheel_that_works(tmp_path: Path) -
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert not list(folder.rglob("*.so"))
     wheel = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", str(tmp_path), "."]
-    done = run(wheel, folder)
+    done = run(wheel, folder, TORCHBP_INSTRUCTION_SETS="baseline")
     assert done.returncode == 0, done.stderr + done.stdout
     (built,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(built) as files:
@@ -134,7 +139,8 @@ def test_an_sdist_unpacked_elsewhere_builds_a_wheel_that_works(tmp_path: Path) -
     assert any(name.startswith("torchbp/_C.") for name in names)
     program = (
         "import sys; sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder)]\n"
-        "import torchbp; torchbp.require_kernels(); print(torchbp.__file__)"
+        "import torchbp; torchbp.require_kernels(); print(torchbp.__file__)\n"
+        "assert torchbp.kernels_status()['instruction_sets_built'] == ['baseline']"
     )
     done = run([sys.executable, "-c", program], tmp_path, PYTHONPATH=str(tmp_path / "installed"))
     assert done.returncode == 0, done.stderr
