@@ -135,7 +135,7 @@ def extension_arguments() -> dict[str, object]:
         sorted(str(path) for path in [*Path("csrc").glob("*.cpp"), *Path("csrc/cpu").glob("*.cpp")]),
         include_dirs=[str(ROOT / "csrc"), str(ROOT / "torchbp" / "ops"), pybind11.get_include()],
         define_macros=[(f"TORCHBP_HAVE_{name.upper()}", None) for name in names if name != "baseline"],
-        extra_compile_args=["-O2", "-fvisibility=hidden", *openmp, *sanitize],
+        extra_compile_args=["-O2", "-g0", "-fvisibility=hidden", *openmp, *sanitize],
         extra_link_args=[*openmp, *sanitize],
         depends=[str(path) for path in [*Path("csrc").rglob("*.h"), Path("torchbp/ops/schemas.def")]],
     )

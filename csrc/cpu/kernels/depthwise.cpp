@@ -4,18 +4,11 @@
 // kernels of size 3, 5 and 7 and stride 1 or 2 on contiguous images are neighbouring columns better lanes.
 #include "depthwise.h"
 
-#include "vector.h"
-
-#if TORCHBP_VECTOR_BYTES == 64
-#include <immintrin.h>
-#endif
+#include "parts.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
 namespace {
-
-template <typename T>
-constexpr int64_t kLanes = Lanes<T>::count;
 
 // A box and its halo stay in the second-level cache, if they can be made so small.
 constexpr int64_t kBufferBytes = 192 * 1024;
@@ -753,67 +746,6 @@ void gather_far(const DepthwiseProblem& whole, const T* source, const T* packed,
 // Square kernels on contiguous images: lanes are columns, read where they stand. A vector that is loaded serves
 // several rows of the target, the weights of one column of the kernel stay in registers. Tiles at the ends of rows
 // load what is inside, and zeros.
-
-#if TORCHBP_VECTOR_BYTES == 64
-template <typename T>
-using Mask = uint16_t;
-#else
-template <typename T>
-using Mask = IntegerVector<T>;
-#endif
-
-// Lanes first .. last - 1.
-template <typename T>
-Mask<T> mask_of(int64_t first, int64_t last) {
-  first = smaller(kLanes<T>, larger(0, first));
-  last = smaller(kLanes<T>, larger(first, last));
-#if TORCHBP_VECTOR_BYTES == 64
-  return static_cast<uint16_t>((uint32_t{1} << last) - (uint32_t{1} << first));
-#else
-  Mask<T> mask = {};
-  for (int64_t lane = first; lane < last; ++lane) mask[lane] = -1;
-  return mask;
-#endif
-}
-
-// The lanes of a mask; zeros elsewhere.
-template <typename T>
-TORCHBP_INLINE Vector<T> load_masked(const T* from, const Mask<T>& mask) {
-#if TORCHBP_VECTOR_BYTES == 64
-  if constexpr (sizeof(T) == 4)
-    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_ps(mask, from));
-  else
-    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from));
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4)
-    return reinterpret_cast<Vector<T>>(_mm256_maskload_ps(from, reinterpret_cast<__m256i>(mask)));
-  else
-    return reinterpret_cast<Vector<T>>(_mm256_maskload_pd(from, reinterpret_cast<__m256i>(mask)));
-#else
-  Vector<T> v = {};
-  for (int64_t lane = 0; lane < kLanes<T>; ++lane)
-    if (mask[lane]) v[lane] = from[lane];
-  return v;
-#endif
-}
-
-template <typename T>
-TORCHBP_INLINE void store_masked(T* to, const Vector<T>& v, const Mask<T>& mask) {
-#if TORCHBP_VECTOR_BYTES == 64
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(to, mask, reinterpret_cast<__m512>(v));
-  else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4)
-    _mm256_maskstore_ps(to, reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256>(v));
-  else
-    _mm256_maskstore_pd(to, reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256d>(v));
-#else
-  for (int64_t lane = 0; lane < kLanes<T>; ++lane)
-    if (mask[lane]) to[lane] = v[lane];
-#endif
-}
 
 // Elements at even, or odd, places of a and b, in an order that costs one instruction; and the order mended.
 template <typename T, int kOdd>

@@ -35,10 +35,15 @@ struct Blocks {
   int64_t image;          // vectors of an image
 };
 
+// Strides of the tensor of positions.
+int64_t* other_strides(GatherProblem& problem) { return problem.target_stride; }
+int64_t* other_strides(CorrelationProblem& problem) { return problem.gradient_stride; }
+
 // Along an axis without padding, with step one and a single tap, positions and pixels follow each other alike: two
 // such axes are one where memory allows.
 template <typename Problem>
-Problem merged(Problem problem, int64_t* other) {
+Problem merged(Problem problem) {
+  int64_t* other = other_strides(problem);
   if (problem.taps != 1) return problem;
   for (int d = 0; d < kSpatial; ++d)
     if (problem.tap_offset[d] != 0 || problem.step[d + 1] != 1) return problem;
@@ -61,22 +66,6 @@ Problem merged(Problem problem, int64_t* other) {
     }
   }
   return problem;
-}
-
-GatherProblem merged(const GatherProblem& problem) {
-  int64_t other[kAxes];
-  for (int axis = 0; axis < kAxes; ++axis) other[axis] = problem.target_stride[axis];
-  GatherProblem whole = merged(problem, other);
-  for (int axis = 0; axis < kAxes; ++axis) whole.target_stride[axis] = other[axis];
-  return whole;
-}
-
-CorrelationProblem merged(const CorrelationProblem& problem) {
-  int64_t other[kAxes];
-  for (int axis = 0; axis < kAxes; ++axis) other[axis] = problem.gradient_stride[axis];
-  CorrelationProblem whole = merged(problem, other);
-  for (int axis = 0; axis < kAxes; ++axis) whole.gradient_stride[axis] = other[axis];
-  return whole;
 }
 
 // Blocks of at most so many positions, unless a row has to be longer, whose pixels of `channels` take at most so many

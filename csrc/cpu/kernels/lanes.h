@@ -2,7 +2,7 @@
 // in register tiles.
 #pragma once
 
-#include "vector.h"
+#include "parts.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
@@ -15,44 +15,6 @@ template <typename T>
 constexpr int64_t kPanel = kVectors * kLanes<T>;  // target channels of a panel
 
 inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-#if defined(__AVX2__) && !defined(__AVX512F__)
-TORCHBP_INLINE __m256i first_words(int64_t count) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-#endif
-
-// The first `count` elements of a vector, the others zero.
-template <typename T>
-TORCHBP_INLINE Vector<T> load_first(const T* from, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), from));
-  return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), from));
-#elif defined(__AVX2__)
-  const __m256i words = first_words(count * static_cast<int64_t>(sizeof(T) / 4));
-  return reinterpret_cast<Vector<T>>(_mm256_maskload_ps(reinterpret_cast<const float*>(from), words));
-#else
-  Vector<T> v = {};
-  __builtin_memcpy(&v, from, static_cast<uint64_t>(count) * sizeof(T));
-  return v;
-#endif
-}
-
-template <typename T>
-TORCHBP_INLINE void store_first(T* to, const Vector<T>& v, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), reinterpret_cast<__m512>(v));
-  else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1 << count) - 1), reinterpret_cast<__m512d>(v));
-#elif defined(__AVX2__)
-  const __m256i words = first_words(count * static_cast<int64_t>(sizeof(T) / 4));
-  _mm256_maskstore_ps(reinterpret_cast<float*>(to), words, reinterpret_cast<__m256>(v));
-#else
-  __builtin_memcpy(to, &v, static_cast<uint64_t>(count) * sizeof(T));
-#endif
-}
 
 // to[pixel][lane] of `count` consecutive pixels; lanes without a channel are zero. Where more channels
 // follow, what they read is fetched meanwhile: the processor does not follow so many streams by itself.

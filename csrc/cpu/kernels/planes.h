@@ -1,7 +1,7 @@
 // How pools cut their planes into tasks that write disjoint outputs. The cuts depend on sizes only.
 #pragma once
 
-#include "vector.h"
+#include "parts.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -143,76 +143,7 @@ TORCHBP_INLINE bool planes_fit(const Problem& p, int64_t bytes) {
   return p.inner == 1 && p.outer > 1 && elements * kLanes<T> * static_cast<int64_t>(sizeof(T)) <= bytes;
 }
 
-// Planes are turned in blocks: of as many elements as 16 bytes hold, and of as many planes as a vector has lanes.
-template <typename T>
-constexpr int64_t kPiece = 16 / static_cast<int64_t>(sizeof(T));
-
-template <typename T>
-struct PieceLanes {
-  typedef T Vector __attribute__((vector_size(16)));
-};
-template <typename T>
-using Piece = typename PieceLanes<T>::Vector;
-
-// A vector of the pieces that read(0), read(1), ... return.
-template <typename T, typename Read>
-TORCHBP_INLINE Vector<T> join(const Read& read) {
-#if defined(__AVX512F__)
-  __m512 joined = _mm512_castps128_ps512(reinterpret_cast<__m128>(read(0)));
-  joined = _mm512_insertf32x4(joined, reinterpret_cast<__m128>(read(1)), 1);
-  joined = _mm512_insertf32x4(joined, reinterpret_cast<__m128>(read(2)), 2);
-  return reinterpret_cast<Vector<T>>(_mm512_insertf32x4(joined, reinterpret_cast<__m128>(read(3)), 3));
-#elif defined(__AVX2__)
-  const __m256 first = _mm256_castps128_ps256(reinterpret_cast<__m128>(read(0)));
-  return reinterpret_cast<Vector<T>>(_mm256_insertf128_ps(first, reinterpret_cast<__m128>(read(1)), 1));
-#else
-  return reinterpret_cast<Vector<T>>(read(0));
-#endif
-}
-
-// Elements of each piece of a and b by turns: those of the first half, and those of the second.
-#define TORCHBP_SHUFFLE_PIECES(name, two, four, eight, wide, wider, widest) \
-  template <typename V>                                                     \
-  TORCHBP_INLINE V name(const V& a, const V& b) {                           \
-    constexpr int64_t lanes = sizeof(V) / sizeof(a[0]);                     \
-    if constexpr (sizeof(a[0]) == 8) {                                      \
-      if constexpr (lanes == 2) return TORCHBP_SHUFFLED two;                \
-      if constexpr (lanes == 4) return TORCHBP_SHUFFLED four;               \
-      if constexpr (lanes == 8) return TORCHBP_SHUFFLED eight;              \
-    } else {                                                                \
-      if constexpr (lanes == 4) return TORCHBP_SHUFFLED wide;               \
-      if constexpr (lanes == 8) return TORCHBP_SHUFFLED wider;              \
-      if constexpr (lanes == 16) return TORCHBP_SHUFFLED widest;            \
-    }                                                                       \
-  }
-TORCHBP_SHUFFLE_PIECES(first_of_pieces, (a, b, 0, 2), (a, b, 0, 4, 2, 6), (a, b, 0, 8, 2, 10, 4, 12, 6, 14),
-                       (a, b, 0, 4, 1, 5), (a, b, 0, 8, 1, 9, 4, 12, 5, 13),
-                       (a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29))
-TORCHBP_SHUFFLE_PIECES(rest_of_pieces, (a, b, 1, 3), (a, b, 1, 5, 3, 7), (a, b, 1, 9, 3, 11, 5, 13, 7, 15),
-                       (a, b, 2, 6, 3, 7), (a, b, 2, 10, 3, 11, 6, 14, 7, 15),
-                       (a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31))
-#undef TORCHBP_SHUFFLE_PIECES
-
-// Transposes the square that row after row's pieces make, for each piece by itself.
-template <typename T>
-TORCHBP_INLINE void transpose_pieces(Vector<T>* rows) {
-  if constexpr (kPiece<T> == 2) {
-    const Vector<T> first = first_of_pieces(rows[0], rows[1]);
-    rows[1] = rest_of_pieces(rows[0], rows[1]);
-    rows[0] = first;
-  } else {
-    typedef Vector<double> Wide;
-    Wide mixed[4];
-    for (int64_t i = 0; i < 4; i += 2) {
-      mixed[i] = reinterpret_cast<Wide>(first_of_pieces(rows[i], rows[i + 1]));
-      mixed[i + 1] = reinterpret_cast<Wide>(rest_of_pieces(rows[i], rows[i + 1]));
-    }
-    for (int64_t i = 0; i < 2; ++i) {
-      rows[2 * i] = reinterpret_cast<Vector<T>>(first_of_pieces(mixed[i], mixed[i + 2]));
-      rows[2 * i + 1] = reinterpret_cast<Vector<T>>(rest_of_pieces(mixed[i], mixed[i + 2]));
-    }
-  }
-}
+// Planes are turned in blocks: of as many elements as a piece holds, and of as many planes as a vector has lanes.
 
 // Elements of an image made of planes of `elements`, with room for whole blocks of them.
 template <typename T>
@@ -220,16 +151,6 @@ TORCHBP_INLINE int64_t image_size(int64_t elements) {
   return (elements + 4) * kLanes<T>;
 }
 
-TORCHBP_INLINE Piece<float> load_piece(const float* from) {
-  Piece<float> piece;
-  __builtin_memcpy(&piece, from, sizeof(piece));
-  return piece;
-}
-TORCHBP_INLINE Piece<double> load_piece(const double* from) {
-  Piece<double> piece;
-  __builtin_memcpy(&piece, from, sizeof(piece));
-  return piece;
-}
 TORCHBP_INLINE Piece<float> load_piece(const BFloat16* from) {
   return Piece<float>{value_of(from[0]), value_of(from[1]), value_of(from[2]), value_of(from[3])};
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "elementary.h"
+#include "parts.h"
 #include "softmax.h"
 
 namespace torchbp {
@@ -85,119 +86,11 @@ TORCHBP_INLINE int64_t offset_of(const ClassStrides& strides, const Unit& unit) 
   return unit.outer[0] * strides.outer[0] + unit.outer[1] * strides.outer[1] + unit.inner * strides.inner;
 }
 
-template <typename T>
-TORCHBP_INLINE IntegerVector<T> lane_numbers() {
-  IntegerVector<T> lane;
-  for (int64_t i = 0; i < Lanes<T>::count; ++i) lane[i] = static_cast<Integer<T>>(i);
-  return lane;
-}
-
-// The first `count` lanes, fewer than all; nothing beyond them is touched. The others read as zero.
-template <typename T>
-TORCHBP_INLINE Vector<T> load_part(const T* from, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), from));
-  else
-    return reinterpret_cast<Vector<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << count) - 1), from));
-#elif defined(__AVX2__)
-  const __m256i mask = reinterpret_cast<__m256i>(lane_numbers<T>() < static_cast<Integer<T>>(count));
-  if constexpr (sizeof(T) == 4)
-    return reinterpret_cast<Vector<T>>(_mm256_maskload_ps(from, mask));
-  else
-    return reinterpret_cast<Vector<T>>(_mm256_maskload_pd(from, mask));
-#else
-  Vector<T> v{};
-  for (int64_t i = 0; i < count; ++i) v[i] = from[i];
-  return v;
-#endif
-}
-
-template <typename T>
-TORCHBP_INLINE void store_part(T* to, const Vector<T>& v, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), reinterpret_cast<__m512>(v));
-  else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1 << count) - 1), reinterpret_cast<__m512d>(v));
-#elif defined(__AVX2__)
-  const __m256i mask = reinterpret_cast<__m256i>(lane_numbers<T>() < static_cast<Integer<T>>(count));
-  if constexpr (sizeof(T) == 4)
-    _mm256_maskstore_ps(to, mask, reinterpret_cast<__m256>(v));
-  else
-    _mm256_maskstore_pd(to, mask, reinterpret_cast<__m256d>(v));
-#else
-  for (int64_t i = 0; i < count; ++i) to[i] = v[i];
-#endif
-}
-
-// In every 16 bytes, the first or the last elements of a and b in turn: of four, those of the first or second half.
-#if defined(__AVX512F__)
-TORCHBP_INLINE __m512 low_pairs(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b); }
-TORCHBP_INLINE __m512 high_pairs(__m512 a, __m512 b) { return _mm512_unpackhi_ps(a, b); }
-TORCHBP_INLINE __m512d low_pairs(__m512d a, __m512d b) { return _mm512_unpacklo_pd(a, b); }
-TORCHBP_INLINE __m512d high_pairs(__m512d a, __m512d b) { return _mm512_unpackhi_pd(a, b); }
-#elif defined(__AVX2__)
-TORCHBP_INLINE __m256 low_pairs(__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); }
-TORCHBP_INLINE __m256 high_pairs(__m256 a, __m256 b) { return _mm256_unpackhi_ps(a, b); }
-TORCHBP_INLINE __m256d low_pairs(__m256d a, __m256d b) { return _mm256_unpacklo_pd(a, b); }
-TORCHBP_INLINE __m256d high_pairs(__m256d a, __m256d b) { return _mm256_unpackhi_pd(a, b); }
-#else
-TORCHBP_INLINE Vector<float> low_pairs(Vector<float> a, Vector<float> b) { return TORCHBP_SHUFFLED(a, b, 0, 4, 1, 5); }
-TORCHBP_INLINE Vector<float> high_pairs(Vector<float> a, Vector<float> b) { return TORCHBP_SHUFFLED(a, b, 2, 6, 3, 7); }
-TORCHBP_INLINE Vector<double> low_pairs(Vector<double> a, Vector<double> b) { return TORCHBP_SHUFFLED(a, b, 0, 2); }
-TORCHBP_INLINE Vector<double> high_pairs(Vector<double> a, Vector<double> b) { return TORCHBP_SHUFFLED(a, b, 1, 3); }
-#endif
-
-// 16 bytes from each of a vector's worth of places, the i-th at from + offset[i].
-TORCHBP_INLINE Vector<float> load_quarters(const float* from, const int64_t* offset) {
-#if defined(__AVX512F__)
-  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(from + offset[0]));
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(from + offset[1]), 1);
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(from + offset[2]), 2);
-  return reinterpret_cast<Vector<float>>(_mm512_insertf32x4(v, _mm_loadu_ps(from + offset[3]), 3));
-#elif defined(__AVX2__)
-  return reinterpret_cast<Vector<float>>(
-      _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + offset[0])), _mm_loadu_ps(from + offset[1]), 1));
-#else
-  return load(from + offset[0]);
-#endif
-}
-TORCHBP_INLINE Vector<double> load_quarters(const double* from, const int64_t* offset) {
-#if defined(__AVX512F__)
-  __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd(from + offset[0]));
-  v = _mm512_insertf64x2(v, _mm_loadu_pd(from + offset[1]), 1);
-  v = _mm512_insertf64x2(v, _mm_loadu_pd(from + offset[2]), 2);
-  return reinterpret_cast<Vector<double>>(_mm512_insertf64x2(v, _mm_loadu_pd(from + offset[3]), 3));
-#elif defined(__AVX2__)
-  return reinterpret_cast<Vector<double>>(
-      _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(from + offset[0])), _mm_loadu_pd(from + offset[1]), 1));
-#else
-  return load(from + offset[0]);
-#endif
-}
-
-// Rows and columns of a square of 16 bytes' width, in each 16 bytes of the vectors.
-TORCHBP_INLINE void turn_squares(Vector<float>* rows) {
-  const auto a = low_pairs(rows[0], rows[1]), b = high_pairs(rows[0], rows[1]);
-  const auto c = low_pairs(rows[2], rows[3]), d = high_pairs(rows[2], rows[3]);
-  typedef Vector<double> Wide;
-  rows[0] = reinterpret_cast<Vector<float>>(low_pairs((Wide)a, (Wide)c));
-  rows[1] = reinterpret_cast<Vector<float>>(high_pairs((Wide)a, (Wide)c));
-  rows[2] = reinterpret_cast<Vector<float>>(low_pairs((Wide)b, (Wide)d));
-  rows[3] = reinterpret_cast<Vector<float>>(high_pairs((Wide)b, (Wide)d));
-}
-TORCHBP_INLINE void turn_squares(Vector<double>* rows) {
-  const auto a = low_pairs(rows[0], rows[1]), b = high_pairs(rows[0], rows[1]);
-  rows[0] = reinterpret_cast<Vector<double>>(a);
-  rows[1] = reinterpret_cast<Vector<double>>(b);
-}
-
 // to[column][row] = from[row][column], each with rows of consecutive elements a step apart.
 template <typename T>
 TORCHBP_INLINE void copy_transposed(const T* from, int64_t step, int64_t rows, int64_t columns, T* to,
                                     int64_t to_step) {
-  constexpr int64_t lanes = Lanes<T>::count, square = 16 / static_cast<int64_t>(sizeof(T));
+  constexpr int64_t lanes = Lanes<T>::count, square = kPiece<T>;
   if (columns < square) {
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t row = 0; row < rows; ++row) to[column * to_step + row] = from[row * step + column];
@@ -210,14 +103,15 @@ TORCHBP_INLINE void copy_transposed(const T* from, int64_t step, int64_t rows, i
     for (int64_t next = 0; next < columns; next += square) {
       const int64_t column = smaller(next, columns - square);
       Vector<T> block[square];
-      for (int64_t i = 0; i < square; ++i) block[i] = load_quarters(from + column, offset[i]);
-      turn_squares(block);
+      for (int64_t i = 0; i < square; ++i)
+        block[i] = join<T>([&](int64_t k) { return load_piece(from + column + offset[i][k]); });
+      transpose_pieces<T>(block);
       T* out = to + column * to_step + row;
       for (int64_t i = 0; i < square; ++i) {
         if (high == lanes)
           store<T>(out + i * to_step, block[i]);
         else
-          store_part<T>(out + i * to_step, block[i], high);
+          store_first<T>(out + i * to_step, block[i], high);
       }
     }
   }
@@ -297,7 +191,7 @@ TORCHBP_INLINE void write_tile(const ClassStrides& strides, int64_t classes, con
   if (direct == unit.count) return;
   if (strides.inner == 1) {
     for (int64_t c = 0; c < classes; ++c)
-      store_part<T>(to + c * strides.classes + direct, load(tile + c * width + direct), unit.count - direct);
+      store_first<T>(to + c * strides.classes + direct, load(tile + c * width + direct), unit.count - direct);
   } else if (strides.classes == 1) {
     copy_transposed(tile, width, classes, unit.count, to, strides.inner);
   } else {

@@ -143,6 +143,7 @@ struct Tiling {
   int64_t count;  // of all images
   int64_t block;  // tiles of a block
   int64_t blocks;
+  int64_t run_elements, scratch_elements;  // of a transform's buffers
 };
 
 Tiling tiling_of(const WinogradProblem& problem) {
@@ -216,6 +217,16 @@ int64_t box_pixels(const Tiling& tiling, const int64_t* tile, const int64_t* ext
   if (long_rows(tiling)) return extent[0] * (tile[1] * smaller(tiling.width, tiling.block) + extent[1]);
   const int64_t rows = smaller(tiling.height, up(tiling.block, tiling.width) + 1);
   return smaller(size[0], rows * tile[0] + extent[0]) * size[1];
+}
+
+// Room for a run of tiles on its way through a transform, and for the pixels of a segment.
+template <typename T>
+void set_buffers(const WinogradProblem& problem, const int64_t* points, Tiling& tiling) {
+  const int64_t run = smaller(tiling.width, tiling.block);
+  tiling.run_elements = points[0] * (run * problem.tile[1] + points[1]) * kLanes<T>;
+  const int64_t pixels = larger(box_pixels(tiling, problem.tile, points, problem.source_size),
+                                box_pixels(tiling, problem.tile, problem.tile, problem.target_size));
+  tiling.scratch_elements = (pixels + kLanes<T>)*kLanes<T>;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -357,7 +368,7 @@ struct Plan : Tiling {
   int64_t together;  // panels that are multiplied with one place of the tiles while it is in the cache
   bool packed;       // whether the weight is transformed beforehand
   int64_t places;    // of a tile
-  int64_t run_elements, scratch_elements, source_stride, target_stride;
+  int64_t source_stride, target_stride;
 };
 
 template <typename T>
@@ -390,11 +401,7 @@ Plan plan_of(const WinogradProblem& problem) {
                       : larger(1, smaller(up(plan.panels, plan.parts), kBlockBytes / product_bytes));
   plan.source_stride = place_stride<T>(blocks_of_channels * plan.block);
   plan.target_stride = place_stride<T>(kVectors * plan.block);
-  const int64_t run = smaller(plan.width, plan.block);
-  plan.run_elements = points[0] * (run * problem.tile[1] + points[1]) * lanes;
-  const int64_t pixels = larger(box_pixels(plan, problem.tile, points, problem.source_size),
-                                box_pixels(plan, problem.tile, problem.tile, problem.target_size));
-  plan.scratch_elements = (pixels + lanes) * lanes;
+  set_buffers<T>(problem, points, plan);
   return plan;
 }
 
@@ -731,7 +738,6 @@ struct SumPlan : Tiling {
   int64_t rows, columns;              // channels of a block, whole vectors
   int64_t slices, slice_blocks;       // blocks of tiles of a slice
   int64_t gradient_stride, source_stride;
-  int64_t run_elements, scratch_elements;
 };
 
 template <typename T>
@@ -757,11 +763,7 @@ SumPlan sum_plan(const WinogradProblem& problem) {
   plan.slices = up(plan.blocks, plan.slice_blocks);
   plan.gradient_stride = place_stride<T>(plan.rows / lanes * plan.block);
   plan.source_stride = place_stride<T>(plan.columns / lanes * plan.block);
-  const int64_t run = smaller(plan.width, plan.block);
-  plan.run_elements = points[0] * (run * problem.tile[1] + points[1]) * lanes;
-  const int64_t pixels = larger(box_pixels(plan, problem.tile, points, problem.source_size),
-                                box_pixels(plan, problem.tile, problem.tile, problem.target_size));
-  plan.scratch_elements = (pixels + lanes) * lanes;
+  set_buffers<T>(problem, points, plan);
   return plan;
 }
 
