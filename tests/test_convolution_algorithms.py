@@ -93,6 +93,13 @@ def three_taps(draw: random.Random, taps_height: int, dtype: torch.dtype) -> Cas
     return case_of(draw, dtype, size, [taps_height, 3], ([1, 1], padding, [1, 1]))
 
 
+def one_tap(draw: random.Random, dtype: torch.dtype) -> Case:
+    """Return a convolution with a kernel of one element, stride 1 and no padding."""
+    n = draw.choice((1, 2, 2, 3))
+    size = [draw.choice((1, 2, 5, 8, 19) if n > 1 else (1, 7, 40, 700)) for _ in range(n)]
+    return case_of(draw, dtype, size, [1] * n, ([1] * n, [0] * n, [1] * n))
+
+
 def any_geometry(draw: random.Random, dtype: torch.dtype) -> Case:
     """Return a convolution with one to three spatial dimensions of any stride, padding and dilation."""
     while True:
@@ -143,7 +150,7 @@ def uninitialised_is_nan() -> Iterator[None]:
 
 
 # The transforms are a few sums of terms up to eight times the result; the products add C rounded terms.
-UNITS = {"winograd_4": 16, "winograd_2x4": 16, "winograd_4x4": 64, "panels": 16, "direct": 16}
+UNITS = {"winograd_4": 16, "winograd_2x4": 16, "winograd_4x4": 64, "panels": 16, "direct": 16, "matrix_product": 16}
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
@@ -159,26 +166,28 @@ def test_every_geometry_of_three_taps(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-@pytest.mark.parametrize("name", ("direct", "panels"))
+@pytest.mark.parametrize("name", ("direct", "panels", "matrix_product"))
 def test_every_geometry(name: str, dtype: torch.dtype) -> None:
     draw = random.Random(f"any {name} {dtype}")
     for _ in range(40):
-        case = any_geometry(draw, dtype)
+        case = one_tap(draw, dtype) if name == "matrix_product" else any_geometry(draw, dtype)
         with ops.force_convolution_algorithm(name), uninitialised_is_nan():
             results = products(case)
         for result, expected in zip(results, truth(case), strict=True):
             assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, case[4:]
 
 
-@pytest.mark.parametrize("name", (*WINOGRAD, "direct"))
+@pytest.mark.parametrize("name", (*WINOGRAD, "direct", "matrix_product"))
 def test_the_three_products_are_one_form(name: str) -> None:
     draw = random.Random(name)
     for _ in range(5):
-        case = (
-            any_geometry(draw, torch.float64)
-            if name == "direct"
-            else three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)
-        )._replace(b=None)
+        if name == "direct":
+            case = any_geometry(draw, torch.float64)
+        elif name == "matrix_product":
+            case = one_tap(draw, torch.float64)
+        else:
+            case = three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)
+        case = case._replace(b=None)
         with ops.force_convolution_algorithm(name):
             y, gx, gw = products(case)
         values = torch.stack([(y * case.g).sum(), (gx * case.x).sum(), (gw * case.w).sum()])
@@ -186,15 +195,15 @@ def test_the_three_products_are_one_form(name: str) -> None:
         assert float(values.max() - values.min()) < 1e-13 * scale
 
 
-@pytest.mark.parametrize("name", (*WINOGRAD, "direct"))
+@pytest.mark.parametrize("name", (*WINOGRAD, "direct", "matrix_product"))
 @pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last), ids=str)
 def test_bits_do_not_depend_on_the_threads(name: str, format: torch.memory_format) -> None:
-    height = 1 if name == "winograd_4" else 3
+    kernel = {"winograd_4": (1, 3), "matrix_product": (1, 1)}.get(name, (3, 3))
     threads = torch.get_num_threads()
-    for n, c, o, size in ((1, 40, 33, 30), (5, 20, 70, 13), (2, 150, 130, 6)):
+    for n, c, o, size in ((1, 40, 33, 30), (5, 20, 70, 13), (2, 150, 130, 6), (3, 300, 12, 40)):
         x = torch.randn(n, c, size, size).contiguous(memory_format=format)
-        w, g = torch.randn(o, c, height, 3), torch.randn(n, o, size, size).contiguous(memory_format=format)
-        case = Case(x, w, torch.randn(o), g, [1, 1], [height // 2, 1], [1, 1], 1)
+        w, g = torch.randn(o, c, *kernel), torch.randn(n, o, size, size).contiguous(memory_format=format)
+        case = Case(x, w, torch.randn(o), g, [1, 1], [size // 2 for size in kernel], [1, 1], 1)
         found = []
         try:
             for many in (1, 3):
@@ -251,7 +260,11 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
     (
         ((1, 32, 9, 9), (32, 32, 3, 3), [2, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, ("direct",) * 3),
-        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [2, 1], [0, 0], [1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
+        ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product")),
+        ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
         ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("direct",) * 3),
         ((1, 3, 9, 9), (32, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, FEW),
         ((1, 3, 9, 9), (32, 3, 7, 7), [2, 2], [3, 3], [1, 1], 1, ("direct", "panels", "direct")),
@@ -269,6 +282,12 @@ def test_the_table(input_shape, weight_shape, stride, padding, dilation, groups,
     found = tuple(ops.convolution_algorithm(product, *arguments) for product in ("output", "input", "weight"))
     assert found == expected and set(found) <= set(ops.convolution_algorithms())
     assert ops.convolution_algorithm("output", *arguments, torch.int64) == "composite"
+
+
+def test_matrix_products_of_small_maps_are_for_channels_last() -> None:
+    arguments = ("output", (9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1])
+    assert ops.convolution_algorithm(*arguments) == "direct"
+    assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == "matrix_product"
 
 
 def test_forcing_ends_with_the_block() -> None:

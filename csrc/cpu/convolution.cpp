@@ -11,6 +11,7 @@
 #include "arguments.h"
 #include "convolution_algorithm.h"
 #include "dispatch.h"
+#include "matrix_product.h"
 
 namespace torchbp {
 
@@ -328,6 +329,12 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
   const Algorithm algorithm =
       algorithm_for("convolution", Product::output, g, weight.size(1), weight.size(0) / g.groups, weight.scalar_type());
   if (winograd_tile(algorithm)[0] > 0) return forward_winograd<T>(algorithm, g, input, weight, bias, output);
+  const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  if (algorithm == Algorithm::matrix_product) {
+    const ChannelMatrix<T> matrix = {weight.const_data_ptr<T>(), weight.stride(0), weight.stride(1),
+                                     weight.size(0) / g.groups * weight.stride(0)};
+    return multiply_channels(input, matrix, biases, g.groups, output);
+  }
   const auto source = axis_strides(input), kernel = axis_strides(weight), target = axis_strides(output);
   TapList taps;
   visit_kernel(g.kernel, [&](const Sizes& k) {
@@ -354,7 +361,6 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
   problem.weight_group_stride = problem.target_channels * weight.stride(0);
   problem.weight_source_stride = weight.stride(1);
   problem.weight_target_stride = weight.stride(0);
-  const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
   if (algorithm == Algorithm::direct) return run_direct<T>(problem, input, weight, biases, output.data_ptr<T>());
   if (algorithm != Algorithm::depthwise) return run_gather<T>(problem, input, weight, biases, output.data_ptr<T>());
   const int64_t residue[kSpatial] = {0, 0, 0};
@@ -372,8 +378,13 @@ void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& 
                                             weight.size(0) / g.groups, weight.scalar_type());
   if (winograd_tile(algorithm)[0] > 0)
     return input_gradient_winograd<T>(algorithm, g, grad_output, weight, bias, grad_input);
-  const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
   const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  if (algorithm == Algorithm::matrix_product) {
+    const ChannelMatrix<T> matrix = {weight.const_data_ptr<T>(), weight.stride(1), weight.stride(0),
+                                     weight.size(0) / g.groups * weight.stride(0)};
+    return multiply_channels(grad_output, matrix, biases, g.groups, grad_input);
+  }
+  const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
   T* to = grad_input.data_ptr<T>();
   Sizes phases;
   for (int d = 0; d < kSpatial; ++d) phases[d] = std::min(g.stride[d], g.input[d]);
@@ -451,6 +462,10 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
                                             grad_weight.size(0) / g.groups, grad_weight.scalar_type());
   if (winograd_tile(algorithm)[0] > 0)
     return weight_gradient_winograd<T>(algorithm, g, input, grad_output, grad_weight);
+  if (algorithm == Algorithm::matrix_product) {
+    const Tensor sums = correlate_channels<T>(input, grad_output, g.groups);
+    return sum_slices(g, sums.const_data_ptr<T>(), sums.size(0), sums.size(2), grad_weight);
+  }
   const auto source = axis_strides(input), gradient = axis_strides(grad_output);
   TapList taps;
   visit_kernel(g.kernel, [&](const Sizes& k) {
@@ -522,8 +537,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   TORCH_CHECK(weight.dim() == input.dim(), op, ": weight must have ", input.dim(), " dimensions, but got shape ",
               weight.sizes());
   check_same_type(op, "input", input, "weight", weight);
-  const Geometry g =
-      geometry_of(op, input.sizes().slice(2), weight.sizes().slice(2), stride, padding, dilation, groups);
+  Geometry g = geometry_of(op, input.sizes().slice(2), weight.sizes().slice(2), stride, padding, dilation, groups);
   TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
               " output channels of weight, but got groups = ", groups);
   TORCH_CHECK(weight.size(1) * groups == input.size(1), op, ": weight of shape ", weight.sizes(),
@@ -533,8 +547,10 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   if (computes_in_float(input))
     return convolution(input.to(at::kFloat), weight.to(at::kFloat), in_float(bias), stride, padding, dilation, groups)
         .to(input.scalar_type());
+  const at::MemoryFormat format = result_format(input, weight);
+  g.channels_last = format != at::MemoryFormat::Contiguous;
   Tensor output = at::empty(with_spatial(input.size(0), weight.size(0), g.output, g.dimensions),
-                            input.options().memory_format(result_format(input, weight)));
+                            input.options().memory_format(format));
   if (output.numel() == 0) return output;
   const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { forward<scalar_t>(g, input, weight, dense_bias, output); });
@@ -563,7 +579,7 @@ Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, const 
   check_same_type(op, "grad_output", grad_output, "weight", weight);
   TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
               grad_output.dim() - 2, " values, but got ", input_size);
-  const Geometry g = geometry_of(op, input_size, weight.sizes().slice(2), stride, padding, dilation, groups);
+  Geometry g = geometry_of(op, input_size, weight.sizes().slice(2), stride, padding, dilation, groups);
   TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
               " output channels of weight, but got groups = ", groups);
   check_gradient_shape(op, g, grad_output, weight.size(0));
@@ -573,8 +589,9 @@ Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, const 
                              padding, dilation, groups)
         .to(grad_output.scalar_type());
   const auto shape = with_spatial(grad_output.size(0), weight.size(1) * groups, g.input, g.dimensions);
-  const auto options = grad_output.options().memory_format(result_format(grad_output, weight));
-  Tensor grad_input = at::empty(shape, options);
+  const at::MemoryFormat format = result_format(grad_output, weight);
+  g.channels_last = format != at::MemoryFormat::Contiguous;
+  Tensor grad_input = at::empty(shape, grad_output.options().memory_format(format));
   if (grad_input.numel() == 0) return grad_input;
   if (grad_output.numel() == 0 || weight.numel() == 0) {
     grad_input.zero_();

@@ -4,6 +4,8 @@
 
 #include <atomic>
 
+#include "matrix_product.h"
+
 namespace torchbp {
 
 namespace {
@@ -18,6 +20,7 @@ constexpr Named kAlgorithms[] = {
     {Algorithm::panels, "panels", {0, 0}},
     {Algorithm::direct, "direct", {0, 0}},
     {Algorithm::depthwise, "depthwise", {0, 0}},
+    {Algorithm::matrix_product, "matrix_product", {0, 0}},
     {Algorithm::winograd_4, "winograd_4", {1, 4}},
     {Algorithm::winograd_2x4, "winograd_2x4", {2, 4}},
     {Algorithm::winograd_4x4, "winograd_4x4", {4, 4}},
@@ -39,6 +42,13 @@ bool takes_winograd(const Geometry& g, int64_t taps_height) {
   return true;
 }
 
+// Kernels of one element that read every input where it stands.
+bool is_matrix_product(const Geometry& g) {
+  for (int d = 0; d < kSpatial; ++d)
+    if (g.kernel[d] != 1 || g.stride[d] != 1 || g.padding[d] != 0 || g.output[d] != g.input[d]) return false;
+  return products_stay_on_a_thread();
+}
+
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
   switch (algorithm) {
     case Algorithm::panels:
@@ -46,6 +56,8 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
       return true;
     case Algorithm::depthwise:
       return is_depthwise(g, input_channels, output_channels);
+    case Algorithm::matrix_product:
+      return is_matrix_product(g);
     case Algorithm::winograd_4:
       return takes_winograd(g, 1);
     default:
@@ -60,6 +72,7 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
                 at::ScalarType type) {
   constexpr int64_t kFewChannels = 12;
   constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
+  constexpr int64_t kFewPositions = 64;    // whose rows leave most of a matrix product's tiles empty
   constexpr int64_t kManyTaps = 16;        // that pay for reading few channels as vectors
   const bool exact =
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
@@ -67,6 +80,11 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
   const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
   if (!few_inputs && !few_outputs) {
+    if (is_matrix_product(g)) {
+      const int64_t positions = g.output[0] * g.output[1] * g.output[2];
+      const bool short_rows = !g.channels_last && product != Product::weight && positions > 1;
+      return short_rows && positions < kFewPositions ? Algorithm::direct : Algorithm::matrix_product;
+    }
     if (input_channels > kManyChannels || output_channels > kManyChannels) return Algorithm::direct;
     if (takes_winograd(g, 3)) return exact ? Algorithm::winograd_2x4 : Algorithm::winograd_4x4;
     if (takes_winograd(g, 1)) return Algorithm::winograd_4;

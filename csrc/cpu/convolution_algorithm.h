@@ -13,6 +13,7 @@ struct Geometry {
   int64_t groups = 1;
   Sizes kernel, stride, padding, dilation;
   Sizes input, output;
+  bool channels_last = false;  // the result
 };
 
 // Checks the arguments and works out the size of the output.
@@ -21,7 +22,7 @@ Geometry geometry_of(const char* op, at::IntArrayRef input, at::IntArrayRef kern
 
 enum class Product { output, input, weight };
 
-enum class Algorithm { panels, direct, depthwise, winograd_4, winograd_2x4, winograd_4x4 };
+enum class Algorithm { panels, direct, depthwise, matrix_product, winograd_4, winograd_2x4, winograd_4x4 };
 
 // Outputs of a tile of Winograd's algorithm; {0, 0} for the other ones.
 std::array<int64_t, 2> winograd_tile(Algorithm algorithm);

@@ -234,6 +234,7 @@ def convolution_algorithms() -> tuple[str, ...]:
       (Winograd 1980; Lavin and Gray 2016), in tiles of so many outputs: 24 products per 8 outputs in place of 72, and
       36 per 16 in place of 144.
     - ``winograd_4``: the same for kernels of one row of three taps, 6 products per 4 outputs in place of 12.
+    - ``matrix_product``: kernels of one element with stride 1 and no padding, by the matrix product of ATen.
     - ``depthwise``: groups with a single channel on one side.
     - ``direct``: a product of matrices for every tap, with channels as vectors; it takes every convolution, but falls
       back to ``panels`` where taps reach so far that a workspace would exceed 8 MiB.
@@ -251,6 +252,7 @@ def convolution_algorithm(
     dilation: Sizes,
     groups: int = 1,
     dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> str:
     """Return the algorithm that one product of a convolution would run with, one of :func:`convolution_algorithms`.
 
@@ -268,6 +270,7 @@ def convolution_algorithm(
         dilation: one value per spatial dimension.
         groups: number of groups.
         dtype: of the operands.
+        memory_format: of the result; any but ``torch.contiguous_format`` means channels last.
 
     Raises:
         ValueError: if the product has another name, or the shapes do not fit each other.
@@ -285,7 +288,8 @@ def convolution_algorithm(
         return "composite"
     sizes = (list(input_shape[2:]), list(weight_shape[2:]), list(stride), list(padding), list(dilation))
     channels = (weight_shape[1], weight_shape[0] // groups)
-    return extension.convolution_algorithm(product, *sizes, groups, *channels, dtype != torch.float64)
+    channels_last = memory_format != torch.contiguous_format
+    return extension.convolution_algorithm(product, *sizes, groups, *channels, dtype != torch.float64, channels_last)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,215 @@
+#include "matrix_product.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/addmm_cpu_dispatch.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm_cpu_dispatch.h>
+
+// MKL's, where PyTorch has it: how many threads its products take when this thread calls them. Returns the number
+// before, 0 for none of its own.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
+
+namespace torchbp {
+
+using at::Tensor;
+
+bool products_stay_on_a_thread() { return &MKL_Set_Num_Threads_Local != nullptr; }
+
+namespace {
+
+int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A tensor as a matrix of channels by positions for every image.
+struct Images {
+  int64_t count, positions;
+  int64_t image_stride, channel_stride, position_stride;
+};
+
+// The images of a tensor whose spatial dimensions follow each other in memory; none otherwise.
+bool images_of(const Tensor& tensor, Images& images) {
+  images = {tensor.size(0), 1, tensor.stride(0), tensor.stride(1), 1};
+  bool first = true;
+  for (int64_t d = tensor.dim() - 1; d >= 2; --d) {
+    if (tensor.size(d) == 1) continue;
+    if (first)
+      images.position_stride = tensor.stride(d);
+    else if (tensor.stride(d) != images.positions * images.position_stride)
+      return false;
+    images.positions *= tensor.size(d);
+    first = false;
+  }
+  if (first) images.position_stride = images.image_stride;
+  return true;
+}
+
+// The tensor, copied if its spatial dimensions do not follow each other in memory.
+Tensor with_images(const Tensor& tensor, Images& images) {
+  if (images_of(tensor, images)) return tensor;
+  Tensor dense = tensor.contiguous(tensor.suggest_memory_format());
+  if (!images_of(dense, images)) dense = tensor.contiguous();
+  images_of(dense, images);
+  return dense;
+}
+
+// All images as one, where both tensors have their positions at equal distances.
+void join(Images& a, Images& b) {
+  const auto joins = [](const Images& one) { return one.image_stride == one.positions * one.position_stride; };
+  if (a.count > 1 && !(joins(a) && joins(b))) return;
+  for (Images* one : {&a, &b}) {
+    one->positions *= one->count;
+    one->count = 1;
+  }
+}
+
+// Positions of a block are worth the packing of the matrix; its channels keep the block in the cache.
+constexpr int64_t kLeastPositions = 512;
+constexpr int64_t kMostPositions = 4096;
+constexpr int64_t kMostRowPositions = 16384;
+constexpr int64_t kBlockBytes = 1 << 20;
+constexpr int64_t kLeastChannels = 16;
+constexpr int64_t kMostChannels = 64;
+constexpr int64_t kTasks = 8;  // that threads may share
+
+struct Blocks {
+  int64_t channels, positions;  // of a block
+  int64_t across, along;        // blocks of channels, of positions
+};
+
+// One block of everything would be cut by the matrix product itself, as the number of threads says.
+Blocks blocks_of(const Images& target, int64_t groups, int64_t channels, int64_t element) {
+  Blocks blocks{};
+  if (target.channel_stride == 1) {
+    blocks.positions = std::clamp(up(target.positions, kTasks), kLeastPositions, kMostPositions);
+    blocks.channels = channels;
+  } else {
+    blocks.positions = std::min(target.positions, kMostRowPositions);
+    const int64_t room = kBlockBytes / (blocks.positions * element);
+    blocks.channels =
+        std::min(channels, std::clamp(room / kLeastChannels * kLeastChannels, kLeastChannels, kMostChannels));
+  }
+  blocks.along = up(target.positions, blocks.positions);
+  const int64_t others = target.count * groups * blocks.along;
+  if (others * up(channels, blocks.channels) < kTasks)
+    blocks.channels = std::max(std::min(kLeastChannels, up(channels, 2)), up(channels, up(kTasks, others)));
+  blocks.across = up(channels, blocks.channels);
+  return blocks;
+}
+
+template <typename T>
+Tensor matrix_at(const T* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+  return at::from_blob(const_cast<T*>(data), {rows, columns}, {row_stride, column_stride},
+                       at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+}
+
+// While it lives, the products of this thread run on it alone: MKL cuts a product as its number of threads says, also
+// where they are not to be had, and so the bits would depend on it.
+class OneThread {
+ public:
+  OneThread() : before_(MKL_Set_Num_Threads_Local(1)) {}
+  ~OneThread() { MKL_Set_Num_Threads_Local(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const int before_;
+};
+
+// Runs task(index) for every index below `tasks`.
+template <typename Task>
+void run_products(int64_t tasks, const Task& task) {
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const OneThread alone;
+    for (int64_t i = begin; i < end; ++i) task(i);
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void multiply_channels(const Tensor& source, const ChannelMatrix<T>& matrix, const T* bias, int64_t groups,
+                       Tensor& target) {
+  Images from{}, to{};
+  const Tensor dense = with_images(source, from);
+  images_of(target, to);
+  join(from, to);
+  const int64_t inner = source.size(1) / groups, channels = target.size(1) / groups;
+  const Blocks blocks = blocks_of(to, groups, channels, static_cast<int64_t>(sizeof(T)));
+  const T* sources = dense.const_data_ptr<T>();
+  T* targets = target.data_ptr<T>();
+  run_products(to.count * groups * blocks.along * blocks.across, [&](int64_t task) {
+    const int64_t channel = task % blocks.across * blocks.channels;
+    task /= blocks.across;
+    const int64_t position = task % blocks.along * blocks.positions;
+    task /= blocks.along;
+    const int64_t group = task % groups, image = task / groups;
+    const int64_t rows = std::min(blocks.channels, channels - channel);
+    const int64_t columns = std::min(blocks.positions, to.positions - position);
+    const Tensor left = matrix_at(matrix.data + group * matrix.group_stride + channel * matrix.row_stride, rows, inner,
+                                  matrix.row_stride, matrix.column_stride);
+    const Tensor right = matrix_at(
+        sources + image * from.image_stride + group * inner * from.channel_stride + position * from.position_stride,
+        inner, columns, from.channel_stride, from.position_stride);
+    const int64_t first = group * channels + channel;
+    Tensor result =
+        matrix_at(targets + image * to.image_stride + first * to.channel_stride + position * to.position_stride, rows,
+                  columns, to.channel_stride, to.position_stride);
+    if (bias == nullptr)
+      at::cpu::mm_out(result, left, right);
+    else
+      at::cpu::addmm_out(result, matrix_at(bias + first, rows, columns, 1, 0), left, right);
+  });
+}
+
+template <typename T>
+Tensor correlate_channels(const Tensor& input, const Tensor& grad_output, int64_t groups) {
+  constexpr int64_t kSlicePositions = 4096;
+  constexpr int64_t kSumBytes = 4 << 20;
+  Images source{}, gradient{};
+  const Tensor sources = with_images(input, source), gradients = with_images(grad_output, gradient);
+  join(source, gradient);
+  const int64_t inner = input.size(1) / groups, channels = grad_output.size(1) / groups;
+  // A slice is some of the images, or some positions of the only one.
+  const bool one = source.count == 1;
+  const int64_t all = source.count * source.positions, element = static_cast<int64_t>(sizeof(T));
+  const int64_t room = std::max<int64_t>(1, kSumBytes / (grad_output.size(1) * inner * element));
+  const int64_t wanted = std::clamp<int64_t>(all / kSlicePositions, 1, std::min(room, kTasks));
+  const int64_t length = up(one ? source.positions : source.count, wanted);
+  const int64_t slices = up(one ? source.positions : source.count, length);
+  const int64_t others = slices * groups;
+  const int64_t block = std::max(std::min(kMostChannels, up(channels, 2)), up(channels, up(kTasks, others)));
+  const int64_t across = up(channels, block);
+  const Tensor partial = at::empty({slices, grad_output.size(1), inner}, input.options().memory_format(std::nullopt));
+  const T* from = sources.const_data_ptr<T>();
+  const T* grads = gradients.const_data_ptr<T>();
+  T* sums = partial.data_ptr<T>();
+  run_products(others * across, [&](int64_t task) {
+    const int64_t channel = task % across * block, slice = task / across % slices, group = task / across / slices;
+    const int64_t rows = std::min(block, channels - channel), first = group * channels + channel;
+    Tensor result = matrix_at(sums + (slice * groups * channels + first) * inner, rows, inner, inner, 1);
+    const auto add = [&](int64_t image, int64_t begin, int64_t end, bool fresh) {
+      const Tensor left = matrix_at(
+          grads + image * gradient.image_stride + first * gradient.channel_stride + begin * gradient.position_stride,
+          rows, end - begin, gradient.channel_stride, gradient.position_stride);
+      const Tensor right = matrix_at(
+          from + image * source.image_stride + group * inner * source.channel_stride + begin * source.position_stride,
+          end - begin, inner, source.position_stride, source.channel_stride);
+      if (fresh)
+        at::cpu::mm_out(result, left, right);
+      else
+        at::cpu::addmm_out(result, result, left, right);
+    };
+    const int64_t begin = slice * length;
+    if (one) return add(0, begin, std::min(source.positions, begin + length), true);
+    for (int64_t image = begin; image < std::min(source.count, begin + length); ++image)
+      add(image, 0, source.positions, image == begin);
+  });
+  return partial;
+}
+
+template void multiply_channels(const Tensor&, const ChannelMatrix<float>&, const float*, int64_t, Tensor&);
+template void multiply_channels(const Tensor&, const ChannelMatrix<double>&, const double*, int64_t, Tensor&);
+template Tensor correlate_channels<float>(const Tensor&, const Tensor&, int64_t);
+template Tensor correlate_channels<double>(const Tensor&, const Tensor&, int64_t);
+
+}  // namespace torchbp
