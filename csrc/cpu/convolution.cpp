@@ -285,25 +285,50 @@ void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tenso
   run_winograd<T>(problem, grad_output, weight.const_data_ptr<T>() + dot(last, strides), bias, grad_input);
 }
 
-// Adds the slices [slice][row][tap][channel] of a weight gradient in order and writes it.
+// Whether a weight lies in memory as [row][tap][channel].
+bool taps_before_channels(const Tensor& weight) {
+  const int64_t channels = weight.size(1), taps = weight.numel() / weight.size(0) / channels;
+  if (channels == 1 || taps == 1) return weight.is_contiguous();
+  return weight.dim() > 3 &&
+         weight.is_contiguous(weight.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d);
+}
+
+// Room for the slices [slice][row][tap][channel] of a weight gradient: the gradient itself where that is all.
+Tensor room_for_slices(int64_t slices, const Tensor& grad_weight) {
+  if (slices == 1 && taps_before_channels(grad_weight)) return grad_weight;
+  return at::empty({slices, grad_weight.numel()}, grad_weight.options().memory_format(std::nullopt));
+}
+
+// Adds the slices of a weight gradient in order and writes it.
 template <typename T>
-void sum_slices(const Geometry& g, const T* sums, int64_t slices, int64_t channels, Tensor& grad_weight) {
+void sum_slices(const Geometry& g, const Tensor& room, int64_t slices, int64_t channels, Tensor& grad_weight) {
+  if (room.is_same(grad_weight)) return;
   const int64_t rows = grad_weight.size(0);
   const auto strides = axis_strides(grad_weight);
   std::vector<int64_t> tap_at;
   visit_kernel(g.kernel, [&](const Sizes& k) { tap_at.push_back(dot(k, strides)); });
-  const int64_t taps = static_cast<int64_t>(tap_at.size()), elements = rows * taps * channels;
+  const int64_t taps = static_cast<int64_t>(tap_at.size()), length = taps * channels;
+  const bool dense = grad_weight.is_contiguous();
+  T* sums = room.data_ptr<T>();
   T* to = grad_weight.data_ptr<T>();
   const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
   at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
+    for (int64_t row = begin; row < end; ++row) {
+      T* sum = sums + row * length;
+      for (int64_t slice = 1; slice < slices; ++slice) {
+        const T* next = sum + slice * rows * length;
+        for (int64_t i = 0; i < length; ++i) sum[i] += next[i];
+      }
+      if (dense) {
+        T* next = to + row * length;
+        for (int64_t c = 0; c < channels; ++c)
+          for (const T* from = sum + c; from < sum + length; from += channels) *next++ = *from;
+        continue;
+      }
       for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t c = 0; c < channels; ++c) {
-          const int64_t at = (row * taps + tap) * channels + c;
-          T sum = sums[at];
-          for (int64_t slice = 1; slice < slices; ++slice) sum += sums[slice * elements + at];
-          to[row * row_stride + c * channel_stride + tap_at[static_cast<size_t>(tap)]] = sum;
-        }
+        for (int64_t c = 0; c < channels; ++c)
+          to[row * row_stride + c * channel_stride + tap_at[static_cast<size_t>(tap)]] = sum[tap * channels + c];
+    }
   });
 }
 
@@ -313,13 +338,13 @@ void weight_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tens
   const WinogradProblem problem = winograd_problem(g, algorithm, input, grad_output);
   const WinogradKernels<T>& kernel = winograd_kernels<T>();
   const int64_t slices = kernel.correlation_slices(problem);
-  const Tensor partial = at::empty({slices, grad_weight.numel()}, input.options().memory_format(std::nullopt));
-  T* sums = partial.data_ptr<T>();
+  const Tensor room = room_for_slices(slices, grad_weight);
+  T* sums = room.data_ptr<T>();
   const T* from = input.const_data_ptr<T>();
   const T* grads = grad_output.const_data_ptr<T>();
   run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem),
                [&](int64_t task, T* workspace) { kernel.correlate(problem, from, grads, sums, workspace, task); });
-  sum_slices(g, sums, slices, problem.source_channels, grad_weight);
+  sum_slices<T>(g, room, slices, problem.source_channels, grad_weight);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -463,8 +488,10 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   if (winograd_tile(algorithm)[0] > 0)
     return weight_gradient_winograd<T>(algorithm, g, input, grad_output, grad_weight);
   if (algorithm == Algorithm::matrix_product) {
-    const Tensor sums = correlate_channels<T>(input, grad_output, g.groups);
-    return sum_slices(g, sums.const_data_ptr<T>(), sums.size(0), sums.size(2), grad_weight);
+    const ChannelCorrelation<T> correlation(input, grad_output, g.groups);
+    const Tensor room = room_for_slices(correlation.slices(), grad_weight);
+    correlation.run(room.data_ptr<T>());
+    return sum_slices<T>(g, room, correlation.slices(), grad_weight.size(1), grad_weight);
   }
   const auto source = axis_strides(input), gradient = axis_strides(grad_output);
   TapList taps;
@@ -492,7 +519,7 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   const ConvolutionKernels<T>& kernel = convolution_kernels<T>();
   const T* from = input.const_data_ptr<T>();
   const T* grads = grad_output.const_data_ptr<T>();
-  const int64_t rows = grad_output.size(1), channels = problem.source_channels;
+  const int64_t channels = problem.source_channels;
   const auto options = input.options().memory_format(std::nullopt);
   const DepthwiseKernels<T>& depthwise = depthwise_kernels<T>();
   if (algorithm == Algorithm::depthwise && depthwise.correlation_fits(problem)) {
@@ -515,19 +542,18 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
   const DirectKernels<T>& direct = direct_kernels<T>();
   if (algorithm == Algorithm::direct && direct.correlation_fits(problem)) {
     const int64_t slices = direct.correlation_slices(problem);
-    const Tensor partial = at::empty({slices, grad_weight.numel()}, options);
-    T* sums = partial.data_ptr<T>();
+    const Tensor room = room_for_slices(slices, grad_weight);
+    T* sums = room.data_ptr<T>();
     run_tasks<T>(direct.correlation_tasks(problem), direct.correlation_workspace(problem),
                  [&](int64_t task, T* workspace) { direct.correlate(problem, from, grads, sums, workspace, task); });
-    return sum_slices(g, sums, slices, channels, grad_weight);
+    return sum_slices<T>(g, room, slices, channels, grad_weight);
   }
   const int64_t slices = kernel.correlation_slices(problem);
-  const int64_t elements = rows * problem.taps * channels;
-  const Tensor partial = at::empty({slices, elements}, options);
-  T* sums = partial.data_ptr<T>();
+  const Tensor room = room_for_slices(slices, grad_weight);
+  T* sums = room.data_ptr<T>();
   run_tasks<T>(kernel.correlation_tasks(problem), kernel.correlation_workspace(problem),
                [&](int64_t task, T* workspace) { kernel.correlate(problem, from, grads, sums, workspace, task); });
-  sum_slices(g, sums, slices, channels, grad_weight);
+  sum_slices<T>(g, room, slices, channels, grad_weight);
 }
 
 Tensor convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride,

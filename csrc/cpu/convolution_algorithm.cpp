@@ -92,11 +92,12 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
   }
   switch (product) {
     case Product::output:
-      return !few_outputs && many_taps ? Algorithm::direct : Algorithm::panels;
+      return !few_outputs && (many_taps || (g.channels_last && input_channels > 1)) ? Algorithm::direct
+                                                                                    : Algorithm::panels;
     case Product::input:
       return !few_inputs && many_taps ? Algorithm::direct : Algorithm::panels;
     default:
-      return output_channels >= input_channels ? Algorithm::direct : Algorithm::panels;
+      return few_outputs ? Algorithm::panels : Algorithm::direct;
   }
 }
 

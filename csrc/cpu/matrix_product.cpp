@@ -19,12 +19,6 @@ namespace {
 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A tensor as a matrix of channels by positions for every image.
-struct Images {
-  int64_t count, positions;
-  int64_t image_stride, channel_stride, position_stride;
-};
-
 // The images of a tensor whose spatial dimensions follow each other in memory; none otherwise.
 bool images_of(const Tensor& tensor, Images& images) {
   images = {tensor.size(0), 1, tensor.stride(0), tensor.stride(1), 1};
@@ -162,54 +156,52 @@ void multiply_channels(const Tensor& source, const ChannelMatrix<T>& matrix, con
 }
 
 template <typename T>
-Tensor correlate_channels(const Tensor& input, const Tensor& grad_output, int64_t groups) {
+ChannelCorrelation<T>::ChannelCorrelation(const Tensor& input, const Tensor& grad_output, int64_t groups)
+    : input_(with_images(input, source_)), grad_output_(with_images(grad_output, gradient_)), groups_(groups) {
   constexpr int64_t kSlicePositions = 4096;
   constexpr int64_t kSumBytes = 4 << 20;
-  Images source{}, gradient{};
-  const Tensor sources = with_images(input, source), gradients = with_images(grad_output, gradient);
-  join(source, gradient);
-  const int64_t inner = input.size(1) / groups, channels = grad_output.size(1) / groups;
-  // A slice is some of the images, or some positions of the only one.
-  const bool one = source.count == 1;
-  const int64_t all = source.count * source.positions, element = static_cast<int64_t>(sizeof(T));
-  const int64_t room = std::max<int64_t>(1, kSumBytes / (grad_output.size(1) * inner * element));
-  const int64_t wanted = std::clamp<int64_t>(all / kSlicePositions, 1, std::min(room, kTasks));
-  const int64_t length = up(one ? source.positions : source.count, wanted);
-  const int64_t slices = up(one ? source.positions : source.count, length);
-  const int64_t others = slices * groups;
+  join(source_, gradient_);
+  const int64_t all = source_.count == 1 ? source_.positions : source_.count;
+  const int64_t sum = grad_output.size(1) * (input.size(1) / groups) * static_cast<int64_t>(sizeof(T));
+  const int64_t most = std::clamp<int64_t>(kSumBytes / sum, 1, kTasks);
+  length_ = up(all, std::clamp<int64_t>(source_.count * source_.positions / kSlicePositions, 1, most));
+  slices_ = up(all, length_);
+}
+
+template <typename T>
+void ChannelCorrelation<T>::run(T* sums) const {
+  const int64_t inner = input_.size(1) / groups_, channels = grad_output_.size(1) / groups_;
+  const int64_t others = slices_ * groups_;
   const int64_t block = std::max(std::min(kMostChannels, up(channels, 2)), up(channels, up(kTasks, others)));
   const int64_t across = up(channels, block);
-  const Tensor partial = at::empty({slices, grad_output.size(1), inner}, input.options().memory_format(std::nullopt));
-  const T* from = sources.const_data_ptr<T>();
-  const T* grads = gradients.const_data_ptr<T>();
-  T* sums = partial.data_ptr<T>();
+  const T* from = input_.const_data_ptr<T>();
+  const T* grads = grad_output_.const_data_ptr<T>();
   run_products(others * across, [&](int64_t task) {
-    const int64_t channel = task % across * block, slice = task / across % slices, group = task / across / slices;
+    const int64_t channel = task % across * block, slice = task / across % slices_, group = task / across / slices_;
     const int64_t rows = std::min(block, channels - channel), first = group * channels + channel;
-    Tensor result = matrix_at(sums + (slice * groups * channels + first) * inner, rows, inner, inner, 1);
+    Tensor result = matrix_at(sums + (slice * groups_ * channels + first) * inner, rows, inner, inner, 1);
     const auto add = [&](int64_t image, int64_t begin, int64_t end, bool fresh) {
       const Tensor left = matrix_at(
-          grads + image * gradient.image_stride + first * gradient.channel_stride + begin * gradient.position_stride,
-          rows, end - begin, gradient.channel_stride, gradient.position_stride);
-      const Tensor right = matrix_at(
-          from + image * source.image_stride + group * inner * source.channel_stride + begin * source.position_stride,
-          end - begin, inner, source.position_stride, source.channel_stride);
+          grads + image * gradient_.image_stride + first * gradient_.channel_stride + begin * gradient_.position_stride,
+          rows, end - begin, gradient_.channel_stride, gradient_.position_stride);
+      const Tensor right = matrix_at(from + image * source_.image_stride + group * inner * source_.channel_stride +
+                                         begin * source_.position_stride,
+                                     end - begin, inner, source_.position_stride, source_.channel_stride);
       if (fresh)
         at::cpu::mm_out(result, left, right);
       else
         at::cpu::addmm_out(result, result, left, right);
     };
-    const int64_t begin = slice * length;
-    if (one) return add(0, begin, std::min(source.positions, begin + length), true);
-    for (int64_t image = begin; image < std::min(source.count, begin + length); ++image)
-      add(image, 0, source.positions, image == begin);
+    const int64_t begin = slice * length_;
+    if (source_.count == 1) return add(0, begin, std::min(source_.positions, begin + length_), true);
+    for (int64_t image = begin; image < std::min(source_.count, begin + length_); ++image)
+      add(image, 0, source_.positions, image == begin);
   });
-  return partial;
 }
 
 template void multiply_channels(const Tensor&, const ChannelMatrix<float>&, const float*, int64_t, Tensor&);
 template void multiply_channels(const Tensor&, const ChannelMatrix<double>&, const double*, int64_t, Tensor&);
-template Tensor correlate_channels<float>(const Tensor&, const Tensor&, int64_t);
-template Tensor correlate_channels<double>(const Tensor&, const Tensor&, int64_t);
+template class ChannelCorrelation<float>;
+template class ChannelCorrelation<double>;
 
 }  // namespace torchbp

@@ -21,9 +21,28 @@ template <typename T>
 void multiply_channels(const at::Tensor& source, const ChannelMatrix<T>& matrix, const T* bias, int64_t groups,
                        at::Tensor& target);
 
-// sum over n and p of grad_output[n, o, p] input[n, c, p], group by group: [slices, o, c], to be summed over the
-// slices, which depend on the shape only.
+// A tensor as a matrix of channels by positions for every image.
+struct Images {
+  int64_t count, positions;
+  int64_t image_stride, channel_stride, position_stride;
+};
+
+// sum over n and p of grad_output[n, o, p] input[n, c, p], group by group, in slices of positions that depend on the
+// shape only.
 template <typename T>
-at::Tensor correlate_channels(const at::Tensor& input, const at::Tensor& grad_output, int64_t groups);
+class ChannelCorrelation {
+ public:
+  ChannelCorrelation(const at::Tensor& input, const at::Tensor& grad_output, int64_t groups);
+  int64_t slices() const { return slices_; }
+  // Writes sums[slice][o][c], to be added by the caller.
+  void run(T* sums) const;
+
+ private:
+  Images source_{}, gradient_{};
+  const at::Tensor input_, grad_output_;
+  const int64_t groups_;
+  int64_t slices_ = 1;
+  int64_t length_ = 0;  // of a slice: so many of the images, or positions of the only one
+};
 
 }  // namespace torchbp
