@@ -100,6 +100,18 @@ def one_tap(draw: random.Random, dtype: torch.dtype) -> Case:
     return case_of(draw, dtype, size, [1] * n, ([1] * n, [0] * n, [1] * n))
 
 
+def side_by_side(draw: random.Random, dtype: torch.dtype) -> Case:
+    """Return a convolution without groups whose windows lie side by side, with what is left over at the end."""
+    n = draw.choice((1, 2, 2, 3))
+    kernel = [draw.choice((1, 2, 2, 3, 4) if n < 3 else (1, 2, 3)) for _ in range(n)]
+    kernel[-1] = max(kernel[-1], 2)
+    size = [k * draw.choice((1, 2, 3, 7)) + draw.choice((0, 0, k - 1)) for k in kernel]
+    while True:
+        case = case_of(draw, dtype, size, kernel, (kernel, [0] * n, [1] * n))
+        if case.groups == 1:
+            return case
+
+
 def any_geometry(draw: random.Random, dtype: torch.dtype) -> Case:
     """Return a convolution with one to three spatial dimensions of any stride, padding and dilation."""
     while True:
@@ -150,7 +162,15 @@ def uninitialised_is_nan() -> Iterator[None]:
 
 
 # The transforms are a few sums of terms up to eight times the result; the products add C rounded terms.
-UNITS = {"winograd_4": 16, "winograd_2x4": 16, "winograd_4x4": 64, "panels": 16, "direct": 16, "matrix_product": 16}
+UNITS = {
+    "winograd_4": 16,
+    "winograd_2x4": 16,
+    "winograd_4x4": 64,
+    "panels": 16,
+    "direct": 16,
+    "matrix_product": 16,
+    "patches": 16,
+}
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
@@ -166,25 +186,26 @@ def test_every_geometry_of_three_taps(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-@pytest.mark.parametrize("name", ("direct", "panels", "matrix_product"))
+@pytest.mark.parametrize("name", ("direct", "panels", "matrix_product", "patches"))
 def test_every_geometry(name: str, dtype: torch.dtype) -> None:
     draw = random.Random(f"any {name} {dtype}")
+    geometry = {"matrix_product": one_tap, "patches": side_by_side}.get(name, any_geometry)
     for _ in range(40):
-        case = one_tap(draw, dtype) if name == "matrix_product" else any_geometry(draw, dtype)
+        case = geometry(draw, dtype)
         with ops.force_convolution_algorithm(name), uninitialised_is_nan():
             results = products(case)
         for result, expected in zip(results, truth(case), strict=True):
             assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, case[4:]
 
 
-@pytest.mark.parametrize("name", (*WINOGRAD, "direct", "matrix_product"))
+@pytest.mark.parametrize("name", (*WINOGRAD, "direct", "matrix_product", "patches"))
 def test_the_three_products_are_one_form(name: str) -> None:
     draw = random.Random(name)
     for _ in range(5):
         if name == "direct":
             case = any_geometry(draw, torch.float64)
-        elif name == "matrix_product":
-            case = one_tap(draw, torch.float64)
+        elif name in ("matrix_product", "patches"):
+            case = (one_tap if name == "matrix_product" else side_by_side)(draw, torch.float64)
         else:
             case = three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)
         case = case._replace(b=None)
@@ -195,15 +216,18 @@ def test_the_three_products_are_one_form(name: str) -> None:
         assert float(values.max() - values.min()) < 1e-13 * scale
 
 
-@pytest.mark.parametrize("name", (*WINOGRAD, "direct", "matrix_product"))
+@pytest.mark.parametrize("name", (*WINOGRAD, "direct", "matrix_product", "patches"))
 @pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last), ids=str)
 def test_bits_do_not_depend_on_the_threads(name: str, format: torch.memory_format) -> None:
-    kernel = {"winograd_4": (1, 3), "matrix_product": (1, 1)}.get(name, (3, 3))
+    kernel = {"winograd_4": (1, 3), "matrix_product": (1, 1), "patches": (2, 2)}.get(name, (3, 3))
+    stride = [2, 2] if name == "patches" else [1, 1]
+    padding = [(k - 1) // 2 for k in kernel]
     threads = torch.get_num_threads()
     for n, c, o, size in ((1, 40, 33, 30), (5, 20, 70, 13), (2, 150, 130, 6), (3, 300, 12, 40)):
         x = torch.randn(n, c, size, size).contiguous(memory_format=format)
-        w, g = torch.randn(o, c, *kernel), torch.randn(n, o, size, size).contiguous(memory_format=format)
-        case = Case(x, w, torch.randn(o), g, [1, 1], [size // 2 for size in kernel], [1, 1], 1)
+        many = ops.convolution.output_size([size, size], kernel, stride, padding, [1, 1])
+        w, g = torch.randn(o, c, *kernel), torch.randn(n, o, *many).contiguous(memory_format=format)
+        case = Case(x, w, torch.randn(o), g, stride, padding, [1, 1], 1)
         found = []
         try:
             for many in (1, 3):
@@ -266,6 +290,11 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product")),
         ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
         ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("direct",) * 3),
+        ((1, 3, 9, 9), (32, 3, 4, 4), [4, 4], [0, 0], [1, 1], 1, ("patches",) * 3),
+        ((1, 32, 9, 9), (32, 32, 9, 9), [1, 1], [0, 0], [1, 1], 1, ("patches",) * 3),
+        ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0], [1, 1], 1, ("direct", "patches", "direct")),
+        ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0], [1, 2], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0, 1, 1], [1, 1], 1, ("direct",) * 3),
         ((1, 3, 9, 9), (32, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, FEW),
         ((1, 1, 9, 9), (6, 1, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels",) * 3),
         ((1, 3, 9, 9), (32, 3, 7, 7), [2, 2], [3, 3], [1, 1], 1, ("direct", "panels", "direct")),
@@ -285,10 +314,11 @@ def test_the_table(input_shape, weight_shape, stride, padding, dilation, groups,
     assert ops.convolution_algorithm("output", *arguments, torch.int64) == "composite"
 
 
-def test_matrix_products_of_small_maps_are_for_channels_last() -> None:
-    arguments = ("output", (9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1])
+@pytest.mark.parametrize(("size", "kernel", "last"), ((7, 1, "matrix_product"), (8, 2, "patches")))
+def test_short_rows_are_multiplied_channels_last_only(size: int, kernel: int, last: str) -> None:
+    arguments = ("output", (9, 32, size, size), (32, 32, kernel, kernel), [kernel, kernel], [0, 0], [1, 1])
     assert ops.convolution_algorithm(*arguments) == "direct"
-    assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == "matrix_product"
+    assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == last
 
 
 def test_forcing_ends_with_the_block() -> None:

@@ -11,7 +11,7 @@
 #include "arguments.h"
 #include "convolution_algorithm.h"
 #include "dispatch.h"
-#include "matrix_product.h"
+#include "patches.h"
 
 namespace torchbp {
 
@@ -360,6 +360,7 @@ void forward(const Geometry& g, const Tensor& input, const Tensor& weight, const
                                      weight.size(0) / g.groups * weight.stride(0)};
     return multiply_channels(input, matrix, biases, g.groups, output);
   }
+  if (algorithm == Algorithm::patches) return patches_output(g, input, weight, biases, output);
   const auto source = axis_strides(input), kernel = axis_strides(weight), target = axis_strides(output);
   TapList taps;
   visit_kernel(g.kernel, [&](const Sizes& k) {
@@ -409,6 +410,7 @@ void input_gradient(const Geometry& g, const Tensor& grad_output, const Tensor& 
                                      weight.size(0) / g.groups * weight.stride(0)};
     return multiply_channels(grad_output, matrix, biases, g.groups, grad_input);
   }
+  if (algorithm == Algorithm::patches) return patches_input(g, grad_output, weight, biases, grad_input);
   const auto source = axis_strides(grad_output), kernel = axis_strides(weight), target = axis_strides(grad_input);
   T* to = grad_input.data_ptr<T>();
   Sizes phases;
@@ -493,6 +495,7 @@ void weight_gradient(const Geometry& g, const Tensor& input, const Tensor& grad_
     correlation.run(room.data_ptr<T>());
     return sum_slices<T>(g, room, correlation.slices(), grad_weight.size(1), grad_weight);
   }
+  if (algorithm == Algorithm::patches) return patches_weight<T>(g, input, grad_output, grad_weight);
   const auto source = axis_strides(input), gradient = axis_strides(grad_output);
   TapList taps;
   visit_kernel(g.kernel, [&](const Sizes& k) {
@@ -637,7 +640,7 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
   TORCH_CHECK(grad_output.dim() == input.dim() && grad_output.size(0) == input.size(0), op, ": grad_output must have ",
               input.dim(), " dimensions and a batch of ", input.size(0), ", but got shape ", grad_output.sizes());
   check_same_type(op, "input", input, "grad_output", grad_output);
-  const Geometry g = geometry_of(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, groups);
+  Geometry g = geometry_of(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, groups);
   TORCH_CHECK(input.size(1) % groups == 0 && grad_output.size(1) % groups == 0, op, ": groups must divide the ",
               input.size(1), " input and ", grad_output.size(1), " output channels, but got groups = ", groups);
   check_gradient_shape(op, g, grad_output, grad_output.size(1));
@@ -646,7 +649,9 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
                               groups)
         .to(input.scalar_type());
   const auto shape = with_spatial(grad_output.size(1), input.size(1) / groups, g.kernel, g.dimensions);
-  const auto options = input.options().memory_format(result_format(input, grad_output));
+  const at::MemoryFormat format = result_format(input, grad_output);
+  g.channels_last = format != at::MemoryFormat::Contiguous;
+  const auto options = input.options().memory_format(format);
   if (input.numel() == 0 || grad_output.numel() == 0) return at::zeros(shape, options);
   Tensor grad_weight = at::empty(shape, options);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,

@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "matrix_product.h"
+#include "patches.h"
 
 namespace torchbp {
 
@@ -21,6 +21,7 @@ constexpr Named kAlgorithms[] = {
     {Algorithm::direct, "direct", {0, 0}},
     {Algorithm::depthwise, "depthwise", {0, 0}},
     {Algorithm::matrix_product, "matrix_product", {0, 0}},
+    {Algorithm::patches, "patches", {0, 0}},
     {Algorithm::winograd_4, "winograd_4", {1, 4}},
     {Algorithm::winograd_2x4, "winograd_2x4", {2, 4}},
     {Algorithm::winograd_4x4, "winograd_4x4", {4, 4}},
@@ -49,6 +50,19 @@ bool is_matrix_product(const Geometry& g) {
   return products_stay_on_a_thread();
 }
 
+// Windows of more than one element that lie side by side.
+bool is_patches(const Geometry& g, int64_t input_channels) {
+  int64_t size = input_channels;
+  for (int d = 0; d < kSpatial; ++d) {
+    const bool beside = g.stride[d] == g.kernel[d] || g.output[d] == 1;
+    const bool whole = g.padding[d] == 0 && (g.output[d] - 1) * g.stride[d] + g.kernel[d] <= g.input[d];
+    if (!beside || !whole || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
+    if (size > kMostPatch / g.kernel[d]) return false;
+    size *= g.kernel[d];
+  }
+  return g.groups == 1 && size > input_channels && products_stay_on_a_thread();
+}
+
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
   switch (algorithm) {
     case Algorithm::panels:
@@ -58,6 +72,8 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
       return is_depthwise(g, input_channels, output_channels);
     case Algorithm::matrix_product:
       return is_matrix_product(g);
+    case Algorithm::patches:
+      return is_patches(g, input_channels);
     case Algorithm::winograd_4:
       return takes_winograd(g, 1);
     default:
@@ -73,12 +89,15 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
   constexpr int64_t kFewChannels = 12;
   constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
   constexpr int64_t kFewPositions = 64;    // whose rows leave most of a matrix product's tiles empty
+  constexpr int64_t kLongRun = 4;          // taps that are worth copying together
   constexpr int64_t kManyTaps = 16;        // that pay for reading few channels as vectors
   const bool exact =
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
   const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
   const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
+  const bool runs = g.channels_last || product == Product::input || g.kernel[2] >= kLongRun;
+  if (!few_outputs && runs && is_patches(g, input_channels)) return Algorithm::patches;
   if (!few_inputs && !few_outputs) {
     if (is_matrix_product(g)) {
       const int64_t positions = g.output[0] * g.output[1] * g.output[2];

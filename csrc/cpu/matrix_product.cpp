@@ -1,10 +1,5 @@
 #include "matrix_product.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/addmm_cpu_dispatch.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm_cpu_dispatch.h>
-
 // MKL's, where PyTorch has it: how many threads its products take when this thread calls them. Returns the number
 // before, 0 for none of its own.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
@@ -15,9 +10,11 @@ using at::Tensor;
 
 bool products_stay_on_a_thread() { return &MKL_Set_Num_Threads_Local != nullptr; }
 
-namespace {
+OneThread::OneThread() : before_(MKL_Set_Num_Threads_Local(1)) {}
 
-int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+OneThread::~OneThread() { MKL_Set_Num_Threads_Local(before_); }
+
+namespace {
 
 // The images of a tensor whose spatial dimensions follow each other in memory; none otherwise.
 bool images_of(const Tensor& tensor, Images& images) {
@@ -62,14 +59,12 @@ constexpr int64_t kMostRowPositions = 16384;
 constexpr int64_t kBlockBytes = 1 << 20;
 constexpr int64_t kLeastChannels = 16;
 constexpr int64_t kMostChannels = 64;
-constexpr int64_t kTasks = 8;  // that threads may share
 
 struct Blocks {
   int64_t channels, positions;  // of a block
   int64_t across, along;        // blocks of channels, of positions
 };
 
-// One block of everything would be cut by the matrix product itself, as the number of threads says.
 Blocks blocks_of(const Images& target, int64_t groups, int64_t channels, int64_t element) {
   Blocks blocks{};
   if (target.channel_stride == 1) {
@@ -89,35 +84,6 @@ Blocks blocks_of(const Images& target, int64_t groups, int64_t channels, int64_t
   return blocks;
 }
 
-template <typename T>
-Tensor matrix_at(const T* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
-  return at::from_blob(const_cast<T*>(data), {rows, columns}, {row_stride, column_stride},
-                       at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
-}
-
-// While it lives, the products of this thread run on it alone: MKL cuts a product as its number of threads says, also
-// where they are not to be had, and so the bits would depend on it.
-class OneThread {
- public:
-  OneThread() : before_(MKL_Set_Num_Threads_Local(1)) {}
-  ~OneThread() { MKL_Set_Num_Threads_Local(before_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  const int before_;
-};
-
-// Runs task(index) for every index below `tasks`.
-template <typename Task>
-void run_products(int64_t tasks, const Task& task) {
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const OneThread alone;
-    for (int64_t i = begin; i < end; ++i) task(i);
-  });
-}
-
 }  // namespace
 
 template <typename T>
@@ -131,7 +97,7 @@ void multiply_channels(const Tensor& source, const ChannelMatrix<T>& matrix, con
   const Blocks blocks = blocks_of(to, groups, channels, static_cast<int64_t>(sizeof(T)));
   const T* sources = dense.const_data_ptr<T>();
   T* targets = target.data_ptr<T>();
-  run_products(to.count * groups * blocks.along * blocks.across, [&](int64_t task) {
+  run_products<T>(to.count * groups * blocks.along * blocks.across, 0, [&](int64_t task, T*) {
     const int64_t channel = task % blocks.across * blocks.channels;
     task /= blocks.across;
     const int64_t position = task % blocks.along * blocks.positions;
@@ -145,13 +111,13 @@ void multiply_channels(const Tensor& source, const ChannelMatrix<T>& matrix, con
         sources + image * from.image_stride + group * inner * from.channel_stride + position * from.position_stride,
         inner, columns, from.channel_stride, from.position_stride);
     const int64_t first = group * channels + channel;
-    Tensor result =
+    const Tensor result =
         matrix_at(targets + image * to.image_stride + first * to.channel_stride + position * to.position_stride, rows,
                   columns, to.channel_stride, to.position_stride);
     if (bias == nullptr)
-      at::cpu::mm_out(result, left, right);
+      multiply(result, left, right);
     else
-      at::cpu::addmm_out(result, matrix_at(bias + first, rows, columns, 1, 0), left, right);
+      multiply_add(result, matrix_at(bias + first, rows, columns, 1, 0), left, right);
   });
 }
 
@@ -176,10 +142,10 @@ void ChannelCorrelation<T>::run(T* sums) const {
   const int64_t across = up(channels, block);
   const T* from = input_.const_data_ptr<T>();
   const T* grads = grad_output_.const_data_ptr<T>();
-  run_products(others * across, [&](int64_t task) {
+  run_products<T>(others * across, 0, [&](int64_t task, T*) {
     const int64_t channel = task % across * block, slice = task / across % slices_, group = task / across / slices_;
     const int64_t rows = std::min(block, channels - channel), first = group * channels + channel;
-    Tensor result = matrix_at(sums + (slice * groups_ * channels + first) * inner, rows, inner, inner, 1);
+    const Tensor result = matrix_at(sums + (slice * groups_ * channels + first) * inner, rows, inner, inner, 1);
     const auto add = [&](int64_t image, int64_t begin, int64_t end, bool fresh) {
       const Tensor left = matrix_at(
           grads + image * gradient_.image_stride + first * gradient_.channel_stride + begin * gradient_.position_stride,
@@ -188,9 +154,9 @@ void ChannelCorrelation<T>::run(T* sums) const {
                                          begin * source_.position_stride,
                                      end - begin, inner, source_.position_stride, source_.channel_stride);
       if (fresh)
-        at::cpu::mm_out(result, left, right);
+        multiply(result, left, right);
       else
-        at::cpu::addmm_out(result, result, left, right);
+        multiply_add(result, result, left, right);
     };
     const int64_t begin = slice * length_;
     if (source_.count == 1) return add(0, begin, std::min(source_.positions, begin + length_), true);

@@ -1,0 +1,24 @@
+// Convolutions whose windows lie side by side: every window is a row of a matrix, and ATen multiplies matrices.
+#pragma once
+
+#include "convolution_algorithm.h"
+#include "matrix_product.h"
+
+namespace torchbp {
+
+// Most elements of a window.
+constexpr int64_t kMostPatch = 1 << 16;
+
+// y, dx and dw of a convolution without groups, padding or dilation whose stride is its kernel size. The operands may
+// lie in memory in any way; the results are contiguous, or channels last as the geometry says.
+template <typename T>
+void patches_output(const Geometry& geometry, const at::Tensor& input, const at::Tensor& weight, const T* bias,
+                    at::Tensor& output);
+template <typename T>
+void patches_input(const Geometry& geometry, const at::Tensor& grad_output, const at::Tensor& weight, const T* bias,
+                   at::Tensor& grad_input);
+template <typename T>
+void patches_weight(const Geometry& geometry, const at::Tensor& input, const at::Tensor& grad_output,
+                    at::Tensor& grad_weight);
+
+}  // namespace torchbp
