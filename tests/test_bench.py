@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -139,6 +140,38 @@ def test_torch_compile_is_a_peer_on_request():
     assert "torch compiled" in found.timings[peers.STEP]
 
 
+@pytest.mark.skipif(not torchbp.kernels_loaded(), reason="the composite formula is the only algorithm")
+def test_convolutions_run_by_every_algorithm_that_takes_them():
+    case = next(case for case in suite.cases() if case.name.startswith("Conv2d 3x3 stride 1 64-128"))
+    ran = []
+
+    def measured_by(case):
+        found = measured(shrunk(case), dataclasses.replace(ONCE, algorithms=True))
+        assert found.status == OK
+        ran[:] = [name.removeprefix("torchbp ") for name in found.timings[peers.STEP] if name.startswith("torchbp ")]
+        return found
+
+    measured_by(case)
+    for name in ("direct", "panels", "winograd_2x4"):
+        assert {name, f"channels_last {name}"} <= set(ran)
+    assert not {"depthwise", "matrix_product", "winograd_4"} & set(ran)
+    measured_by(small("ReLU"))
+    assert ran == ["channels_last"]
+
+
+@pytest.mark.skipif(not torchbp.kernels_loaded(), reason="the composite formula is the only algorithm")
+def test_a_peer_of_an_algorithm_runs_it(monkeypatch):
+    forced = []
+    monkeypatch.setattr(peers.ops, "force_convolution_algorithm", lambda name: (forced.append(name), nullcontext())[1])
+    case = small("Conv2d")
+    (panels,) = (p for p in peers.peers_of(case, compiled=False, algorithms=True) if p.name == "torchbp panels")
+    side = peers.Side(case, panels, peers.draw(case, torch.float32))
+    side.values()
+    call = side.call(peers.STEP)
+    call()
+    assert forced == ["panels"] * 3
+
+
 # The check before timing
 
 
@@ -214,7 +247,7 @@ def test_a_wrong_dropout_is_found(monkeypatch, never_timed, layer):
 def test_a_builtin_peer_that_is_wrong_is_left_out_with_a_note(monkeypatch, layer):
     monkeypatch.setitem(sys.modules, "wrong_nn", types.SimpleNamespace(ReLU=layer))
     chosen = [peers.BUILTIN, peers.Peer("torch other", "wrong_nn"), peers.TORCHBP]
-    monkeypatch.setattr(measure, "peers_of", lambda case, compiled: chosen)
+    monkeypatch.setattr(measure, "peers_of", lambda case, compiled, algorithms: chosen)
     found = measured(small("ReLU"))
     assert found.status == OK and found.detail.startswith("torch other: ")
     assert set(found.timings[peers.STEP]) == {"torch", "torchbp"}

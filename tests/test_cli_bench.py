@@ -119,7 +119,7 @@ def test_models_and_layers(torchbp_command, no_processes):
 
 def test_json_holds_the_command_that_measures_the_same(torchbp_command, no_processes):
     words = ["--quick", "--layers", "--family", "dropout", "--case", "x4096", "--threads", "1", "--allocator", "tuned"]
-    words += ["--rounds", "7", "--dtype", "bfloat16", "--compile"]
+    words += ["--rounds", "7", "--dtype", "bfloat16", "--compile", "--algorithms"]
     found = json.loads(torchbp_command("bench", *words, "--json", "-").out)
     assert found["command"].split() == ["torchbp", "bench", *words]
     assert found["complete"] is True

@@ -6,7 +6,8 @@ import copy
 import importlib
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 import torch._functorch.config
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchbp import ops
 from torchbp.bench.suite import Case
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, STEP = FIGURES = ("forward", "input gradient", "weight gradient", "step")
@@ -23,12 +25,13 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to run a case: whose layers, in which memory format, compiled or not."""
+    """One way to run a case: whose layers, in which memory format, compiled or not, by which algorithm if by one."""
 
     name: str
     namespace: str
     channels_last: bool = False
     compiled: bool = False
+    algorithm: str = ""
 
     @property
     def ours(self) -> bool:
@@ -52,10 +55,21 @@ def is_ours(name: str) -> bool:
     return name.partition(" ")[0] == TORCHBP.name
 
 
-def peers_of(case: Case, *, compiled: bool) -> list[Peer]:
-    """Return the ways to run ``case``; memory formats where there are two, ``torch.compile`` on request."""
-    formats = len(case.shape) in _CHANNELS_LAST
-    return [peer for peer in _PEERS if (formats or not peer.channels_last) and (compiled or not peer.compiled)]
+def peers_of(case: Case, *, compiled: bool, algorithms: bool = False) -> list[Peer]:
+    """Return the ways to run ``case``: memory formats where there are two; the others on request.
+
+    With ``algorithms`` a convolution is run by every one of :func:`torchbp.ops.convolution_algorithms` as well,
+    whether it takes the convolution or not.
+    """
+    found = [peer for peer in _PEERS if compiled or not peer.compiled]
+    if algorithms and "Conv" in case.layer:
+        found += [
+            replace(peer, name=f"{peer.name} {name}", algorithm=name)
+            for peer in found
+            if peer.ours
+            for name in ops.convolution_algorithms()
+        ]
+    return [peer for peer in found if len(case.shape) in _CHANNELS_LAST or not peer.channels_last]
 
 
 def figures_of(case: Case, data: Data) -> list[str]:
@@ -151,6 +165,7 @@ class Side:
             if grad_output.dim() == dimensions:
                 grad_output = grad_output.contiguous(memory_format=memory_format)
         self.case = case
+        self.algorithm = peer.algorithm
         self.module = module
         self.parameters = dict(module.named_parameters())
         self.run: Callable[..., Tensor] = _compiled(module) if peer.compiled else module
@@ -162,8 +177,16 @@ class Side:
         """Run the layer, or the network without its loss."""
         return self.run(self.input) if self.loss is not None else self.run(self.input, *self.targets)
 
+    def forced(self) -> AbstractContextManager[None]:
+        """Return a block in which the peer's algorithm runs, where it has one."""
+        return ops.force_convolution_algorithm(self.algorithm) if self.algorithm else nullcontext()
+
     def values(self) -> dict[str, Tensor]:
         """Return the output and every gradient, by name; a network's gradients as one vector."""
+        with self.forced():
+            return self._values()
+
+    def _values(self) -> dict[str, Tensor]:
         self.differentiate(STEP)
         output = self.forward()
         if self.loss is not None:
@@ -175,6 +198,18 @@ class Side:
 
     def call(self, figure: str) -> Callable[[], object]:
         """Return what is timed for ``figure``; for a gradient the graph of the forward pass is made here."""
+        with self.forced():
+            timed = self._call(figure)
+        return self._by_algorithm(timed) if self.algorithm else timed
+
+    def _by_algorithm(self, timed: Callable[[], object]) -> Callable[[], object]:
+        def forced() -> object:
+            with self.forced():
+                return timed()
+
+        return forced
+
+    def _call(self, figure: str) -> Callable[[], object]:
         self.differentiate(figure)
         if figure == FORWARD:
             return self.forward

@@ -240,6 +240,9 @@ def bench(
     ] = None,
     dtype: Annotated[Precision, typer.Option(help="Number format.")] = Precision.float32,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile as a peer as well; slow.")] = False,
+    algorithms: Annotated[
+        bool, typer.Option("--algorithms", help="Convolutions by every algorithm that takes them as well.")
+    ] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write everything to this file; - prints it, and no tables.")
     ] = None,
@@ -268,6 +271,7 @@ def bench(
         rounds=rounds,
         dtype=dtype.value,
         compiled=compile,
+        algorithms=algorithms,
         json=json,
         csv=csv,
         plot=plot,

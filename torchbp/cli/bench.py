@@ -37,6 +37,7 @@ class Settings:
     rounds: int | None = None
     dtype: str = "float32"
     compiled: bool = False
+    algorithms: bool = False
     json: Path | None = None
     csv: Path | None = None
     plot: Path | None = None
@@ -58,6 +59,7 @@ class Settings:
         words += ["--rounds", str(self.rounds)] * (self.rounds is not None)
         words += ["--dtype", self.dtype] * (self.dtype != "float32")
         words += ["--compile"] * self.compiled
+        words += ["--algorithms"] * self.algorithms
         return shlex.join(words)
 
 
@@ -147,7 +149,7 @@ def _process_settings(settings: Settings, allocators: Sequence[str]) -> Iterator
     rounds = _QUICK_ROUNDS if settings.quick and settings.rounds is None else settings.rounds
     for allocator in allocators:
         for threads in dict.fromkeys(settings.threads or (1, machine.cores())):
-            yield Setting(allocator, threads, settings.dtype, rounds, settings.compiled)
+            yield Setting(allocator, threads, settings.dtype, rounds, settings.compiled, settings.algorithms)
 
 
 def _allocators(settings: Settings) -> tuple[list[str], str]:
