@@ -123,8 +123,8 @@ class BatchNorm(ExplicitFunction):
         ctx.set_materialize_grads(False)
         ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
         need_x, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        kept = x if need_x or need_weight else None
-        save(ctx, (kept, weight if need_x else None, *output[1:]), (x, weight, *output[1:]))
+        kept = (x, weight if need_x else None, *output[1:]) if need_x or need_weight else (None,) * 4
+        save(ctx, kept, (x, weight, *output[1:]))
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gm: Tensor | None, gv: Tensor | None) -> tuple[Any, ...]:
@@ -177,8 +177,8 @@ class BatchNorm(ExplicitFunction):
 class ChannelAffine(ExplicitFunction):
     """y = (x - m) r w + b per channel, with m and r = (v + eps)^(-1/2) given: evaluation mode.
 
-    gx = gy w r; gw = sum(gy (x - m) r); gb = sum(gy). The statistics are constants here. Saved: x only if
-    the gradient of w is wanted, w only if that of x is, and m, v.
+    gx = gy w r; gw = sum(gy (x - m) r); gb = sum(gy). The statistics are constants here. Saved: x and m only if
+    the gradient of w is wanted, w only if that of x is, v if either is.
     """
 
     @staticmethod
@@ -192,8 +192,9 @@ class ChannelAffine(ExplicitFunction):
         x, weight, bias, mean, variance, ctx.eps = inputs
         ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
         need_x, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        kept = (x if need_weight else None, weight if need_x else None)
-        save(ctx, (*kept, mean, variance), (x, weight, mean, variance))
+        of_weight = (x, mean) if need_weight else (None, None)
+        kept = (of_weight[0], weight if need_x else None, of_weight[1], variance if need_x or need_weight else None)
+        save(ctx, kept, (x, weight, mean, variance))
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Any, ...]:
@@ -208,7 +209,8 @@ class ChannelAffine(ExplicitFunction):
             gx = gx if need_x else None
         else:
             wide = gy.to(ops.normalization.statistics_dtype(gy.dtype))
-            inverse = torch.rsqrt(variance.to(wide.dtype) + ctx.eps)
+            if need_x or need_weight:
+                inverse = torch.rsqrt(variance.to(wide.dtype) + ctx.eps)
             if need_x:
                 scale = inverse if weight is None else inverse * weight
                 gx = (wide * _per_channel(scale, gy)).to(gy.dtype)

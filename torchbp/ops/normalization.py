@@ -227,16 +227,18 @@ def channel_affine_gradients(
     grad_output: Tensor,
     input: Tensor | None,
     weight: Tensor | None,
-    mean: Tensor,
+    mean: Tensor | None,
     variance: Tensor,
     eps: float,
     input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, weight and bias.
 
-    Without ``input`` those of weight and bias are empty, without ``input_gradient`` that of the input.
+    Without ``input``, with which the mean goes, those of weight and bias are empty, without ``input_gradient`` that of
+    the input.
     """
     call = _affine_gradients if grad_output.dtype in KERNEL_DTYPES else _affine_gradients_composite
+    mean = variance if mean is None else mean  # a vector that nothing reads
     return call(grad_output, input, weight, mean, variance, eps, input_gradient)
 
 
