@@ -263,6 +263,15 @@ def test_normalize_of_zeros_and_ties(p: float) -> None:
         torch.testing.assert_close(*found, equal_nan=True)
 
 
+def test_nothing_moves_no_running_statistics() -> None:
+    x = torch.zeros(0, 3, 4)
+    for place, left in ((F, [1.0] * 3), (builtin, [math.nan] * 3)):
+        mean, variance = torch.ones(3), torch.ones(3)
+        place.instance_norm(x, mean, variance)
+        torch.testing.assert_close(mean, torch.tensor(left), equal_nan=True)
+        torch.testing.assert_close(variance, torch.tensor(left), equal_nan=True)
+
+
 def test_into_a_given_tensor() -> None:
     x, out = normal((2, 3), 1), torch.empty(2, 3, dtype=torch.float64)
     assert F.normalize(x, out=out) is out and torch.equal(out, builtin.normalize(x))

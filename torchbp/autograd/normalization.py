@@ -692,6 +692,10 @@ class Normalize(ExplicitFunction):
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gn: Tensor | None) -> tuple[Any, ...]:
         (x, norm), (p, dims, eps) = ctx.saved_tensors, ctx.options
+        if gy is not None and gn is None and p == 2 and not (torch.is_grad_enabled() or x.is_complex()):
+            divisor, product = norm.clamp_min(eps), (gy * x).sum(dims, keepdim=True)
+            along = torch.where(norm >= eps, product / (divisor * divisor * norm), 0)
+            return torch.addcmul(gy / divisor, x, along, value=-1), None, None, None
         slope = _norm_slope(x, norm, p, dims)
         if gy is None:
             return gn * slope if gn is not None else None, None, None, None

@@ -55,6 +55,7 @@ def batch_norm(
             if vector is not None and tuple(vector.shape) != (input.shape[1],):
                 raise RuntimeError(f"{op}(): {name} must have shape {(input.shape[1],)}, got {tuple(vector.shape)}")
         _statistics_type(op, input.dtype, named)
+        _constant(op, running_mean=running_mean, running_var=running_var)
     momentum = as_number(op, "momentum", momentum)
     if training and (running_mean is None) != (running_var is None):
         missing = "running_mean" if running_mean is None else "running_var"
@@ -129,14 +130,16 @@ def instance_norm(
         for name, vector in vectors.items():
             if vector is not None and tuple(vector.shape) != (input.shape[1],):
                 raise RuntimeError(f"{op}(): {name} must have shape {(input.shape[1],)}, got {tuple(vector.shape)}")
-        _statistics_type(op, input.dtype, vectors)
+        _statistics_type(op, input.dtype, {"weight": weight, "bias": bias})
+        _constant(op, running_mean=running_mean, running_var=running_var)
     momentum = as_number(op, "momentum", momentum)
     missing = "running_mean" if running_mean is None else "running_var"
     x = input.contiguous()  # the built-in's layout
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise RuntimeError(f"{op}(): {missing} must be given without use_input_stats, got None")
-        return autograd.normalization.channel_affine(x, weight, bias, running_mean, running_var, eps)
+        mean, variance = (t.to(statistics_dtype(x.dtype)) for t in (running_mean, running_var))
+        return autograd.normalization.channel_affine(x, weight, bias, mean, variance, eps)
     if (running_mean is None) != (running_var is None):
         raise ValueError(f"{op}(): running_mean and running_var belong together, got {missing} = None")
     samples, channels, positions = *x.shape[:2], math.prod(x.shape[2:])
@@ -204,6 +207,7 @@ def rms_norm(
 
     Raises:
         RuntimeError: if a shape does not fit, ``normalized_shape`` is empty, or a complex weight meets a real input.
+        ValueError: if ``normalized_shape`` has more dimensions than the input.
         NotImplementedError: if the input is not floating-point.
     """
     op = "rms_norm"
@@ -212,7 +216,9 @@ def rms_norm(
         raise TypeError(f"{op}(): normalized_shape must be a sequence of ints, got {normalized_shape!r}")
     shape = tuple([as_int(op, "normalized_shape", size, "a sequence of ints") for size in normalized_shape])
     eps = None if eps is None else as_number(op, "eps", eps)
-    if not shape or len(shape) > input.dim() or shape != tuple(input.shape[-len(shape) :]):
+    if len(shape) > input.dim():
+        raise ValueError(f"{op}(): normalized_shape must not be longer than {tuple(input.shape)}, got {shape}")
+    if not shape or shape != tuple(input.shape[-len(shape) :]):
         raise RuntimeError(
             f"{op}(): normalized_shape must be the last sizes, one at least, of an input of shape "
             f"{tuple(input.shape)}, got {shape}"
@@ -424,5 +430,10 @@ def _statistics_type(op: str, dtype: torch.dtype, vectors: dict[str, Tensor | No
             raise RuntimeError(
                 f"{op}(): {name} must have dtype {wanted} beside an input of {dtype}, got {vector.dtype}"
             )
-        if name.startswith("running") and vector.requires_grad and torch.is_grad_enabled():
+
+
+def _constant(op: str, **statistics: Tensor | None) -> None:
+    """Raise where a statistic would want a gradient."""
+    for name, vector in statistics.items():
+        if vector is not None and vector.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"{op}(): {name} must not require a gradient, got requires_grad = True")

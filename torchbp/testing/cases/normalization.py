@@ -203,6 +203,7 @@ def _by_norms() -> list[LayerCase]:
                 (draw(*shape),),
                 partial(builtin.normalize, **options),
                 saved=lambda x, options=options: bytes_of(x) + norms(x, options.get("dim", 1)),
+                batched=(0,) if options.get("dim", 1) in (1, -1) else (),
             ),
         )
         for name, shape, options in (
