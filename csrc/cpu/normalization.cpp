@@ -757,8 +757,8 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
       all.product += found[set * cut.units + unit].product;
     }
     if (!mean) all.gradient = 0;
-    maps[set] = gradient_map<A>(mean ? mean[set] : A(0), 1 / std::sqrt(static_cast<double>(variance[set]) + eps), all,
-                                length);
+    maps[set] =
+        gradient_map<A>(mean ? mean[set] : A(0), 1 / std::sqrt(static_cast<double>(variance[set]) + eps), all, length);
   }
   constexpr int64_t columns = 1024;
   const int64_t ranges = parts(length, columns);

@@ -632,8 +632,7 @@ void weighted_backward(const T* g, const T* x, const Compute<T>* weight, const C
           maps[r] = {centre, A(0), A(0), static_cast<A>(inverses[r])};
           continue;
         }
-        Sums sums =
-            products_of<T, kWeighted>(g + from, x + from, weight + group * length, centre, {1, length, length});
+        Sums sums = products_of<T, kWeighted>(g + from, x + from, weight + group * length, centre, {1, length, length});
         if (!mean) sums.gradient = 0;
         maps[r] = gradient_map<A>(static_cast<double>(centre), inverses[r], sums, length);
         map_gradient(g + from, x + from, weight + group * length, maps[r], length, out + from);
