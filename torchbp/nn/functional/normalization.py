@@ -303,6 +303,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise ValueError(f"{op}(): input must have shape (N, C, *) with at least one *, got {tuple(input.shape)}")
     if input.numel() == 0:
         return input
+    if not (input.is_floating_point() or input.is_complex()):  # integers have no gradient, and divide in their own way
+        return torch.nn.functional.local_response_norm(input, size, alpha, beta, k)
     before = as_int(op, "size", size) // 2
     if input.dim() == 3:
         return _response_norm(op, input, size, alpha, beta, k, before)
@@ -315,8 +317,8 @@ def _response_norm(op: str, input: Tensor, size: int, alpha: float, beta: float,
     alpha, beta, k = (as_number(op, name, v) for name, v in (("alpha", alpha), ("beta", beta), ("k", k)))
     if size <= 0:
         raise RuntimeError(f"{op}(): size must be positive, got {size}")
-    if input.is_complex():
-        raise NotImplementedError(f"{op}(): input must be real, got {input.dtype}")
+    if not input.is_floating_point():
+        raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
     after = min(before, (size - 1) // 2)
     return autograd.normalization.local_response_norm(input, before, after, size, alpha, beta, k)
 
@@ -336,7 +338,7 @@ def cross_map_lrn(input: Tensor, size: int, alpha: float, beta: float, k: float)
     Raises:
         ValueError: if the input is not four-dimensional.
         RuntimeError: if ``size`` is not positive.
-        NotImplementedError: if the input is complex.
+        NotImplementedError: if the input is not real and floating-point.
     """
     op = "CrossMapLRN2d"
     check_tensors(op, input=input)
