@@ -319,3 +319,18 @@ def test_bias_without_a_weight() -> None:
     torch.testing.assert_close(found, wanted)
     with pytest.raises(RuntimeError, match="device"):
         torch.autograd.grad(builtin.group_norm(x, 2, None, b), (x, b), g)
+
+
+@pytest.mark.parametrize("name", ("batch_norm", "instance_norm", "group_norm"))
+def test_an_infinite_weight(name: str) -> None:
+    """inf (x - mean) has a value; the built-in's inf x - inf mean, where both have one sign, has none."""
+    x, w = normal((3, 2, 40), 4) + 0.5, torch.full((2,), math.inf, dtype=torch.float64)
+    found = []
+    for place in (F, builtin):
+        if name == "group_norm":
+            found.append(place.group_norm(x, 1, w))
+        else:
+            options = {"training": True} if name == "batch_norm" else {}
+            found.append(getattr(place, name)(x, None, None, w, **options))
+    assert not found[0].isnan().any() and found[1].isnan().any()
+    assert torch.equal(found[0][~found[1].isnan()], found[1][~found[1].isnan()])
