@@ -117,12 +117,15 @@ def instance_norm(
     """
     op = "instance_norm"
     vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    if not _usual(input, tuple(vectors.values()), eps) or type(use_input_stats) is not bool:
+    usual = _usual(input, tuple(vectors.values()), eps) and type(use_input_stats) is bool
+    if not usual:
         check_tensors(op, *vectors, input=input, **vectors)
         check_flag(op, "use_input_stats", use_input_stats)
         eps = as_number(op, "eps", eps)
-        if use_input_stats and math.prod(input.shape[2:]) == 1:
-            raise ValueError(f"{op}(): input must have more than 1 value per channel, got shape {tuple(input.shape)}")
+    positions = math.prod(input.shape[2:])
+    if use_input_stats and positions == 1:
+        raise ValueError(f"{op}(): input must have more than 1 value per channel, got shape {tuple(input.shape)}")
+    if not usual:
         if not input.is_floating_point():
             raise NotImplementedError(f"{op}(): input must be real and floating-point, got {input.dtype}")
         if input.dim() < 2:
@@ -134,21 +137,19 @@ def instance_norm(
         _constant(op, running_mean=running_mean, running_var=running_var)
     momentum = as_number(op, "momentum", momentum)
     missing = "running_mean" if running_mean is None else "running_var"
-    x = input.contiguous()  # the built-in's layout
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise RuntimeError(f"{op}(): {missing} must be given without use_input_stats, got None")
-        mean, variance = (t.to(statistics_dtype(x.dtype)) for t in (running_mean, running_var))
-        return autograd.normalization.channel_affine(x, weight, bias, mean, variance, eps)
+        mean, variance = (t.to(statistics_dtype(input.dtype)) for t in (running_mean, running_var))
+        # The layout is the built-in's.
+        return autograd.normalization.channel_affine(input, weight, bias, mean, variance, eps).contiguous()
     if (running_mean is None) != (running_var is None):
         raise ValueError(f"{op}(): running_mean and running_var belong together, got {missing} = None")
-    samples, channels, positions = *x.shape[:2], math.prod(x.shape[2:])
-    if positions == 1:
-        raise ValueError(f"{op}(): input must have more than 1 value per channel, got shape {tuple(x.shape)}")
-    y, mean, variance = autograd.normalization.group_norm(x, weight, bias, (samples, channels, 1, positions), eps)
-    if running_mean is not None and x.numel() > 0:
+    sizes = (*input.shape[:2], 1, positions)
+    y, mean, variance = autograd.normalization.group_norm(input, weight, bias, sizes, eps)
+    if running_mean is not None and input.numel() > 0:
         update_running(running_mean, running_var, mean.mean(0), variance.mean(0), positions, momentum)
-    return y
+    return y.contiguous()
 
 
 def layer_norm(
