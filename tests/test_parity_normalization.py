@@ -205,6 +205,22 @@ def test_rms_norm(arguments: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", (torch.complex128, torch.float64))
+def test_rms_norm_of_complex_numbers(kind: torch.dtype) -> None:
+    """Also beside a real weight, whose gradient is real."""
+    given = [normal(shape, seed) for seed, shape in enumerate(((3, 5), (3, 5), (5,), (5,), (3, 5), (3, 5)))]
+    x, w = torch.complex(*given[:2]).requires_grad_(), torch.complex(*given[2:4]).real.to(kind).requires_grad_()
+    g = torch.complex(*given[4:])
+    found = []
+    for place in (F, builtin):
+        y = place.rms_norm(x, (5,), w, 0.1)
+        plain = torch.autograd.grad(y, (x, w), g, retain_graph=True)
+        first = torch.autograd.grad(y, (x, w), g, create_graph=True)
+        second = torch.autograd.grad(sum(t.abs().square().sum() for t in first), (x, w))
+        found.append([y, *plain, *first, *second])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
 @st.composite
 def local_response_arguments(draw: st.DrawFn) -> dict[str, Any]:
     shape = [draw(st.integers(1, 3)), draw(channel_counts), *draw(st.lists(sizes, min_size=1, max_size=3))]

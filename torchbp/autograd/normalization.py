@@ -382,7 +382,7 @@ class RMSNorm(ExplicitFunction):
         gx = r h + x (2 gq - r³ sum(h x)) / n,  gw = sum over rows of gy x r
 
     It is layer normalisation about zero. The map is holomorphic: complex x takes conj(x), conj(w) and conj(q) in
-    these. Saved: x, w, q. (Zhang and Sennrich, 2019.)
+    these, and real w beside it the real part of gw. Saved: x, w, q. (Zhang and Sennrich, 2019.)
     """
 
     @staticmethod
@@ -403,7 +403,7 @@ class RMSNorm(ExplicitFunction):
         if gy is not None and gq is None and not torch.is_grad_enabled():
             wanted = (need_x, need_weight)
             whole = ops.normalization.rms_norm_gradients(gy, x, ctx.sizes, weight, square, ctx.eps, *wanted)
-            return whole[0] if need_x else None, whole[1].to(ctx.dtype) if need_weight else None, None, None
+            return whole[0] if need_x else None, _as(whole[1], ctx.dtype) if need_weight else None, None, None
         if gy is None and gq is None:
             return None, None, None, None
         rows, square = conjugate(x.reshape(ctx.sizes)), conjugate(square)
@@ -413,7 +413,7 @@ class RMSNorm(ExplicitFunction):
         gx, gw = _gradients(rows, weight, None, square.unsqueeze(1), ctx.eps, (1,), gradients, need_x, need_weight)
         return (
             None if gx is None else gx.to(x.dtype).reshape(x.shape),
-            None if gw is None else gw.sum(0).to(ctx.dtype),
+            None if gw is None else _as(gw.sum(0), ctx.dtype),
             None,
             None,
         )
@@ -720,6 +720,11 @@ class Normalize(ExplicitFunction):
 
 def _real(t: Tensor) -> Tensor:
     return t.real if t.is_complex() else t
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a gradient in the dtype of what it belongs to: of what is real, the real part."""
+    return (t if dtype.is_complex else _real(t)).to(dtype)
 
 
 def _norm_slope(x: Tensor, norm: Tensor, p: float, dims: tuple[int, ...]) -> Tensor:
