@@ -2,6 +2,7 @@
 # make test   environment, build, the whole test suite
 # make sanitize  an instrumented build under random arguments: memory errors, undefined behaviour; EXAMPLES=... of each
 # make bench  environment, build, then every layer and network timed beside the built-in: docs/performance.md
+# make conformance  every case that PyTorch keeps for a module or function, ours or not: docs/conformance.md
 # make quick  the quick part of the suite;  make lint  all linters;  make clean  remove what was built
 #
 # PYTHON=...  the interpreter to build the environment from (3.10 or newer); TORCH=...  the torch to install.
@@ -17,7 +18,7 @@ SOURCE := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h'
 # One worker per core, and one thread in each: tests of threading set their own numbers.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test quick bench sanitize lint format build clean
+.PHONY: demo test quick bench conformance sanitize lint format build clean
 
 demo: build
 	$(BIN)/torchbp train
@@ -48,6 +49,9 @@ sanitize: build
 bench: build
 	@mkdir -p build
 	$(BIN)/torchbp bench --json build/bench.json --docs docs/performance.md
+
+conformance: build
+	OMP_NUM_THREADS=1 $(BIN)/python tests/conformance_page.py
 
 lint: build
 	$(BIN)/ruff check .

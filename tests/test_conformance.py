@@ -55,6 +55,13 @@ WITHOUT_CASES = {
     ),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),
     "Dropout": "PyTorch's module_db has none; its function is in op_db",
+    "SyncBatchNorm": "PyTorch's module_db has none; test_sync_batch_norm.py has them",
+    "CrossMapLRN2d": "the same; test_parity_normalization.py has them",
+    **{
+        f"Lazy{kind}Norm{n}d": "PyTorch's module_db has none; it has the layer that it becomes"
+        for kind in ("Batch", "Instance")
+        for n in (1, 2, 3)
+    },
     "fold": "PyTorch has cases of unfold only",
     "Fold": "the same",
     "Unfold": "PyTorch's module_db has none; its function is in op_db",

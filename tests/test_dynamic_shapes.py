@@ -48,6 +48,10 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
     "layer_norm": lambda x: F.layer_norm(x, x.shape[2:]),
     "group_norm": lambda x: F.group_norm(x, 2),
+    "instance_norm": lambda x: F.instance_norm(x),
+    "rms_norm": lambda x: F.rms_norm(x, x.shape[2:]),
+    "local_response_norm": lambda x: F.local_response_norm(x, 3),
+    "normalize": lambda x: F.normalize(x, dim=(1, 3)),
 }
 QUICK = ("conv2d", "interpolate, nearest")
 

@@ -550,6 +550,64 @@ for name, extra, size in (("layer_norm", (6,), 6), ("group_norm", 2, 4)):
         bad(name, X, extra, eps=value, says=("eps", repr(value)))
 bad("layer_norm", None, (6,), says=("input", "NoneType"))
 
+# Instance normalisation
+for keywords, what, says in (
+    ({"weight": t(3)}, "weight", "(3,)"),
+    ({"bias": t(5)}, "bias", "(5,)"),
+    ({"weight": t(4, 1)}, "weight", "(4, 1)"),
+    ({"weight": t(4).float()}, "weight", "float32"),
+    ({"weight": [1.0]}, "weight", "list"),
+    ({"running_mean": t(3), "running_var": V}, "running_mean", "(3,)"),
+    ({"running_mean": M, "running_var": t(3), "use_input_stats": False}, "running_var", "(3,)"),
+    ({"running_mean": M}, "running_var", "None"),
+    ({"running_var": V}, "running_mean", "None"),
+    ({"running_var": V, "use_input_stats": False}, "running_mean", "None"),
+    ({"running_mean": M, "use_input_stats": False}, "running_var", "None"),
+    ({"running_mean": M.clone().requires_grad_(), "running_var": V}, "running_mean", "requires_grad"),
+    ({"eps": "a"}, "eps", "'a'"),
+    ({"momentum": None}, "momentum", "None"),
+    ({"use_input_stats": 1}, "use_input_stats", "1"),
+):
+    bad("instance_norm", X, says=(what, says), **keywords)
+for shape in ((4,), (2, 4), (2, 4, 1, 1)):
+    bad("instance_norm", t(*shape), says=("input", str(shape)))
+bad("instance_norm", t(4), M, V, use_input_stats=False, says=("input", "(4,)"))
+bad("instance_norm", X.long(), says=("input", "int64"))
+bad("instance_norm", X.to(torch.complex128), says=("input", "complex128"))
+
+# Root mean square
+for value in ((5,), (), (6, 5), (-1,), (1, 2, 4, 6, 6)):
+    bad("rms_norm", X, value, says=("normalized_shape", str(value)))
+for value in (6, 6.0, (6.0,), None, (True,), "6", [None]):
+    bad("rms_norm", X, value, says=("normalized_shape", str(value).strip("()[],")))
+for value in (t(3), t(6, 1), t(), t(0)):
+    bad("rms_norm", X, (6,), value, says=("weight", str(tuple(value.shape))))
+bad("rms_norm", X, (6,), [1.0], says=("weight", "list"))
+bad("rms_norm", X, (6,), None, "a", says=("eps", "'a'"))
+bad("rms_norm", X.long(), (6,), says=("input", "int64"))
+bad("rms_norm", None, (6,), says=("input", "NoneType"))
+
+# Local response normalisation
+for value in (0, -1, 2.0, None, True, "2"):
+    bad("local_response_norm", t(2, 4, 6), value, says=("size", str(value)))
+for what, value in (("alpha", "a"), ("beta", None), ("k", "a")):
+    bad("local_response_norm", X, 2, **{what: value}, says=(what, repr(value)))
+for shape in ((), (4,), (2, 4)):
+    bad("local_response_norm", t(*shape), 2, says=("input", str(shape)))
+bad("local_response_norm", X.to(torch.complex128), 2, says=("input", "complex128"))
+
+# Division by a norm
+for value in (4, -5, HUGE):
+    bad("normalize", X, dim=value, says=("dim", str(value)))
+for value in (1.0, "a", (True,), (1.0,), True):
+    bad("normalize", X, dim=value, says=("dim", repr(value).strip("(),")))
+bad("normalize", X, dim=(1, 1), says=("dim", "(1, 1)"))
+bad("normalize", X, dim=(1, -3), says=("dim", "(1, -3)"))
+bad("normalize", X, [2.0], says=("p", "[2.0]"))
+bad("normalize", X, eps="a", says=("eps", "'a'"))
+bad("normalize", X.long(), says=("input", "int64"))
+bad("normalize", t(2, 0), math.inf, says=("dim", "inf"))
+
 # Dropout
 for keywords, says in (
     ({"p": -0.1}, "-0.1"),
@@ -730,6 +788,18 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("GroupNorm", (3, 4), {}, (X.float(),)),
     ("GroupNorm", (3, 6), {}, (X.float(),)),
     ("GroupNorm", (2, 4), {}, (X,)),
+    *((f"{lazy}InstanceNorm{n}d", () if lazy else (4,), {}, (t(4),)) for n in (1, 2, 3) for lazy in ("", "Lazy")),
+    *((f"LazyBatchNorm{n}d", (), {}, (t(4, dtype=torch.float32),)) for n in (1, 2, 3)),
+    ("InstanceNorm2d", (4,), {}, (t(2, 4, 1, 1),)),
+    ("InstanceNorm2d", (3,), {"affine": True}, (X.float(),)),
+    ("RMSNorm", (5,), {}, (X.float(),)),
+    ("RMSNorm", ((4, 6),), {}, (X.float(),)),
+    ("LocalResponseNorm", (0,), {}, (X,)),
+    ("LocalResponseNorm", (2,), {}, (t(2, 4),)),
+    ("CrossMapLRN2d", (2,), {}, (t(2, 4, 3),)),
+    ("SyncBatchNorm", (4,), {}, (t(4, dtype=torch.float32),)),
+    ("SyncBatchNorm", (4,), {}, (t(1, 4, dtype=torch.float32),)),
+    ("SyncBatchNorm", (4,), {}, (t(2, 0, dtype=torch.float32),)),
     ("Softmax", (7,), {}, (X,)),
     ("LogSoftmax", (-5,), {}, (X,)),
     ("GELU", ("fast",), {}, (X,)),
@@ -1012,6 +1082,23 @@ EXAMPLES = [
         ours=RuntimeError,
         theirs=None,
         reason=Difference("the built-in ignores a negative smoothing without a word"),
+    ),
+    *(
+        differs(name, [1.0], *more, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR)
+        for name, *more in (("instance_norm",), ("local_response_norm", 2), ("normalize",))
+    ),
+    differs(
+        *("instance_norm", t(0, 4, 6), None, None, t(4)),
+        ours=None,
+        theirs=IndexError,
+        reason=EMPTY_BATCH,
+    ),
+    differs("normalize", X, "a", ours=TypeError, theirs=RuntimeError, reason=TYPES),
+    differs(
+        *("rms_norm", X, (6,), t(6).to(torch.complex128)),
+        ours=RuntimeError,
+        theirs=None,
+        reason=Difference("the built-in drops the imaginary part of the result"),
     ),
     differs(
         *("batch_norm", X, M, V, t(4, 1)),
@@ -1459,6 +1546,14 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
         "group_norm channels-last sizes",
         lambda: K.group_norm(IMAGE.contiguous(memory_format=torch.channels_last), [2, 1, 1, n], None, None, 1e-5),
     )
+    for sizes in ([n], [2, n + 1], [-2, -n], [2**62, 4]):
+        add(f"rms_norm sizes {sizes}", lambda sizes=sizes: K.rms_norm(IMAGE, sizes, None, 1e-5))
+    add("rms_norm weight (3,)", lambda: K.rms_norm(IMAGE, [2, n], t(3), 1e-5))
+    for given in ((IMAGE[..., :-1], t(2)), (IMAGE, t(3)), (IMAGE.float(), t(2))):
+        add(
+            f"rms_norm_gradients {given[0].dtype} {[*given[0].shape]} {[*given[1].shape]}",
+            lambda given=given: K.rms_norm_gradients(given[0], IMAGE, [2, n], None, given[1].abs(), 1e-5, True, True),
+        )
     add(
         "group_norm_gradients mean (1, 1)",
         lambda: K.group_norm_gradients(IMAGE, IMAGE, [1, 2, 1, n], None, t(1, 1), t(1, 2).abs(), 1e-5, True, True),

@@ -60,7 +60,7 @@ def test_every_explicit_layer_has_a_case() -> None:
         name = re.sub("^(Zero|Constant|Reflection|Replication|Circular)Pad[123]d$", "pad", name)
         name = re.sub("^Upsampl.*", "interpolate", name)
         name = name.lower().replace("_", "").replace("loss", "").removeprefix("lazy")
-        return stem(name) if name.startswith("batchnorm") else name
+        return stem(name) if name.startswith(("batchnorm", "instancenorm")) else name
 
     covered = {plain(case.layer) for case in CASES}
     assert {plain(name) for name in nn.explicit_layers()} <= covered

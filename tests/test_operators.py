@@ -101,6 +101,12 @@ def samples() -> dict[str, list[tuple]]:
                     calls["group_norm_gradients"].append(
                         (draw(*y.shape, seed=9), x, read, draw(4), mean, variance, 1e-5, *wanted)
                     )
+            read = [8, x.numel() // 8]
+            w = draw(read[1])
+            calls["rms_norm"].append((x, read, w, 1e-5))
+            for wanted in ((True, True), (True, False), (False, True)):
+                square = O.rms_norm(x, read, w, 1e-5)[1]
+                calls["rms_norm_gradients"].append((draw(*x.shape, seed=9), x, read, w, square, 1e-5, *wanted))
             for mode in ("reflect", "replicate", "circular"):
                 padded = O.pad(x, [1, 2, -1, 3, 0, 1][: 2 * n], mode)
                 g = laid(draw(*padded.shape, seed=9), layout)
@@ -176,6 +182,7 @@ def test_fake_strides_of_a_part_of_the_channels() -> None:
         ("batch_norm", (None, None, 1e-5)),
         ("channel_affine", (None, None, draw(4), draw(4).abs(), 1e-5)),
         ("group_norm", ([2, 2, 2, 30], None, None, 1e-5)),
+        ("rms_norm", ([48, 5], None, 1e-5)),
         ("pad", ([1, 1, 1, 1], "reflect")),
         ("interpolate", ([3, 4], "linear", False, False, [])),
         ("unfold", (twos, twos, ones, ones)),
@@ -215,6 +222,7 @@ FAMILIES = {
     "batch": ops.normalization,
     "channel": ops.normalization,
     "group": ops.normalization,
+    "rms": ops.normalization,
     "pad": ops.padding,
     "interpolate": ops.interpolation,
     "unfold": ops.folding,
@@ -266,6 +274,8 @@ COMPOSITES = {
     "channel_affine_gradients": "_affine_gradients_composite",
     "group_norm": "_group_composite",
     "group_norm_gradients": "_group_gradients_composite",
+    "rms_norm": "_rms_composite",
+    "rms_norm_gradients": "_rms_gradients_composite",
 }
 
 
@@ -689,6 +699,11 @@ def test_normalisation_equals_the_formula_in_double(shape: tuple, dtype: torch.d
                 for wanted in ((True, True), (True, False), (False, True)):
                     statistics = [s.to(wide) for s in statistics]
                     calls.append(("group_norm_gradients", (gs, xs, read, w, *statistics, 1e-5, *wanted)))
+        read, elements = (shape[0], x[0].numel()), draw(x[0].numel(), dtype=wide)
+        square = ops.normalization._rms_composite(xs.double(), read, None, 1e-5)[1].to(wide)
+        calls.append(("rms_norm", (xs, read, elements, 1e-5)))
+        for wanted in ((True, True), (True, False), (False, True)):
+            calls.append(("rms_norm_gradients", (gs, xs, read, elements, square, 1e-5, *wanted)))
         for name, call in calls:
             widened = [t.double() if isinstance(t, torch.Tensor) else t for t in call]
             expected = getattr(ops.normalization, COMPOSITES[name])(*widened)
@@ -716,6 +731,8 @@ def test_statistics_far_from_zero(shape: tuple, first: float | None, centre: flo
         _, found_mean, found_variance = O.group_norm(xs, read, None, None, 1e-5)
         assert relative(found_mean.flatten(), mean) < 1e-7
         assert relative(found_variance.flatten(), variance) < 2e-6
+        square = O.rms_norm(xs, [shape[0], xs[0].numel()], None, 1e-5)[1]
+        assert relative(square, xs.double().square().flatten(1).mean(1)) < 1e-6
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -740,6 +757,8 @@ def test_normalisation_does_not_depend_on_threads(threads: int) -> None:
         read, statistic = (shape[0], 1, shape[1], 1), draw(shape[0], 1).float().abs()
         calls.append((O.group_norm, (x, read, w, w, 1e-5)))
         calls.append((O.group_norm_gradients, (g, x, read, w, statistic, statistic, 1e-5, True, True)))
+        calls.append((O.rms_norm, (x, shape, w, 1e-5)))
+        calls.append((O.rms_norm_gradients, (g, x, shape, w, statistic.flatten(), 1e-5, True, True)))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -766,6 +785,10 @@ def test_normalisation_carries_nan_and_inf(value: float) -> None:
                 read = (shape[0], groups, 4 // groups, x[0, 0].numel())
                 y = O.group_norm(x, read, None, None, 1e-5)[0]
                 assert torch.equal(y.isfinite(), torch.group_norm(x, groups).isfinite())
+            last = tuple(x.shape[2:]) or (4,)
+            elements = torch.Size(last).numel()
+            y = O.rms_norm(x, [x.numel() // elements, elements], None, 1e-5)[0]
+            assert torch.equal(y.isfinite(), torch.rms_norm(x, last, eps=1e-5).isfinite())
 
 
 # --------------------------------------------------------------------------------------------------

@@ -182,3 +182,12 @@ def test_windows_that_leave_the_input_are_refused() -> None:
         windows = torch.tensor([[[[start], [end]]]])
         with pytest.raises(RuntimeError, match="windows must lie inside"):
             ops.pooling.irregular_max_pool(x, windows, [1], [4])
+
+
+def test_the_first_power_is_a_sum_also_where_it_is_zero() -> None:
+    x = torch.tensor([[0.0, 0, -1, 1, -2, 5]], dtype=torch.float64, requires_grad=True)
+    for place, sums_of_zero in ((F, 1.0), (builtin, 0.0)):
+        y = place.lp_pool1d(x, 1, 2)
+        assert y.tolist() == [[0.0, 0.0, 3.0]]
+        (gx,) = torch.autograd.grad(y.sum(), x)
+        assert gx.tolist() == [[sums_of_zero] * 4 + [1.0] * 2]

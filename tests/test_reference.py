@@ -536,6 +536,55 @@ def test_layer_norm(values, shape, last, affine):
         check(actual, expected, atol=1e-11)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 2, 3, 2), (3, 1, 2, 1, 2)])
+def test_instance_norm(values, shape, affine):
+    x, gy = values(*shape), values(*shape)
+    w, b = (values(shape[1]) if affine else None for _ in range(2))
+    y, mean, var = reference.instance_norm(x, w, b, 0.1)
+    check(y, F.instance_norm(tensor(x), None, None, optional(w), optional(b), eps=0.1))
+    check(mean, tensor(x).flatten(2).mean(2))
+    check(var, tensor(x).flatten(2).var(2, correction=0))
+    leaves = (x, np.ones(shape[1]) if w is None else w, np.zeros(shape[1]) if b is None else b)
+    wanted = gradients(lambda x, w, b: F.instance_norm(x, None, None, w, b, eps=0.1), leaves, gy)
+    for actual, expected in zip(reference.instance_norm_gradients(x, w, gy, 0.1), wanted, strict=True):
+        check(actual, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("shape", "last"), [((4, 3), 1), ((2, 3, 5), 2), ((4,), 1), ((0, 3), 1)])
+def test_rms_norm(values, shape, last, weighted):
+    sizes = shape[-last:]
+    x, gy = values(*shape), values(*shape)
+    w = values(*sizes) if weighted else None
+    y, square = reference.rms_norm(x, sizes, w, 0.1)
+    check(y, F.rms_norm(tensor(x), sizes, optional(w), 0.1))
+    check(square, tensor(x).square().mean(list(range(len(shape) - last, len(shape)))))
+    wanted = gradients(lambda x, w: F.rms_norm(x, sizes, w, 0.1), (x, np.ones(sizes) if w is None else w), gy)
+    for actual, expected in zip(reference.rms_norm_gradients(x, sizes, w, gy, 0.1), wanted, strict=True):
+        check(actual, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 4, 2, 2), (2, 3, 1, 2, 1)])
+def test_local_response_norm(values, shape, size):
+    x, gy = values(*shape), values(*shape)
+    options = (size, 0.6, 0.8, 1.5)
+    check(reference.local_response_norm(x, *options), F.local_response_norm(tensor(x), *options))
+    (gx,) = gradients(lambda x: F.local_response_norm(x, *options), (x,), gy)
+    check(reference.local_response_norm_gradient(x, gy, *options), gx, atol=1e-11)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1.5])
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3.0])
+@pytest.mark.parametrize(("shape", "dim"), [((4, 3), 1), ((2, 3, 2), 0), ((5,), -1)])
+def test_normalize(values, shape, dim, p, eps):
+    x, gy = values(*shape), values(*shape)
+    check(reference.normalize(x, p, dim, eps), F.normalize(tensor(x), p, dim, eps))
+    (gx,) = gradients(lambda x: F.normalize(x, p, dim, eps), (x,), gy)
+    check(reference.normalize_gradient(x, gy, p, dim, eps), gx, atol=1e-11)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
 def test_update_running(values, momentum):
     x, running_mean, running_var = values(4, 3, 2), values(3), frozen(np.square(values(3)))
@@ -787,6 +836,16 @@ KEPT = {
     "group_norm_gradients": lambda v: reference.group_norm_gradients(v(2, 4), 2, v(4), v(2, 4), 0.1),
     "layer_norm": lambda v: reference.layer_norm(v(2, 3), (3,), v(3), v(3), 0.1),
     "layer_norm_gradients": lambda v: reference.layer_norm_gradients(v(2, 3), (3,), v(3), v(2, 3), 0.1),
+    "instance_norm": lambda v: reference.instance_norm(v(2, 3, 4), v(3), v(3), 0.1),
+    "instance_norm_gradients": lambda v: reference.instance_norm_gradients(v(2, 3, 4), v(3), v(2, 3, 4), 0.1),
+    "rms_norm": lambda v: reference.rms_norm(v(2, 3), (3,), v(3), 0.1),
+    "rms_norm_gradients": lambda v: reference.rms_norm_gradients(v(2, 3), (3,), v(3), v(2, 3), 0.1),
+    "local_response_norm": lambda v: reference.local_response_norm(v(2, 3, 2), 3, 0.5, 0.75, 1.0),
+    "local_response_norm_gradient": lambda v: reference.local_response_norm_gradient(
+        v(2, 3, 2), v(2, 3, 2), 3, 0.5, 0.75, 1.0
+    ),
+    "normalize": lambda v: reference.normalize(v(2, 3), 2.0, 1, 1e-12),
+    "normalize_gradient": lambda v: reference.normalize_gradient(v(2, 3), v(2, 3), 2.0, 1, 1e-12),
     "update_running": lambda v: reference.update_running(v(3), v(3), 0.1),
     "nll_loss": lambda v: reference.nll_loss(v(2, 3), np.array([0, 2]), v(3)),
     "nll_loss_gradient": lambda v: reference.nll_loss_gradient(v(2, 3), np.array([0, 2]), v(), v(3)),

@@ -1,4 +1,5 @@
-// Batch normalisation, with the batch's statistics or given ones, group and layer normalisation, and their gradients.
+// Batch normalisation, with the batch's statistics or given ones, group, layer and root-mean-square normalisation, and
+// their gradients.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -463,11 +464,12 @@ class PerChannel {
   std::vector<A> column_maps_;
 };
 
-// (x - mean) * scale + bias, with the centre rounded and the shift making up for it.
+// (x - mean) * scale + bias, with the centre rounded and the shift making up for it, unless that were zero by infinity.
 template <typename A>
 RowMap<A> channel_map(double mean, double scale, double bias) {
   const A centre = static_cast<A>(mean);
-  return {centre, static_cast<A>(scale), static_cast<A>(bias + (static_cast<double>(centre) - mean) * scale), A(0)};
+  const double rest = std::isfinite(scale) ? (static_cast<double>(centre) - mean) * scale : 0;
+  return {centre, static_cast<A>(scale), static_cast<A>(bias + rest), A(0)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& input, const std::optional<Tensor>& weight,
@@ -665,7 +667,7 @@ std::vector<A> per_element(const Values<A>& values, const Groups& shape) {
   return result;
 }
 
-// Rows with a weight per element.
+// Rows with a weight per element. Without mean zero stands for it, and variance is the mean square.
 template <typename T>
 void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight, const Compute<T>* bias, double eps,
                       T* out, Compute<T>* mean, Compute<T>* variance) {
@@ -677,7 +679,7 @@ void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight,
     parallel(parts(shape.samples, per_task), per_task * row, [&](int64_t task) {
       const int64_t begin = task * per_task, rows = std::min(per_task, shape.samples - begin);
       kernel.weighted_forward(x + begin * row, weight, bias, eps, shape.count, {rows, row, length}, out + begin * row,
-                              mean + begin * shape.count, variance + begin * shape.count);
+                              mean ? mean + begin * shape.count : nullptr, variance + begin * shape.count);
     });
     return;
   }
@@ -688,7 +690,10 @@ void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight,
   in_two_passes(
       sets, cut.units, length,
       [&](int64_t set, int64_t unit) {
-        found[set * cut.units + unit] = kernel.moments(x + set * length + cut.offset(unit), cut.runs(unit, length));
+        const T* from = x + set * length + cut.offset(unit);
+        const Runs runs = cut.runs(unit, length);
+        found[set * cut.units + unit] =
+            mean ? kernel.moments(from, runs) : Moments{0, kernel.products(from, from, A(0), runs).product};
       },
       [&](int64_t set) {
         Moments all = found[set * cut.units];
@@ -699,7 +704,7 @@ void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight,
           count += further;
         }
         const double spread = all.squares / count;
-        mean[set] = static_cast<A>(all.mean);
+        if (mean) mean[set] = static_cast<A>(all.mean);
         variance[set] = static_cast<A>(spread);
         maps[set] = forward_map<A>(all.mean, 1 / std::sqrt(spread + eps));
       },
@@ -725,7 +730,7 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
       if (rows <= 0) return;
       const Scratch<A> workspace(2 * length);
       double* to = grad_weight ? sums.data() + 2 * slice * row : nullptr;
-      kernel.weighted_backward(g + begin * row, x + begin * row, weight, mean + begin * shape.count,
+      kernel.weighted_backward(g + begin * row, x + begin * row, weight, mean ? mean + begin * shape.count : nullptr,
                                variance + begin * shape.count, eps, shape.count, {rows, row, length},
                                out ? out + begin * row : nullptr, to, to ? to + row : nullptr, workspace.data());
     });
@@ -743,7 +748,7 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
   parallel(out ? sets * cut.units : 0, length / cut.units, [&](int64_t i) {
     const int64_t set = i / cut.units, unit = i % cut.units, at = set * length + cut.offset(unit);
     found[i] = kernel.weighted_products(g + at, x + at, weight + set % shape.count * length + cut.offset(unit),
-                                        mean[set], cut.runs(unit, 0).length);
+                                        mean ? mean[set] : A(0), cut.runs(unit, 0).length);
   });
   for (int64_t set = 0; set < sets; ++set) {
     Sums all{0, 0};
@@ -751,7 +756,9 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
       all.gradient += found[set * cut.units + unit].gradient;
       all.product += found[set * cut.units + unit].product;
     }
-    maps[set] = gradient_map<A>(mean[set], 1 / std::sqrt(static_cast<double>(variance[set]) + eps), all, length);
+    if (!mean) all.gradient = 0;
+    maps[set] =
+        gradient_map<A>(mean ? mean[set] : A(0), 1 / std::sqrt(static_cast<double>(variance[set]) + eps), all, length);
   }
   constexpr int64_t columns = 1024;
   const int64_t ranges = parts(length, columns);
@@ -1106,6 +1113,69 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_gradients(const Tensor& grad_outpu
   return {grad_input, grad_weight, grad_bias};
 }
 
+// Rows and elements of a row, as groups of one element each.
+Groups rows_of(const char* op, const Tensor& input, at::IntArrayRef sizes) {
+  TORCH_CHECK(sizes.size() == 2, op, ": sizes must be rows and elements of a row, but got ", sizes);
+  return {op, input, {sizes[0], 1, sizes[1], 1}};
+}
+
+std::tuple<Tensor, Tensor> rms_norm(const Tensor& input, at::IntArrayRef sizes, const std::optional<Tensor>& weight,
+                                    double eps) {
+  constexpr const char* op = "rms_norm";
+  const Groups shape = rows_of(op, input, sizes);
+  check_vector(op, "weight", weight, shape.vectors);
+  if (converted(input)) {
+    auto [output, mean_square] = rms_norm(input.to(at::kFloat), sizes, weight, eps);
+    return {output.to(input.scalar_type()), mean_square};
+  }
+  const Tensor dense = input.contiguous();
+  const Tensor output = at::empty_like(dense);
+  if (input.numel() == 0)
+    return {output.contiguous(input.suggest_memory_format()), at::zeros({shape.samples}, statistics_options(input))};
+  const Tensor mean_square = at::empty({shape.samples}, statistics_options(input));
+  for_type(input, [&](auto type) {
+    using T = decltype(type);
+    using A = Compute<T>;
+    const Values<A> weights(weight, shape.vectors, 1), biases(std::nullopt, shape.vectors, 0);
+    weighted_forward<T>(shape, pointer<T>(dense), weights.data(), biases.data(), eps, writable<T>(output), nullptr,
+                        mean_square.data_ptr<A>());
+  });
+  return {output.contiguous(input.suggest_memory_format()), mean_square};
+}
+
+// With n elements per row, r = (mean_square + eps)^(-1/2), h = g w: gw = sum(g x r), gx = r (h - x r² sum(h x) / n).
+std::tuple<Tensor, Tensor> rms_norm_gradients(const Tensor& grad_output, const Tensor& input, at::IntArrayRef sizes,
+                                              const std::optional<Tensor>& weight, const Tensor& mean_square,
+                                              double eps, bool input_gradient, bool weight_gradient) {
+  constexpr const char* op = "rms_norm_gradients";
+  const Groups shape = rows_of(op, input, sizes);
+  check_vector(op, "weight", weight, shape.vectors);
+  check_vector(op, "mean_square", mean_square, shape.samples);
+  check_gradient(op, grad_output, input);
+  if (converted(input)) {
+    auto [gx, gw] = rms_norm_gradients(grad_output.to(at::kFloat), input.to(at::kFloat), sizes, weight, mean_square,
+                                       eps, input_gradient, weight_gradient);
+    return {gx.to(input.scalar_type()), gw};
+  }
+  const Tensor dense = input.contiguous(), gradient = grad_output.contiguous();
+  const Tensor grad_input = empty_if(input_gradient, dense);
+  const int64_t vectors = weight_gradient ? shape.vectors : 0;
+  const Tensor grad_weight = at::zeros({vectors}, statistics_options(input));
+  if (input.numel() == 0 || !(input_gradient || weight_gradient)) return {grad_input, grad_weight};
+  for_type(input, [&](auto type) {
+    using T = decltype(type);
+    using A = Compute<T>;
+    const Values<A> weights(weight, shape.vectors, 1), squares(mean_square, 0, 0);
+    std::vector<double> sums_w(static_cast<size_t>(vectors)), sums_b(sums_w.size());
+    weighted_backward<T>(shape, pointer<T>(gradient), pointer<T>(dense), weights.data(), nullptr, squares.data(), eps,
+                         input_gradient ? writable<T>(grad_input) : nullptr, vectors ? sums_w.data() : nullptr,
+                         sums_b.data());
+    A* to_weight = grad_weight.data_ptr<A>();
+    for (int64_t i = 0; i < vectors; ++i) to_weight[i] = static_cast<A>(sums_w[i]);
+  });
+  return {grad_input, grad_weight};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
@@ -1115,6 +1185,8 @@ TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
   m.impl("channel_affine_gradients", channel_affine_gradients);
   m.impl("group_norm", group_norm);
   m.impl("group_norm_gradients", group_norm_gradients);
+  m.impl("rms_norm", rms_norm);
+  m.impl("rms_norm_gradients", rms_norm_gradients);
 }
 
 }  // namespace torchbp

@@ -326,6 +326,23 @@ def adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return linear_map(AdaptiveWindows(tuple(x.shape[2:]), tuple(output_size)), x)
 
 
+@dataclass(frozen=True)
+class WindowSums(LinearMap):
+    """y[o] = k times the average over the window of o, of k elements: the sum of a whole window."""
+
+    folds_batch = True
+
+    windows: AverageWindows
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Sum."""
+        return self.windows.forward(x).mul_(math.prod(self.windows.kernel_size))
+
+    def adjoint(self, g: Tensor) -> Tensor:  # type: ignore[override]
+        """Spread."""
+        return self.windows.adjoint(g).mul_(math.prod(self.windows.kernel_size))
+
+
 class PowerPool(ExplicitFunction):
     """y = (k A x^p)^(1/p), with A the average over windows of k elements: the p-norm of whole windows.
 
@@ -370,7 +387,7 @@ def power_pool(x: Tensor, p: float, kernel_size: Sequence[int], stride: Sequence
     """Return (sum of x^p)^(1/p) over the windows of x (N, C, *spatial).
 
     A window that ``ceil_mode`` lets reach beyond the input counts as whole: its sum is scaled up. The limits for
-    p = infinity and -infinity are the largest and the smallest absolute value.
+    p = infinity and -infinity are the largest and the smallest absolute value. p = 1 is linear and keeps nothing.
     """
     zeros = (0,) * len(kernel_size)
     if math.isinf(p):
@@ -378,4 +395,4 @@ def power_pool(x: Tensor, p: float, kernel_size: Sequence[int], stride: Sequence
         y, _ = max_pool(sign * x.abs(), kernel_size, stride, zeros, (1,) * len(kernel_size), ceil_mode, False)
         return sign * y
     windows = AverageWindows(tuple(x.shape[2:]), tuple(kernel_size), tuple(stride), zeros, ceil_mode, True, None)
-    return PowerPool.call(x, windows, p)
+    return linear_map(WindowSums(windows), x) if p == 1 else PowerPool.call(x, windows, p)

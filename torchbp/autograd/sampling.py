@@ -60,7 +60,8 @@ class Sample(ExplicitFunction):
     gx = scatter_a(g, p) and gp = grid_gradient_a(g, x, p);
     forward mode: sample_a(tx, p) + Σ_k tp_k sample_{a+e_k}(x, p).
     Where no higher derivative is recorded and a = 0, one operator of PyTorch computes both gradients.
-    Saved: the grid, and the image if the grid's gradient is wanted (in mode nearest it is zero: never).
+    Saved: the grid, and the image if the grid's gradient is wanted; in mode nearest, where that is zero, only the
+    grid, if the image's gradient is wanted.
     """
 
     @staticmethod
@@ -70,8 +71,10 @@ class Sample(ExplicitFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, grid, ctx.order, ctx.how = inputs
-        ctx.shape, curved = tuple(x.shape), bool(ctx.how.raised(ctx.order))
-        save(ctx, (x if curved and ctx.needs_input_grad[1] else None, grid), (x if curved else None, grid))
+        ctx.shape, ctx.grid_shape = tuple(x.shape), tuple(grid.shape)
+        ctx.curved, wanted = bool(ctx.how.raised(ctx.order)), ctx.needs_input_grad
+        to_grid = ctx.curved and wanted[1]
+        save(ctx, (x if to_grid else None, grid if to_grid or wanted[0] else None), (x if ctx.curved else None, grid))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
@@ -80,7 +83,9 @@ class Sample(ExplicitFunction):
         if x is not None and wanted[0] and not any(ctx.order) and not torch.is_grad_enabled():
             return *ops.sampling.gradients(g, x, grid, *ctx.how.settings), None, None
         gx = scatter(g, grid, ctx.shape[2:], ctx.order, ctx.how) if wanted[0] else None
-        ggrid = grid_gradient(g, x, grid, ctx.order, ctx.how) if wanted[1] else None
+        ggrid = None
+        if wanted[1]:
+            ggrid = grid_gradient(g, x, grid, ctx.order, ctx.how) if ctx.curved else g.new_zeros(ctx.grid_shape)
         return gx, ggrid, None, None
 
     @staticmethod
@@ -109,7 +114,7 @@ class Scatter(ExplicitFunction):
 
     gg = sample_a(v, p) and gp = grid_gradient_a(g, v, p) for the cotangent v;
     forward mode: scatter_a(tg, p) + Σ_k scatter_{a+e_k}(tp_k g, p).
-    Saved: the grid, and g if the grid's gradient is wanted and not zero everywhere.
+    Saved: as by Sample, with g for x.
     """
 
     @staticmethod
@@ -119,14 +124,18 @@ class Scatter(ExplicitFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         g, grid, ctx.size, ctx.order, ctx.how = inputs
-        ctx.channels, curved = tuple(g.shape[:2]), bool(ctx.how.raised(ctx.order))
-        save(ctx, (g if curved and ctx.needs_input_grad[1] else None, grid), (g if curved else None, grid))
+        ctx.channels, ctx.grid_shape = tuple(g.shape[:2]), tuple(grid.shape)
+        ctx.curved, wanted = bool(ctx.how.raised(ctx.order)), ctx.needs_input_grad
+        to_grid = ctx.curved and wanted[1]
+        save(ctx, (g if to_grid else None, grid if to_grid or wanted[0] else None), (g if ctx.curved else None, grid))
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
         g, grid = ctx.saved_tensors
         gg = sample(v, grid, ctx.order, ctx.how) if ctx.needs_input_grad[0] else None
-        ggrid = grid_gradient(g, v, grid, ctx.order, ctx.how) if ctx.needs_input_grad[1] else None
+        ggrid = None
+        if ctx.needs_input_grad[1]:
+            ggrid = grid_gradient(g, v, grid, ctx.order, ctx.how) if ctx.curved else v.new_zeros(ctx.grid_shape)
         return gg, ggrid, None, None, None
 
     @staticmethod
@@ -218,8 +227,8 @@ def scatter(g: Tensor, grid: Tensor, size: tuple[int, ...], order: Order, how: I
     return Scatter.call(g, grid, size, order, how)
 
 
-def grid_gradient(g: Tensor, x: Tensor | None, grid: Tensor, order: Order, how: Interpolation) -> Tensor:
-    """Return the sums over channels of g · S_{a+e_k}(p) x, (N, *points, D); zeros, without x, where all vanish."""
+def grid_gradient(g: Tensor, x: Tensor, grid: Tensor, order: Order, how: Interpolation) -> Tensor:
+    """Return the sums over channels of g · S_{a+e_k}(p) x, (N, *points, D); zeros where all vanish."""
     if not how.raised(order):
         return torch.zeros_like(grid, memory_format=torch.contiguous_format)
     return GridGradient.call(g, x, grid, order, how)
@@ -228,8 +237,8 @@ def grid_gradient(g: Tensor, x: Tensor | None, grid: Tensor, order: Order, how: 
 def grid_sample(x: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """Return the image x (N, C, *spatial) at the points of a grid (N, *points, D), (N, C, *points).
 
-    A complex image is sampled as twice as many real channels. Keeps the grid, and x if the grid's gradient is wanted
-    and the mode is not nearest.
+    A complex image is sampled as twice as many real channels. Keeps the grid, and x if the grid's gradient is wanted;
+    in mode nearest the grid only, if x's is.
     """
     how = Interpolation(mode, padding_mode, align_corners)
     order = (0,) * grid.shape[-1]

@@ -251,6 +251,9 @@ def _normalizations() -> Iterator[Case]:
         yield _case("layer-norm", "", _Layer("LayerNorm", rows[-1]), rows, quick=rows[0] == 16)
     for shape in _MAPS:
         yield _case("group-norm", "8 groups", _Layer("GroupNorm", 8, shape[1]), shape, quick=shape == _MAPS[1])
+    yield _case("group-norm", "", _Layer("InstanceNorm2d", 16), _MAPS[1])
+    yield _case("layer-norm", "", _Layer("RMSNorm", 256), (16, 128, 256))
+    yield _case("local-response-norm", "5 channels", _Layer("LocalResponseNorm", 5), _MAPS[1], quick=True)
 
 
 def _activations() -> Iterator[Case]:

@@ -2,7 +2,7 @@
 
 Per channel, tensors are (N, C, *), and statistics run over everything but C. Per group, ``sizes`` says how the
 tensor is read: (samples, groups, channels of a group, positions of a channel), with statistics of each group of
-each sample. Half-width inputs have float32 statistics.
+each sample; for the root mean square it is rows. Half-width inputs have float32 statistics.
 """
 
 from __future__ import annotations
@@ -177,6 +177,48 @@ def _group_gradients_composite(
     return gx, gw, gb
 
 
+def _rms_fake(input, sizes, weight, eps):
+    rows, elements = sizes
+    torch._check(
+        rows * elements == input.numel(),
+        lambda: f"rms_norm: sizes must have as many elements as input, {input.numel()}, got {sizes}",
+    )
+    return _dense(input), _of_groups(input, rows)
+
+
+def _rms_gradients_fake(grad_output, input, sizes, weight, mean_square, eps, input_gradient, weight_gradient):
+    gx = _group_dense(input, [*sizes, 1, 1]) if input_gradient else input.new_empty(0)
+    return gx, _of_groups(input, sizes[1] if weight_gradient else 0)
+
+
+def _rms_composite(input, sizes, weight, eps):
+    if input.numel() == 0:
+        return _dense(input), _of_groups(input, sizes[0]).zero_()
+    x = input.reshape(sizes).to(statistics_dtype(input.dtype))
+    mean_square = (x * x).mean(1)
+    y = x * torch.rsqrt(mean_square + eps).unsqueeze(1)
+    if weight is not None:
+        y = y * weight.to(y.dtype)
+    return laid_out(y.to(input.dtype).reshape(input.shape), memory_format_of(input)), mean_square
+
+
+def _rms_gradients_composite(grad_output, input, sizes, weight, mean_square, eps, input_gradient, weight_gradient):
+    gx = _group_dense(input, [*sizes, 1, 1]) if input_gradient else input.new_empty(0)
+    gw = _of_groups(input, sizes[1] if weight_gradient else 0).zero_()
+    if input.numel() == 0:
+        return gx, gw
+    # The map is holomorphic: a complex gradient is carried by the conjugate derivative.
+    x, g = input.reshape(sizes).to(mean_square.dtype).conj(), grad_output.reshape(sizes).to(mean_square.dtype)
+    r = torch.rsqrt(mean_square.conj() + eps).unsqueeze(1)
+    if input_gradient:
+        h = g if weight is None else g * weight.to(g.dtype).conj()
+        gx = r * (h - x * (r * r * (h * x).mean(1, keepdim=True)))
+        gx = gx.to(input.dtype).reshape(input.shape).contiguous()
+    if weight_gradient:
+        gw = (g * (x * r)).sum(0)
+    return gx, gw
+
+
 _batch_norm = register("batch_norm", fake=_fake, composite=_composite, flops=flops_none)
 _gradients = register("batch_norm_gradients", fake=_fake_gradients, composite=_composite_gradients, flops=flops_none)
 _affine = register("channel_affine", fake=_affine_fake, composite=_affine_composite, flops=flops_none)
@@ -189,6 +231,10 @@ _affine_gradients = register(
 _group_norm = register("group_norm", fake=_group_fake, composite=_group_composite, flops=flops_none)
 _group_gradients = register(
     "group_norm_gradients", fake=_group_gradients_fake, composite=_group_gradients_composite, flops=flops_none
+)
+_rms_norm = register("rms_norm", fake=_rms_fake, composite=_rms_composite, flops=flops_none)
+_rms_gradients = register(
+    "rms_norm_gradients", fake=_rms_gradients_fake, composite=_rms_gradients_composite, flops=flops_none
 )
 
 
@@ -227,16 +273,18 @@ def channel_affine_gradients(
     grad_output: Tensor,
     input: Tensor | None,
     weight: Tensor | None,
-    mean: Tensor,
+    mean: Tensor | None,
     variance: Tensor,
     eps: float,
     input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, weight and bias.
 
-    Without ``input`` those of weight and bias are empty, without ``input_gradient`` that of the input.
+    Without ``input``, with which the mean goes, those of weight and bias are empty, without ``input_gradient`` that of
+    the input.
     """
     call = _affine_gradients if grad_output.dtype in KERNEL_DTYPES else _affine_gradients_composite
+    mean = variance if mean is None else mean  # a vector that nothing reads
     return call(grad_output, input, weight, mean, variance, eps, input_gradient)
 
 
@@ -265,3 +313,24 @@ def group_norm_gradients(
     """
     call = _group_gradients if input.dtype in KERNEL_DTYPES else _group_gradients_composite
     return call(grad_output, input, sizes, weight, mean, variance, eps, input_gradient, vector_gradients)
+
+
+def rms_norm(input: Tensor, sizes: Sequence[int], weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """Return input / sqrt(mean square + eps) * weight and the mean square of each row."""
+    call = _rms_norm if input.dtype in KERNEL_DTYPES else _rms_composite
+    return call(input, sizes, weight, eps)
+
+
+def rms_norm_gradients(
+    grad_output: Tensor,
+    input: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor | None,
+    mean_square: Tensor,
+    eps: float,
+    input_gradient: bool,
+    weight_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of input and weight for a zero cotangent of the mean square; what is not wanted is empty."""
+    call = _rms_gradients if input.dtype in KERNEL_DTYPES else _rms_gradients_composite
+    return call(grad_output, input, sizes, weight, mean_square, eps, input_gradient, weight_gradient)

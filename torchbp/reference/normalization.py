@@ -1,4 +1,4 @@
-"""Batch, group and layer normalization and their gradients, one list of numbers at a time.
+"""Normalization and its gradients, one list of numbers at a time.
 
 For each channel c, the values x[n] of all batch entries and positions are one list of length M, for group and layer
 normalization those of a group or a sample; the formulas are written for one such list.
@@ -372,6 +372,290 @@ def layer_norm_gradients(
         rows, 1, _flat("weight", weight, normalized_shape), np.reshape(grad_output, np.shape(rows)), eps
     )
     return gx.reshape(np.shape(input)), gw.reshape(normalized_shape), gb.reshape(normalized_shape)
+
+
+def instance_norm(input: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, Array, Array]:
+    """Normalize every channel of every sample to mean 0 and variance 1, then scale and shift it.
+
+    It is group normalization in as many groups as channels.
+
+    Args:
+        input: shape (N, C, *), real.
+        weight: shape (C,), or None for 1.
+        bias: shape (C,), or None for 0.
+        eps: positive.
+
+    Returns:
+        The output, in the shape of the input, and the mean and the biased variance, of shape (N, C).
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        TypeError: an array is complex.
+        ValueError: a channel has no values, or `eps` is not positive.
+
+    Source: Ulyanov, Vedaldi and Lempitsky, "Instance normalization", 2016. Equals `torch.nn.functional.instance_norm`.
+    """
+    return group_norm(input, max(1, _channels(input)), weight, bias, eps)
+
+
+def instance_norm_gradients(
+    input: Array, weight: Array | None, grad_output: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """Carry a gradient from the output of `instance_norm` to its input, weight and bias.
+
+    The formulas of `group_norm_gradients` for groups of one channel.
+
+    Args:
+        input: shape (N, C, *), real.
+        weight: shape (C,), or None for 1.
+        grad_output: the shape of the input.
+        eps: positive.
+
+    Returns:
+        The gradients of the input, the weight and the bias, in their shapes.
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        TypeError: an array is complex.
+        ValueError: a channel has no values, or `eps` is not positive.
+
+    Source: Ulyanov, Vedaldi and Lempitsky, "Instance normalization", 2016.
+    """
+    return group_norm_gradients(input, max(1, _channels(input)), weight, grad_output, eps)
+
+
+def rms_norm(input: Array, normalized_shape: tuple[int, ...], weight: Array | None, eps: float) -> tuple[Array, Array]:
+    """Divide the last dimensions of every sample by their root mean square, then scale each place.
+
+        q    = Σ_i x[i]² / M
+        y[i] = weight[i] · x[i] / √(q + eps)
+
+    Args:
+        input: shape (*, *normalized_shape), real.
+        normalized_shape: the last sizes of the input, at least one.
+        weight: shape normalized_shape, or None for 1.
+        eps: added to the mean square.
+
+    Returns:
+        The output, in the shape of the input, and the mean square, of shape (*).
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        TypeError: an array is complex.
+
+    Source: Zhang and Sennrich, "Root mean square layer normalization", 2019. Equals `torch.nn.functional.rms_norm`.
+    """
+    rows, leading = _rows(input, normalized_shape)
+    dtype = result_dtype(input, weight)
+    scale = _parameter("weight", _flat("weight", weight, normalized_shape), rows.shape[1], 1.0)
+    output, squares = zeros(rows.shape, dtype), zeros(rows.shape[:1], dtype)
+    for n, x in enumerate(widen(rows)):
+        squares[n] = np.sum(x**2) / max(1, x.size)
+        output[n] = scale * x / math.sqrt(squares[n] + eps)
+    return output.reshape(np.shape(input)).astype(dtype), squares.reshape(leading).astype(dtype)
+
+
+def rms_norm_gradients(
+    input: Array, normalized_shape: tuple[int, ...], weight: Array | None, grad_output: Array, eps: float
+) -> tuple[Array, Array]:
+    """Carry a gradient from the output of `rms_norm` to its input and weight.
+
+    With r = 1 / √(q + eps), the chain rule, one intermediate value at a time:
+
+        gr         = Σ_i gy[i] · weight[i] · x[i]
+        gq         = gr · (-1/2) r³
+        gx[i]      = gy[i] · weight[i] · r + gq · 2 x[i] / M
+        gweight[i] = Σ_samples gy[i] · x[i] · r
+
+    Args:
+        input: shape (*, *normalized_shape), real.
+        normalized_shape: the last sizes of the input, at least one.
+        weight: shape normalized_shape, or None for 1.
+        grad_output: the shape of the input.
+        eps: added to the mean square.
+
+    Returns:
+        The gradients of the input and the weight, in their shapes.
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        TypeError: an array is complex.
+
+    Source: Zhang and Sennrich, "Root mean square layer normalization", 2019.
+    """
+    rows, _ = _rows(input, normalized_shape)
+    require_real("grad_output", grad_output)
+    require_shape("grad_output", grad_output, np.shape(input))
+    dtype = result_dtype(input, weight, grad_output)
+    scale = _parameter("weight", _flat("weight", weight, normalized_shape), rows.shape[1], 1.0)
+    grad_input, grad_weight = zeros(rows.shape, dtype), zeros(rows.shape[1:], dtype)
+    for n, (x, gy) in enumerate(zip(widen(rows), widen(np.reshape(grad_output, rows.shape)), strict=True)):
+        r = 1 / math.sqrt(np.sum(x**2) / max(1, x.size) + eps)
+        grad_square = np.sum(gy * scale * x) * -0.5 * r**3
+        grad_input[n] = gy * scale * r + grad_square * 2 * x / max(1, x.size)
+        grad_weight += gy * x * r
+    return grad_input.reshape(np.shape(input)).astype(dtype), grad_weight.reshape(normalized_shape).astype(dtype)
+
+
+def local_response_norm(input: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    """Divide every channel by a power of the squares of its neighbours.
+
+        s[c] = k + alpha / size · Σ_j x[j]²    over the channels c - size//2 <= j <= c + (size - 1)//2
+        y[c] = x[c] · s[c]^(-beta)
+
+    Args:
+        input: shape (N, C, *), real.
+        size: how many channels the sum runs over; those that do not exist count as 0.
+        alpha: what the sum is multiplied by.
+        beta: the power.
+        k: what is added.
+
+    Returns:
+        The output, in the shape of the input.
+
+    Raises:
+        RuntimeError: the input has no channels, or `size` is not positive.
+        TypeError: an array is complex.
+
+    Source: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
+    section 3.3. Equals `torch.nn.functional.local_response_norm`.
+    """
+    dtype, x = result_dtype(input), widen(input)
+    output = zeros(x.shape, dtype)
+    for c, neighbours in enumerate(_neighbours(input, size)):
+        output[:, c] = x[:, c] * _response(x, neighbours, size, alpha, k) ** -beta
+    return output.astype(dtype)
+
+
+def local_response_norm_gradient(
+    input: Array, grad_output: Array, size: int, alpha: float, beta: float, k: float
+) -> Array:
+    """Carry a gradient from the output of `local_response_norm` to its input.
+
+    y[c] depends on x[c], and through s[c] on every x[j] of its window:
+
+        gs[c] = gy[c] · x[c] · (-beta) s[c]^(-beta - 1)
+        gx[c] = gy[c] · s[c]^(-beta),  and for every j of its window  gx[j] += gs[c] · 2 alpha / size · x[j]
+
+    Args:
+        input: shape (N, C, *), real.
+        grad_output: the shape of the input.
+        size: as in `local_response_norm`.
+        alpha: as in `local_response_norm`.
+        beta: as in `local_response_norm`.
+        k: as in `local_response_norm`.
+
+    Returns:
+        The gradient, in the shape of the input.
+
+    Raises:
+        RuntimeError: the shapes do not fit together, or `size` is not positive.
+        TypeError: an array is complex.
+
+    Source: as `local_response_norm`.
+    """
+    require_real("grad_output", grad_output)
+    require_shape("grad_output", grad_output, np.shape(input))
+    dtype, x, gy = result_dtype(input, grad_output), widen(input), widen(grad_output)
+    grad_input = zeros(x.shape, dtype)
+    for c, neighbours in enumerate(_neighbours(input, size)):
+        s = _response(x, neighbours, size, alpha, k)
+        grad_s = gy[:, c] * x[:, c] * -beta * s ** (-beta - 1)
+        grad_input[:, c] += gy[:, c] * s**-beta
+        for j in neighbours:
+            grad_input[:, j] += grad_s * 2 * alpha / size * x[:, j]
+    return grad_input.astype(dtype)
+
+
+def _neighbours(input: Array, size: int) -> list[range]:
+    """Return the channels of each channel's window."""
+    channels = _channels(input)
+    if size < 1:
+        raise RuntimeError(f"size must be positive, got {size}")
+    return [range(max(0, c - size // 2), min(channels, c + (size - 1) // 2 + 1)) for c in range(channels)]
+
+
+def _response(x: Array, neighbours: range, size: int, alpha: float, k: float) -> Array:
+    total = np.zeros(x[:, 0].shape)
+    for j in neighbours:
+        total = total + x[:, j] ** 2
+    return k + alpha / size * total
+
+
+def normalize(input: Array, p: float, dim: int, eps: float) -> Array:
+    """Divide every list of numbers along a dimension by its p-norm.
+
+        n    = (Σ_i |x[i]|^p)^(1/p)
+        y[i] = x[i] / max(n, eps)
+
+    Args:
+        input: any shape of at least one dimension, real.
+        p: 1 or more.
+        dim: the dimension along which the lists run.
+        eps: the smallest divisor.
+
+    Returns:
+        The output, in the shape of the input.
+
+    Raises:
+        ValueError: `p` is less than 1, or not finite.
+        TypeError: an array is complex.
+
+    Equals `torch.nn.functional.normalize`.
+    """
+    _check_norm(input, p)
+    dtype = result_dtype(input)
+
+    def one(x: Array) -> Array:
+        return x / max(np.sum(np.abs(x) ** p) ** (1 / p), eps)
+
+    return np.asarray(np.apply_along_axis(one, dim, widen(input))).astype(dtype)
+
+
+def normalize_gradient(input: Array, grad_output: Array, p: float, dim: int, eps: float) -> Array:
+    """Carry a gradient from the output of `normalize` to its input.
+
+    Where n >= eps, dn / dx[i] = sign(x[i]) (|x[i]| / n)^(p - 1), so
+
+        gn    = -Σ_i gy[i] · x[i] / n²
+        gx[i] = gy[i] / n + gn · sign(x[i]) (|x[i]| / n)^(p - 1)
+
+    Elsewhere the divisor is eps, a constant. A list of zeros whose norm is not below eps has no gradient through n.
+
+    Args:
+        input: as in `normalize`.
+        grad_output: the shape of the input.
+        p: as in `normalize`.
+        dim: as in `normalize`.
+        eps: as in `normalize`, positive.
+
+    Returns:
+        The gradient, in the shape of the input.
+
+    Raises:
+        RuntimeError: the shapes do not fit together.
+        ValueError: `p` is less than 1, or not finite.
+        TypeError: an array is complex.
+    """
+    _check_norm(input, p)
+    require_real("grad_output", grad_output)
+    require_shape("grad_output", grad_output, np.shape(input))
+    dtype = result_dtype(input, grad_output)
+    lists, gradients = (np.moveaxis(widen(a), dim, -1) for a in (input, grad_output))
+    grad_input = zeros(lists.shape, dtype)
+    for place in np.ndindex(*lists.shape[:-1]):
+        x, gy = lists[place], gradients[place]
+        n = np.sum(np.abs(x) ** p) ** (1 / p)
+        grad_input[place] = gy / max(n, eps)
+        if n >= eps and n > 0:
+            grad_input[place] += -np.sum(gy * x) / n**2 * np.sign(x) * (np.abs(x) / n) ** (p - 1)
+    return np.moveaxis(grad_input, -1, dim).astype(dtype)
+
+
+def _check_norm(input: Array, p: float) -> None:
+    require_real("input", input)
+    if not 1 <= p < math.inf:
+        raise ValueError(f"p must be a number from 1 on, got {p}")
 
 
 def _rows(input: Array, normalized_shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:

@@ -479,7 +479,7 @@ def lp_pool_gradient(
 
         gx[m] = Σ gy[i] · S[i]^(1 / p - 1) · x[m]^(p - 1)    over all output positions i whose window covers m
 
-    A window whose sum is 0 passes nothing on: its root has no finite slope there.
+    A window whose sum is 0 passes nothing on, as its root has no finite slope there, but for p = 1, the sum itself.
 
     Args:
         input: shape (*, *input_size), real.
@@ -498,7 +498,7 @@ def lp_pool_gradient(
         TypeError: an array is complex.
 
     Equals the gradient of `torch.nn.functional.lp_pool1d` and its siblings, except in partial windows (see
-    `lp_pool`) and where p < 1 and a window holds nothing but zeros: PyTorch's gradient is NaN there.
+    `lp_pool`) and where a window's sum is zero: PyTorch's gradient is NaN there for p < 1, and 0 for p = 1.
     """
     require_real("input", input)
     require_real("grad_output", grad_output)
@@ -515,7 +515,7 @@ def lp_pool_gradient(
         for plane in np.ndindex(*leading):
             with np.errstate(all="ignore"):
                 power_sum = _power_sum(plane, sources, input, norm_type)
-                if power_sum == 0:
+                if power_sum == 0 and norm_type != 1:
                     continue
                 for source in sources:
                     slope = power_sum ** (1 / norm_type - 1) * input[plane + source] ** (norm_type - 1)

@@ -503,7 +503,12 @@ void weighted_forward(const T* x, const Compute<T>* weight, const Compute<T>* bi
   for (int64_t start = 0; start < runs.rows; start += together)
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t rows = smaller(together, runs.rows - start), at = start * runs.stride + group * length;
-      if (length <= kRun)
+      if (!mean)
+        for (int64_t r = 0; r < rows; ++r) {
+          const T* run = x + at + r * runs.stride;
+          found[r] = {0, products_of<T, kGradient>(run, run, nullptr, A(0), {1, length, length}).product};
+        }
+      else if (length <= kRun)
         moments_of_short(x + at, rows, runs.stride, length, found);
       else
         found[0] = moments_of(x + at, {1, length, length});
@@ -515,7 +520,7 @@ void weighted_forward(const T* x, const Compute<T>* weight, const Compute<T>* bi
         const int64_t from = at + r * runs.stride, to = (start + r) * groups + group;
         map_row(x + from, weight + group * length, bias + group * length, forward_map<A>(found[r].mean, scale[r]),
                 length, out + from);
-        mean[to] = static_cast<A>(found[r].mean);
+        if (mean) mean[to] = static_cast<A>(found[r].mean);
         variance[to] = static_cast<A>(spread[r]);
       }
     }
@@ -622,13 +627,14 @@ void weighted_backward(const T* g, const T* x, const Compute<T>* weight, const C
         inverses[r] = 1 / __builtin_sqrt(static_cast<double>(variance[(start + r) * groups + group]) + eps);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t from = at + r * runs.stride, k = (start + r) * groups + group;
+        const A centre = mean ? mean[k] : A(0);
         if (!out) {
-          maps[r] = {mean[k], A(0), A(0), static_cast<A>(inverses[r])};
+          maps[r] = {centre, A(0), A(0), static_cast<A>(inverses[r])};
           continue;
         }
-        const Sums sums =
-            products_of<T, kWeighted>(g + from, x + from, weight + group * length, mean[k], {1, length, length});
-        maps[r] = gradient_map<A>(static_cast<double>(mean[k]), inverses[r], sums, length);
+        Sums sums = products_of<T, kWeighted>(g + from, x + from, weight + group * length, centre, {1, length, length});
+        if (!mean) sums.gradient = 0;
+        maps[r] = gradient_map<A>(static_cast<double>(centre), inverses[r], sums, length);
         map_gradient(g + from, x + from, weight + group * length, maps[r], length, out + from);
       }
       if (grad_weight)

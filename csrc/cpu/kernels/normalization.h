@@ -58,7 +58,8 @@ struct NormalizationKernels {
                        const Runs&, T* out);
 
   // Rows with a weight and a bias per element. A row of x consists of `groups` runs of length elements, each with
-  // statistics of its own: those of row r and group k are at r * groups + k.
+  // statistics of its own: those of row r and group k are at r * groups + k. Without mean, here and in
+  // weighted_backward, zero stands for it, and variance is the mean square.
   void (*weighted_forward)(const T* x, const A* weight, const A* bias, double eps, int64_t groups, const Runs&, T* out,
                            A* mean, A* variance);
   void (*weighted_apply)(const T* x, const A* weight, const A* bias, const RowMap<A>& map, int64_t length, T* out);

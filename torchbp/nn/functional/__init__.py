@@ -22,7 +22,15 @@ from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
-from torchbp.nn.functional.normalization import batch_norm, group_norm, layer_norm
+from torchbp.nn.functional.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    normalize,
+    rms_norm,
+)
 from torchbp.nn.functional.padding import pad
 from torchbp.nn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -78,10 +86,12 @@ __all__ = [
     "gelu",
     "grid_sample",
     "group_norm",
+    "instance_norm",
     "interpolate",
     "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "lp_pool1d",
     "lp_pool2d",
@@ -94,10 +104,12 @@ __all__ = [
     "max_unpool3d",
     "mse_loss",
     "nll_loss",
+    "normalize",
     "pad",
     "pixel_shuffle",
     "pixel_unshuffle",
     "relu",
+    "rms_norm",
     "scaled_tanh",
     "sigmoid",
     "silu",

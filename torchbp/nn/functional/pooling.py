@@ -540,7 +540,8 @@ def lp_pool2d(
 ) -> Tensor:
     """Return the p-norm of every window, (sum of x^p)^(1/p), without absolute values.
 
-    An odd p therefore gives NaN where a sum is negative. Where a sum is zero, its gradient is zero.
+    An odd p above 1 therefore gives NaN where a sum is negative. Where a sum is zero, so is its gradient, but for
+    p = 1, where the sum is the value.
 
     Shapes: as :func:`max_pool2d` without padding and dilation.
 

@@ -39,7 +39,7 @@ _FAMILIES = (
 
 
 # Without the kernels a window's mean and an interpolation are products with matrices that are mostly zero.
-_MATRICES = re.compile("(adaptive_avg_pool|avg_pool|lp_pool)[123]d|interpolate")
+_MATRICES = re.compile("(adaptive_avg_pool|avg_pool|lp_pool)[123]d|interpolate|local_response_norm|CrossMapLRN2d")
 _SPREADS = {
     "nonfinite": "without the kernels, NaN times the zeros of a matrix is NaN",
     "magnitudes": "without the kernels, so is infinity times them",

@@ -95,11 +95,12 @@ def _power_pools() -> list[LayerCase]:
             lambda x, mine=mine, given=given: mine(x, *given),
             (draw(*shape).abs() + 0.25,),
             lambda x, theirs=theirs, given=given: theirs(x, *given),
-            saved=lambda x, mine=mine, given=given: bytes_of(x, mine(x.detach(), *given)),
+            saved=_nothing
+            if given[0] == 1
+            else lambda x, mine=mine, given=given: bytes_of(x, mine(x.detach(), *given)),
             batched=(0,) if name != "unbatched, 1-norm" else (),
         )
-        linear = {"saved_in_vain": "p = 1 is linear, its input kept as for every p"} if given[0] == 1 else {}
-        found.append(LayerCase(layer, f"{layer}[{name}]", subject, linear))
+        found.append(LayerCase(layer, f"{layer}[{name}]", subject))
     return found
 
 
@@ -160,18 +161,18 @@ def _unpools() -> list[LayerCase]:
         def unpool(function: Any, x: Tensor, indices: Tensor, size: Sequence[int] = size) -> Tensor:
             return function(x, indices, 2, output_size=size)
 
+        def overwritten(function: Any, x: Tensor, indices: Tensor, size: Sequence[int] = size) -> Tensor:
+            """Return the built-in's value without its gradient, which also goes to what was overwritten."""
+            value = function(x.detach(), indices, 2, output_size=size)
+            return _last_writers(x, indices, size).to(value.dtype)
+
         subject = Subject(
             partial(unpool, mine),
             (draw(*shape), indices),
-            # The built-in's gradient also goes to the values that were overwritten.
-            (lambda x, indices, size=size: _last_writers(x, indices, size)) if several else partial(unpool, theirs),
+            partial(overwritten if several else unpool, theirs),
             saved=lambda x, indices: bytes_of(indices),
             batched=(0, 1) if len(shape) == dimensions + 2 else (),
             layout=not several,
         )
-        skip = {
-            "autocast": "the reference is a formula of ours, which autocast does not know",
-            "size_one": "and takes sizes that the layer refuses",
-        }
-        found.append(LayerCase(layer, f"{layer}[{name}]", subject, skip if several else {}))
+        found.append(LayerCase(layer, f"{layer}[{name}]", subject))
     return found
