@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as builtin
 from torch import Tensor
 
-from torchbp import autograd
+from torchbp import autograd, nn
 from torchbp.autograd.activation import MAPS, Pointwise, row_of
 from torchbp.nn import functional as F
 
@@ -80,6 +80,37 @@ def test_what_is_kept(name: str, arguments: tuple[float, ...], kept: str) -> Non
     assert saved.data_ptr() == (x if kept == "input" else y).data_ptr()
 
 
+NODES = {
+    "GLUBackward": (nn.GLU(),),
+    "PReLUBackward": (nn.PReLU(),),
+    "RReLUBackward": (nn.RReLU(),),
+    "SoftmaxBackward": (nn.Softmin(1), nn.Softmax2d()),
+    "AdjointPairBackward": (nn.Dropout(), nn.Dropout1d(), nn.Dropout2d(), nn.Dropout3d(), nn.Dropout(1.0)),
+    "AlphaDropoutBackward": (nn.AlphaDropout(), nn.FeatureAlphaDropout()),
+    "PointwiseMapBackward": (
+        *(nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(), nn.RReLU().eval(), nn.ELU(), nn.CELU(), nn.SELU(), nn.Hardtanh()),
+        *(nn.Threshold(0.1, 0.2), nn.Hardshrink(), nn.Softshrink(), nn.Hardsigmoid(), nn.Hardswish(), nn.Sigmoid()),
+        *(nn.LogSigmoid(), nn.Tanh(), nn.ScaledTanh(), nn.Tanhshrink(), nn.Softsign(), nn.Softplus(), nn.GELU()),
+        *(nn.SiLU(), nn.Mish()),
+    ),
+}
+OURS = {*NODES, "AccumulateGrad", "UnsqueezeBackward0", "SqueezeBackward1", "ViewBackward0"}
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.filterwarnings("ignore:dropout")
+def test_no_backward_is_the_built_in(name: str) -> None:
+    for module in NODES[name]:
+        shape = (2, 3, 4) if "1d" in type(module).__name__ else (2, 3, 4, 4)
+        todo = [module(torch.randn(shape, requires_grad=True)).grad_fn]
+        found = set()
+        while todo:
+            node = todo.pop()
+            found.add(node.name().rpartition("::")[2])
+            todo += [n for n, _ in node.next_functions if n is not None]
+        assert name in found and found <= OURS, f"{module}: {found}"
+
+
 # --------------------------------------------------------------------------------------------------
 # Half widths: all numbers
 
@@ -106,6 +137,21 @@ def test_every_number_of_half_width(name: str, arguments: tuple[float, ...], dty
         x = numbers.clone().requires_grad_()
         gradients += torch.autograd.grad(getattr(place, name)(x, *arguments).sum(), x)
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "arguments"), KINKED)
+def test_neighbours_of_every_kink(name: str, arguments: tuple[float, ...], dtype: torch.dtype) -> None:
+    kinks = torch.tensor([0.0, 3, 6, *arguments], dtype=dtype)
+    up = torch.nextafter(kinks, torch.tensor(torch.inf, dtype=dtype))
+    numbers = torch.cat([kinks, up, torch.nextafter(kinks, torch.tensor(-torch.inf, dtype=dtype))])
+    numbers = torch.cat([numbers, -numbers]).repeat(4)  # enough to fill vectors
+    gradients = []
+    for place in (F, builtin):
+        x = numbers.clone().requires_grad_()
+        gradients += torch.autograd.grad(getattr(place, name)(x, *arguments).sum(), x)
+    tolerance = 1e-7 if name == "hardsigmoid" else 1e-15  # the built-in's has float32's digits
+    torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,10 +23,6 @@ from torchbp.autograd.function import ExplicitFunction, save
 _aten = torch.ops.aten
 
 
-def _always(dtype: torch.dtype, *parameters: float) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Pointwise:
     """A pointwise map f with parameters.
@@ -37,7 +32,7 @@ class Pointwise:
         keeps: whether the gradient is written from the input or the output.
         gradient: ``(g, kept, *parameters) -> g f'``, differentiable in g and kept.
         fused: the same value in one pass, without derivatives of its own; optional.
-        serves: ``(dtype, *parameters) -> whether`` this row is right for them: a later one is where it is not.
+        serves: ``(dtype, *parameters) -> whether`` this row is right for them, where the next one takes the others.
         holomorphic: whether f' is a number for complex x too; otherwise ``gradient`` is a self-adjoint map of g.
     """
 
@@ -45,7 +40,7 @@ class Pointwise:
     keeps: Literal["input", "output"]
     gradient: Callable[..., Tensor]
     fused: Callable[..., Tensor] | None = None
-    serves: Callable[..., bool] = _always
+    serves: Callable[..., bool] | None = None
     holomorphic: bool = True
 
 
@@ -140,11 +135,6 @@ def _hardsigmoid_fused(g: Tensor, x: Tensor) -> Tensor:
 def _hardswish(g: Tensor, x: Tensor) -> Tensor:
     """f' = 0 where x <= -3, x / 3 + 1/2 up to 3, then 1."""
     return g * torch.where(x <= -3, 0, torch.where(x >= 3, 1, x / 3 + 0.5))
-
-
-def _log_sigmoid(g: Tensor, y: Tensor) -> Tensor:
-    """f' = 1 - exp(y), to the last digits wherever x is."""
-    return g * -torch.expm1(y)
 
 
 def _mish(g: Tensor, x: Tensor) -> Tensor:
@@ -245,14 +235,24 @@ def _from(kernel: str, keeps: Literal["input", "output"], gradient: Callable[...
     return Pointwise(forward, keeps, gradient, fused)
 
 
+def _either(
+    forward: Callable[..., Tensor],
+    serves: Callable[..., bool],
+    from_output: tuple[Callable[..., Tensor], Callable[..., Tensor]],
+    from_input: tuple[Callable[..., Tensor], Callable[..., Tensor]],
+) -> tuple[Pointwise, Pointwise]:
+    """Return a row that keeps the output, where it serves, and one that keeps the input: gradient and fused of each."""
+    return Pointwise(forward, "output", *from_output, serves), Pointwise(forward, "input", *from_input)
+
+
 def _leaky(forward: Callable[..., Tensor]) -> tuple[Pointwise, Pointwise]:
-    """Return the two rows of a leaky ReLU."""
-
-    def row(keeps: Literal["input", "output"], serves: Callable[..., bool] = _always) -> Pointwise:
-        fused = partial(_aten.leaky_relu_backward, self_is_result=keeps == "output")
-        return Pointwise(forward, keeps, _leaky_relu, fused, serves)
-
-    return row("output", lambda dtype, slope: slope > 0), row("input")
+    fused = _aten.leaky_relu_backward
+    return _either(
+        forward,
+        lambda dtype, slope: slope > 0,
+        (_leaky_relu, lambda g, y, slope: fused(g, y, slope, True)),
+        (_leaky_relu, lambda g, x, slope: fused(g, x, slope, False)),
+    )
 
 
 def _holds(dtype: torch.dtype, *values: float) -> bool:
@@ -270,65 +270,41 @@ def _holds(dtype: torch.dtype, *values: float) -> bool:
 # networks" (2017); Barron, "Continuously differentiable exponential linear units" (2017).
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
 
+# log σ(x) is softplus with beta -1; below -40 it is x, to the last digit of float64. The built-in's is contiguous.
+_SOFTPLUS, _SOFTPLUS_FUSED = _kernel("softplus")
+_LOG_SIGMOID = Pointwise(
+    lambda x: _SOFTPLUS(x.contiguous(), -1.0, 40.0),
+    "input",
+    lambda g, x: _softplus(g, x, -1.0, 40.0),
+    lambda g, x: _SOFTPLUS_FUSED(g, x, -1.0, 40.0),
+)
+
 MAPS: dict[str, tuple[Pointwise, ...]] = {
     "relu": (Pointwise(torch.relu, "output", _relu, lambda g, y: _aten.threshold_backward(g, y, 0)),),
     "leaky_relu": _leaky(_aten.leaky_relu),
     "rrelu": _leaky(lambda x, slope: _aten.leaky_relu(x.contiguous(), slope)),  # contiguous, as while it is training
-    "elu": (
-        Pointwise(
-            _aten.elu,
-            "output",
-            _elu_from_output,
-            lambda g, y, alpha, scale, k: _aten.elu_backward(g, alpha, scale, k, True, y),
-            serves=lambda dtype, alpha, scale, k: 0 <= alpha < math.inf,
-        ),
-        Pointwise(
-            _aten.elu,
-            "input",
-            _elu,
-            lambda g, x, alpha, scale, k: _aten.elu_backward(g, alpha, scale, k, False, x),
-        ),
+    "elu": _either(
+        _aten.elu,
+        lambda dtype, alpha, scale, k: 0 <= alpha < math.inf,
+        (_elu_from_output, lambda g, y, alpha, scale, k: _aten.elu_backward(g, alpha, scale, k, True, y)),
+        (_elu, lambda g, x, alpha, scale, k: _aten.elu_backward(g, alpha, scale, k, False, x)),
     ),
-    "hardtanh": (
-        Pointwise(
-            _aten.hardtanh,
-            "output",
-            _hardtanh,
-            _aten.hardtanh_backward,
-            serves=_holds,
-        ),
-        Pointwise(_aten.hardtanh, "input", _hardtanh, _aten.hardtanh_backward),
-    ),
-    "threshold": (
-        Pointwise(
-            _aten.threshold,
-            "output",
-            _threshold,
-            lambda g, y, threshold, value: _aten.threshold_backward(g, y, threshold),
-            serves=lambda dtype, threshold, value: value <= threshold and _holds(dtype, value),
-        ),
-        Pointwise(
-            _aten.threshold,
-            "input",
-            _threshold,
-            lambda g, x, threshold, value: _aten.threshold_backward(g, x, threshold),
-        ),
+    "hardtanh": _either(_aten.hardtanh, _holds, *[(_hardtanh, _aten.hardtanh_backward)] * 2),
+    "threshold": _either(
+        _aten.threshold,
+        lambda dtype, threshold, value: value <= threshold and _holds(dtype, value),
+        *[(_threshold, lambda g, kept, threshold, value: _aten.threshold_backward(g, kept, threshold))] * 2,
     ),
     "hardshrink": (Pointwise(_aten.hardshrink, "output", _shrink, _aten.hardshrink_backward),),
-    "softshrink": (
-        Pointwise(
-            _aten.softshrink,
-            "output",
-            lambda g, y, lambd: _shrink(g, y, 0),
-            lambda g, y, lambd: _aten.softshrink_backward(g, y, 0),
-            serves=_holds,
-        ),
-        Pointwise(_aten.softshrink, "input", _shrink, _aten.softshrink_backward),
+    "softshrink": _either(
+        _aten.softshrink,
+        _holds,
+        (lambda g, y, lambd: _shrink(g, y, 0), lambda g, y, lambd: _aten.softshrink_backward(g, y, 0)),
+        (_shrink, _aten.softshrink_backward),
     ),
     "hardsigmoid": (Pointwise(_aten.hardsigmoid, "input", _hardsigmoid, _hardsigmoid_fused),),
     "hardswish": (Pointwise(_aten.hardswish, "input", _hardswish, _aten.hardswish_backward),),
     "sigmoid": (_from("sigmoid", "output", _sigmoid),),
-    "log_sigmoid": (Pointwise(_aten.log_sigmoid, "output", _log_sigmoid, lambda g, y: g * torch.expm1(y).neg_()),),
     "tanh": (Pointwise(torch.tanh, "output", _tanh, _aten.tanh_backward),),
     "scaled_tanh": (_from("scaled_tanh", "output", _scaled_tanh, *SCALED_TANH),),
     "tanhshrink": (
@@ -336,6 +312,7 @@ MAPS: dict[str, tuple[Pointwise, ...]] = {
     ),
     "softsign": (Pointwise(lambda x: x / (x.abs() + 1), "input", _softsign, _softsign_fused, holomorphic=False),),
     "softplus": (_from("softplus", "input", _softplus),),
+    "logsigmoid": (_LOG_SIGMOID,),
     "gelu": (_from("gelu", "input", _gelu),),
     "gelu_tanh": (_from("gelu_tanh", "input", _gelu_tanh),),
     "silu": (_from("silu", "input", _silu),),
@@ -345,11 +322,10 @@ MAPS: dict[str, tuple[Pointwise, ...]] = {
 
 def row_of(name: str, dtype: torch.dtype, parameters: tuple[float, ...]) -> Pointwise:
     """Return the row of a map that serves a dtype and parameters."""
-    *first, last = MAPS[name]
-    for row in first:
-        if row.serves(dtype, *parameters):
-            return row
-    return last
+    for row in MAPS[name]:
+        if row.serves is None or row.serves(dtype, *parameters):
+            break
+    return row
 
 
 def pointwise(name: str, x: Tensor, *parameters: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.activation import PointwiseMap, row_of
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_flag, check_tensors, in_place
 
 _SELU = autograd.activation.SELU
@@ -18,13 +19,12 @@ def _activation(
 ) -> Tensor:
     """Return a map of the table, by default that of the function's name, with numbers given and fixed ones."""
     check_tensors(op, input=input)
-    parameters = (*[as_number(op, name, value) for name, value in given.items()], *fixed)
-    map = map or op
+    parameters = (*[as_number(op, name, value) for name, value in given.items()], *fixed) if given else fixed
+    row = row_of(map or op, input.dtype, parameters)
     if not inplace:
-        return autograd.activation.pointwise(map, input, *parameters)
-    row = autograd.activation.row_of(map, input.dtype, parameters)
-    kept = input.clone() if row.keeps == "input" else input  # the backward reads what an in-place call overwrites
-    return in_place(input, autograd.activation.pointwise(map, kept, *parameters), True)
+        return PointwiseMap.call(row, parameters, input)
+    kept = input.clone() if row.keeps == "input" else input  # the backward reads what is overwritten
+    return in_place(input, PointwiseMap.call(row, parameters, kept), True)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -206,7 +206,7 @@ def sigmoid(input: Tensor) -> Tensor:
 
 def logsigmoid(input: Tensor) -> Tensor:
     """Return log(1 / (1 + exp(-x))), elementwise."""
-    return _activation("logsigmoid", input, map="log_sigmoid")
+    return _activation("logsigmoid", input)
 
 
 def tanh(input: Tensor) -> Tensor:

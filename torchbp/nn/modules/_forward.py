@@ -16,9 +16,15 @@ class Forward(Protocol):
 
 def computed_by(function: Callable[..., Tensor], *attributes: str) -> Forward:
     """Return a ``forward`` that hands the input and the module's attributes to a function."""
+    name = attributes[0] if len(attributes) == 1 else ""
 
-    def forward(self: Any, input: Tensor) -> Tensor:
+    def with_one(self: Any, input: Tensor) -> Tensor:
+        return function(input, getattr(self, name))  # without a list, which is in the way of every call
+
+    def with_all(self: Any, input: Tensor) -> Tensor:
         return function(input, *[getattr(self, name) for name in attributes])
 
+    forward = with_one if name else with_all
+    forward.__name__ = "forward"
     forward.__doc__ = f"Return :func:`{function.__module__}.{function.__name__}` of the input."
     return cast(Forward, forward)
