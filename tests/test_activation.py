@@ -165,6 +165,16 @@ def test_the_digits_of_hardsigmoid(dtype: torch.dtype) -> None:
     assert slopes[1] == torch.tensor(1) / 6
 
 
+def test_the_digits_of_celu() -> None:
+    """PyTorch's gradient takes 1 / alpha in float32, whatever the dtype."""
+    slopes = []
+    for place in (F, builtin):
+        x = torch.full((40,), -0.1, dtype=torch.float64, requires_grad=True)
+        slopes.append(torch.autograd.grad(place.celu(x, 0.7).sum(), x)[0][0])
+    torch.testing.assert_close(slopes[0], torch.tensor(-0.1 / 0.7, dtype=torch.float64).exp(), rtol=1e-15, atol=0)
+    assert abs(slopes[1] - slopes[0]) > 1e-10
+
+
 def test_softsign_where_it_saturates() -> None:
     """The difference that PyTorch differentiates has lost all digits there; at infinity it is NaN."""
     x = torch.tensor([1e6, 1e8, torch.inf], requires_grad=True)

@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "leaky_relu": {"negative_slope": some_of(0.01, 0.0, 0.3, -0.5, 2.0)},
     "rrelu": {"lower": some_of(0.0, 0.1, -0.5), "upper": some_of(0.35, 1.0)},
     "elu": {"alpha": some_of(1, 0.5, 0.0, -2.0)},
-    "celu": {"alpha": some_of(1, 0.5, -0.7)},
+    "celu": {"alpha": some_of(1, 0.5, 4.0)},  # of other numbers PyTorch's float64 gradient has float32's digits
     "selu": {},
     "hardtanh": {"min_val": some_of(-1, -0.3, 0.1), "max_val": some_of(1.0, 0.1, 3)},
     "threshold": {"threshold": some_of(0, 0.1, -1.5), "value": some_of(0.1, -20, 1)},
@@ -75,17 +75,17 @@ def activation_arguments(draw: st.DrawFn, name: str) -> tuple[Tensor, dict[str, 
 
 @pytest.mark.parametrize("name", OPTIONS)
 @given(st.data())
-@times(1)
+@times(0.4)
 def test_activation(name: str, data: st.DataObject) -> None:
     x, options, seed = data.draw(activation_arguments(name))
     mine, theirs = (partial(function, **options) for function in pair_of(name))
     # PyTorch's hardsigmoid has float32's digits.
-    terms = {"gelu": 64, "hardsigmoid": 64 if x.dtype != torch.float64 else 2**29}.get(name, 4)
+    terms = {"gelu": 64, "mish": 64, "hardsigmoid": 64 if x.dtype != torch.float64 else 2**29}.get(name, 4)
     parity(mine, theirs, x, terms=terms, seed=seed)
 
 
 @given(st.data())
-@times(1)
+@times(0.5)
 def test_rrelu_in_training(data: st.DataObject) -> None:
     """The draws are the built-in's for the same seed, so values and gradients are equal."""
     seed, dtype = data.draw(seeds), data.draw(dtypes)
@@ -103,7 +103,7 @@ def test_rrelu_in_training(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@times(1.5)
+@times(0.5)
 def test_prelu(data: st.DataObject) -> None:
     seed, dtype = data.draw(seeds), data.draw(dtypes)
     shape = data.draw(shapes)
@@ -115,7 +115,7 @@ def test_prelu(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@times(1.5)
+@times(0.5)
 def test_glu(data: st.DataObject) -> None:
     seed, dtype = data.draw(seeds), data.draw(dtypes)
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
@@ -141,7 +141,7 @@ def softmax_arguments(draw: st.DrawFn, name: str) -> tuple[Tensor, dict[str, Any
 
 @pytest.mark.parametrize("name", ("softmax", "softmin", "log_softmax"))
 @given(st.data())
-@times(1.5)
+@times(1)
 def test_softmax(name: str, data: st.DataObject) -> None:
     x, options, seed = data.draw(softmax_arguments(name))
     exact = {**options, "dtype": torch.float64}

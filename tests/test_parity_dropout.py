@@ -26,7 +26,7 @@ DIMENSIONS = {
 
 @pytest.mark.parametrize("name", DIMENSIONS)
 @given(st.data())
-@times(1.5)
+@times(0.5)
 def test_dropout(name: str, data: st.DataObject) -> None:
     """The draws are the built-in's for the same seed, so values and gradients are equal."""
     seed, dtype = data.draw(seeds), data.draw(dtypes)
