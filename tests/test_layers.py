@@ -15,7 +15,8 @@ CASES = layer_cases()
 
 
 # Compiling takes most of the time: the quick part compiles one case of each layer, in one dimensionality, of the
-# table of pointwise maps one, and of some layers alone what a transform or the gradient compiles to.
+# table of pointwise maps one (third derivatives likewise), and of some layers alone what a transform or the gradient
+# compiles to.
 def stem(layer: str) -> str:
     return re.sub("[123]d$", "", layer)
 
@@ -34,6 +35,8 @@ def is_slow(case: LayerCase, name: str) -> bool:
     first = FIRST[kind(case.layer)] == case.name
     if name == "compiled":
         return not first
+    if name in ("third_order", "functional_transforms"):
+        return kind(case.layer) == "pointwise" and not first
     return name in ("compiled_gradient", "compiled_transform") and not (first and stem(case.layer) in SAMPLE)
 
 
