@@ -82,7 +82,7 @@ def cases() -> list[LayerCase]:
         found.append(LayerCase("glu", f"glu[{name}]" if name else "glu", subject))
     for name, shape, count in (("", (3, 5), 1), ("a weight per channel", (2, 3, 4), 3)):
         inputs = (draw(*shape), draw(count, seed=4))
-        subject = Subject(F.prelu, inputs, builtin.prelu, saved=bytes_of, batched=(0,) if count == 1 else ())
+        subject = Subject(F.prelu, inputs, builtin.prelu, saved=bytes_of, batched=(0,))
         found.append(LayerCase("prelu", f"prelu[{name}]" if name else "prelu", subject))
     mine, theirs = (partial(place.rrelu, training=True) for place in (F, builtin))
     subject = Subject(mine, (x,), seeded(theirs, 0), saved=one, random=True)
