@@ -356,11 +356,12 @@ class GLU(ExplicitFunction):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (x,) = ctx.saved_tensors
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and x.is_contiguous():  # of other layouts it is slower than the steps below
             return _aten.glu_backward(g, x, ctx.dim), None
         a, b = x.chunk(2, ctx.dim)
         s = torch.sigmoid(b)
-        return torch.cat((g * s, g * a * (s * (1 - s))), ctx.dim), None
+        ga = g * s
+        return torch.cat((ga, ga * a * (1 - s)), ctx.dim), None
 
     @staticmethod
     def jvp(ctx: Any, t: Tensor, _dim: Any) -> Tensor:
