@@ -457,9 +457,74 @@ bad("channel_shuffle", X, 2.0, says=("groups", "2.0"))
 bad("channel_shuffle", None, 2, says=("input", "NoneType"))
 
 # Activations
-for name in ("relu", "leaky_relu", "softplus", "gelu", "silu"):
+IN_PLACE = ("relu_", "leaky_relu_", "rrelu_", "elu_", "celu_", "selu_", "hardtanh_")
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "rrelu", "elu", "celu", "selu", "hardtanh", "hardshrink", "softshrink"),
+    *("hardsigmoid", "hardswish", "logsigmoid", "softplus", "gelu", "silu", "mish"),
+)
+for name in (*ACTIVATIONS, *IN_PLACE):
     for value in (None, [1.0], 1.0):
         bad(name, value, says=("input", type(value).__name__))
+    if name not in ("relu", "relu_", "relu6", "hardtanh", "hardtanh_"):
+        bad(name, X.long(), says="Long|int64")
+    if name not in ("gelu", "silu"):
+        bad(name, X.to(torch.complex128), says="complex|ComplexDouble")
+for name in ("elu", "celu"):
+    for suffix in ("", "_"):
+        bad(name + suffix, X, alpha="a", says=("alpha", "'a'"))
+        bad(name + suffix, X, None, says=("alpha", "None"))
+bad("celu", X, 0, says=("alpha", "0"))
+bad("celu_", X, 0.0, says=("alpha", "0.0"))
+for suffix in ("", "_"):
+    bad("rrelu" + suffix, X, 0.5, 0.2, says=("lower", "0.5", "0.2"))
+    bad("rrelu" + suffix, X, 0.5, 0.2, True, says=("lower", "0.5", "0.2"))
+    bad("rrelu" + suffix, X, NAN, says=("lower", "nan"))
+    bad("rrelu" + suffix, X, upper=float("inf"), training=True, says=("upper", "inf"))
+    bad("rrelu" + suffix, X, "a", says=("lower", "'a'"))
+    bad("rrelu" + suffix, X, upper=None, says=("upper", "None"))
+    bad("rrelu" + suffix, X, training=1, says=("training", "1"))
+    bad("threshold" + suffix, None, 0, 0, says=("input", "NoneType"))
+    bad("threshold" + suffix, X, "a", 0, says=("threshold", "'a'"))
+    bad("threshold" + suffix, X, 0, None, says=("value", "None"))
+    bad("threshold" + suffix, X > 0, 0, 0, says="Bool")
+    bad("threshold" + suffix, X.to(torch.complex128), 0, 0, says="ComplexDouble")
+bad("rrelu", X.half(), training=True, says="Half")
+for key in ("min_val", "max_val"):
+    bad("hardtanh", X, **{key: "a"}, says=(key, "'a'"))
+    bad("hardtanh_", X, **{key: None}, says=(key, "None"))
+bad("hardtanh", X, 1, -1, says=("min_val", "1", "-1"))
+bad("hardtanh", X > 0, says="Bool")
+bad("relu6", X > 0, says="Bool")
+bad("hardtanh", X.to(torch.uint8), says="unsigned")
+for name in ("hardshrink", "softshrink"):
+    bad(name, X, "a", says=("lambd", "'a'"))
+    bad(name, X, lambd=None, says=("lambd", "None"))
+bad("softshrink", X, -1.0, says=("lambd", "-1"))
+bad("softshrink", X, NAN, says=("lambd", "nan"))
+bad("softshrink", X.half(), 1e5, says=("lambd", "100000"))
+for name in ("softsign", "tanhshrink"):
+    bad(name, X > 0, says="abs|Subtraction")
+bad("glu", t(), says=("input", "()"))
+bad("glu", t(3, 5), says=("input", "(3, 5)"))
+bad("glu", t(3, 4), 0, says=("input", "(3, 4)"))
+for dim in (2, -3, HUGE):
+    bad("glu", t(2, 4), dim, says=("dim", str(dim)))
+for dim in (1.0, "a", None):
+    bad("glu", t(2, 4), dim, says=("dim", repr(dim)))
+bad("glu", t(2, 4).long(), says="Long")
+bad("glu", t(2, 4).to(torch.complex128), says="ComplexDouble")
+bad("prelu", None, t(1), says=("input", "NoneType"))
+bad("prelu", X, None, says=("weight", "NoneType"))
+bad("prelu", X, 0.5, says=("weight", "float"))
+bad("prelu", X, t(3), says=("weight", "(3,)", "(2, 4, 6, 6)"))
+bad("prelu", X, t(1, 4), says=("weight", "(1, 4)"))
+bad("prelu", X, t(0), says=("weight", "(0,)"))
+bad("prelu", t(4), t(4), says=("weight", "(4,)"))
+bad("prelu", t(), t(2), says=("weight", "(2,)"))
+bad("prelu", X, t(4).float(), says=("weight", "float32", "float64"))
+bad("prelu", X.long(), t(1), says=("weight", "float64", "int64"))
+bad("prelu", X.long(), t(4).long(), says=("input", "int64"))
+bad("prelu", X.to(torch.complex128), t(4).to(torch.complex128), says=("input", "complex128"))
 bad("leaky_relu", X, negative_slope="a", says=("negative_slope", "'a'"))
 bad("leaky_relu", X, negative_slope=None, says=("negative_slope", "None"))
 bad("leaky_relu", X, negative_slope=t(1), says=("negative_slope", "tensor"))
@@ -468,7 +533,9 @@ bad("softplus", X, threshold=None, says=("threshold", "None"))
 bad("gelu", X, approximate="fast", says=("approximate", "'fast'"))
 bad("gelu", X, approximate=None, says=("approximate", "None"))
 bad("gelu", X, approximate=1, says=("approximate", "1"))
-for name in ("softmax", "log_softmax"):
+bad("softmin", None, dim=0, says=("input", "NoneType"))
+bad("softmin", X > 0, dim=1, dtype=torch.float64, says=("input", "bool"))
+for name in ("softmax", "softmin", "log_softmax"):
     for keywords, says in (
         ({"dim": 4}, "4"),
         ({"dim": -5}, "-5"),
@@ -609,6 +676,7 @@ bad("normalize", X.long(), says=("input", "int64"))
 bad("normalize", t(2, 0), math.inf, says=("dim", "inf"))
 
 # Dropout
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 for keywords, says in (
     ({"p": -0.1}, "-0.1"),
     ({"p": 1.1}, "1.1"),
@@ -620,11 +688,19 @@ for keywords, says in (
     ({"training": "a"}, "'a'"),
     ({"training": None}, "None"),
 ):
-    bad("dropout", X, says=(list(keywords)[-1] if "p" not in keywords else "p", says), **keywords)
-bad("dropout", None, says=("input", "NoneType"))
-bad("dropout", [1.0], training=False, says=("input", "list"))
-bad("dropout", X.long(), says=("input", "int64"))
-bad("dropout", X.bool(), says=("input", "bool"))
+    for name in DROPOUTS:
+        x = IMAGES[1] if name == "dropout1d" else X
+        bad(name, x, says=(list(keywords)[-1] if "p" not in keywords else "p", says), **keywords)
+for name in DROPOUTS:
+    x = IMAGES[1] if name == "dropout1d" else X
+    bad(name, x.long(), training=True, says=("input", "int64"))
+    bad(name, x.bool(), training=True, says=("input", "bool"))
+    if name in ("dropout", "alpha_dropout", "feature_alpha_dropout"):
+        bad(name, None, says=("input", "NoneType"))
+        bad(name, [1.0], training=False, says=("input", "list"))
+for name in ("dropout1d", "dropout2d", "feature_alpha_dropout"):
+    bad(name, t(6), training=True, says=("input", "(6,)"))
+bad("dropout1d", X, training=False, says=("input", "(2, 4, 6, 6)"))
 
 # Losses
 Q, T = t(4, 3), classes(4)
@@ -739,7 +815,7 @@ def test_function_refuses_as_the_built_in(row: Bad) -> None:
 def test_every_function_has_rows() -> None:
     functions = {n for n, v in vars(F).items() if callable(v) and getattr(v, "__module__", "").startswith(F.__name__)}
     functions = {n for n in functions if not n.startswith("_")}
-    # These three take no arguments but the input, and are among the deliberate differences below.
+    # These take no arguments but the input, and are among the deliberate differences below.
     assert functions - {row.name for row in ROWS} == {"sigmoid", "tanh", "scaled_tanh"}
 
 
@@ -803,6 +879,23 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("Softmax", (7,), {}, (X,)),
     ("LogSoftmax", (-5,), {}, (X,)),
     ("GELU", ("fast",), {}, (X,)),
+    ("GLU", (4,), {}, (X,)),
+    ("Softmin", (7,), {}, (X,)),
+    ("Softmax2d", (), {}, (t(2, 4),)),
+    ("PReLU", (3,), {}, (X.float(),)),
+    ("PReLU", (), {}, (X,)),
+    ("RReLU", (0.5, 0.2), {}, (X,)),
+    ("Hardtanh", (1, -1), {}, ()),
+    ("Hardtanh", ("a", "b"), {}, (X,)),
+    ("Threshold", ("a", 0), {}, (X,)),
+    *((name, (), {}, (None,)) for name in ("ReLU6", "SELU", "Hardsigmoid", "Hardswish", "LogSigmoid", "Mish")),
+    *((name, ("a",), {}, (X,)) for name in ("ELU", "CELU", "Hardshrink", "Softshrink")),
+    *((name, (), {}, (X > 0,)) for name in ("Softsign", "Tanhshrink")),
+    *(
+        (name, (1.5,), {}, ())
+        for name in ("Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
+    ),
+    ("Dropout1d", (), {}, (X,)),
     ("ReLU", (), {}, (None,)),
     ("LeakyReLU", ("a",), {}, (X,)),
     ("SiLU", (), {}, ([1.0],)),
@@ -917,6 +1010,7 @@ def differs(
 
 
 COMPLEX = {n: image.to(torch.complex128) for n, image in IMAGES.items()}
+MORE_DROPOUTS = Difference("a mask drops complex numbers too")
 ADDED = Difference("a bias that fits the output is added")
 WRAPPED = Difference(
     "what is left after cutting off is wrapped around at most once; the built-in reads memory that nobody wrote"
@@ -926,7 +1020,11 @@ OVERFLOWS = Difference("the built-in's sizes overflow without a word")
 EXAMPLES = [
     *(
         differs(name, value, ours=TypeError, theirs=AttributeError, reason=NOT_A_TENSOR, **keywords)
-        for name, keywords in (("sigmoid", {}), ("tanh", {}), ("softmax", {"dim": 0}), ("log_softmax", {"dim": 0}))
+        for name, keywords in (
+            *((name, {}) for name in ("sigmoid", "tanh", "softsign", "tanhshrink", "glu")),
+            *((name, {}) for name in ("dropout1d", "dropout2d", "dropout3d")),
+            *((name, {"dim": 0}) for name in ("softmax", "log_softmax")),
+        )
         for value in (None, [1.0])
     ),
     *(
@@ -972,7 +1070,17 @@ EXAMPLES = [
     differs(
         "grid_sample", PICTURE.to(torch.complex128), GRID, ours=None, theirs=NotImplementedError, reason=MORE_DTYPES
     ),
-    differs("dropout", X.to(torch.complex128), ours=None, theirs=NotImplementedError, reason=MORE_DTYPES),
+    *(
+        differs(name, x, training=True, ours=None, theirs=NotImplementedError, reason=MORE_DROPOUTS)
+        for name in DROPOUTS
+        for x in (COMPLEX[1] if name == "dropout1d" else X.to(torch.complex128),)
+    ),
+    differs(
+        *("rrelu_", X, 0.1, float("inf")),
+        ours=RuntimeError,
+        theirs=None,
+        reason=Difference("a slope is finite, which the built-in checks where it is not in place"),
+    ),
     differs("max_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
     differs("avg_pool2d", X, 2, HUGE, ours=None, theirs=RuntimeError, reason=WIDE),
     differs("avg_pool2d", X, 2**40, padding=2**39, ours=None, theirs=RuntimeError, reason=WIDE),
@@ -1141,7 +1249,11 @@ def test_zero_channels_have_the_shape_of_the_formula() -> None:
     ("name", "arguments", "keywords", "message"),
     [
         ("softmax", (Q,), {}, "dim"),
+        ("softmin", (Q,), {}, "dim"),
         ("log_softmax", (Q,), {}, "dim"),
+        ("dropout2d", (t(2, 3, 4),), {"training": False}, "dropout2d"),
+        ("dropout2d", (t(2, 3),), {"training": False}, "dropout2d"),
+        ("dropout3d", (t(2, 3, 4),), {"training": False}, "dropout3d"),
         ("mse_loss", (Q, t(3)), {}, "different"),
         ("nll_loss", (Q, T), {"size_average": False}, "reduction"),
         ("cross_entropy", (Q, T), {"reduce": False}, "reduction"),

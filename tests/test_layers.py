@@ -7,27 +7,36 @@ import re
 import pytest
 
 from torchbp import nn
+from torchbp.autograd.activation import MAPS
 from torchbp.testing import PROPERTIES, LayerCase, layer_cases
 from torchbp.testing.check import run_property
 
 CASES = layer_cases()
 
 
-# Compiling takes most of the time: the quick part compiles one case of each layer, in one dimensionality, and of some
-# layers alone what a transform or the gradient compiles to.
+# Compiling takes most of the time: the quick part compiles one case of each layer, in one dimensionality, of the
+# table of pointwise maps one (third derivatives likewise), and of some layers alone what a transform or the gradient
+# compiles to.
 def stem(layer: str) -> str:
     return re.sub("[123]d$", "", layer)
 
 
-FIRST = {stem(case.layer): case.name for case in reversed(CASES)}
+def kind(layer: str) -> str:
+    return "pointwise" if layer in POINTWISE else stem(layer)
+
+
+POINTWISE = {*MAPS, "relu6", "celu", "selu"}
+FIRST = {kind(case.layer): case.name for case in reversed(CASES)}
 # One layer of every kind of Function, for what takes long and depends on little else.
 SAMPLE = {"linear", "conv", "conv_transpose", "max_pool", "grid_sample", "relu", "batch_norm", "cross_entropy"}
 
 
 def is_slow(case: LayerCase, name: str) -> bool:
-    first = FIRST[stem(case.layer)] == case.name
+    first = FIRST[kind(case.layer)] == case.name
     if name == "compiled":
         return not first
+    if name in ("third_order", "functional_transforms"):
+        return kind(case.layer) == "pointwise" and not first
     return name in ("compiled_gradient", "compiled_transform") and not (first and stem(case.layer) in SAMPLE)
 
 

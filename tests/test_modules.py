@@ -28,11 +28,14 @@ ARGUMENTS: dict[str, tuple] = {
     "Linear": (5, 4),
     "LocalResponseNorm": (2,),
     "LogSoftmax": (1,),
+    "PReLU": (3,),
     "PixelShuffle": (2,),
     "PixelUnshuffle": (2,),
     "RMSNorm": (6,),
     "Softmax": (1,),
     "SyncBatchNorm": (3,),
+    "Softmin": (1,),
+    "Threshold": (0.1, 0.2),
     "Unfold": (2,),
     "Upsample": (3,),
     "UpsamplingBilinear2d": (3,),
@@ -220,7 +223,9 @@ def test_hooks(name: str) -> None:
         module(*given).sum().backward()
         seen.append([*found, given[0].grad, *(p.grad for p in module.parameters())])
     assert len(seen[0]) >= 5
-    torch.testing.assert_close(seen[0], seen[1], rtol=1e-10, atol=1e-10)
+    # The built-in hardsigmoid's gradient has float32's digits.
+    tolerance = 1e-7 if name == "Hardsigmoid" else 1e-10
+    torch.testing.assert_close(seen[0], seen[1], rtol=tolerance, atol=tolerance)
 
 
 def test_functional_call_takes_other_parameters() -> None:

@@ -368,7 +368,70 @@ ACTIVATIONS = {
         lambda x: F.gelu(x, approximate="tanh"),
     ),
     "silu": (reference.silu, reference.silu_derivative, F.silu),
+    "elu": (reference.elu, reference.elu_derivative, F.elu),
+    "elu-negative": (
+        lambda x: reference.elu(x, -0.7),
+        lambda x: reference.elu_derivative(x, -0.7),
+        lambda x: F.elu(x, -0.7),
+    ),
+    "celu": (
+        lambda x: reference.elu(x, 2.0, 1.0, 0.5),
+        lambda x: reference.elu_derivative(x, 2.0, 1.0, 0.5),
+        lambda x: F.celu(x, 2.0),
+    ),
+    "celu-negative": (
+        lambda x: reference.elu(x, -2.0, 1.0, -0.5),
+        lambda x: reference.elu_derivative(x, -2.0, 1.0, -0.5),
+        lambda x: F.celu(x, -2.0),
+    ),
+    "selu": (
+        lambda x: reference.elu(x, 1.6732632423543772, 1.0507009873554805),
+        lambda x: reference.elu_derivative(x, 1.6732632423543772, 1.0507009873554805),
+        F.selu,
+    ),
+    "hardtanh": (reference.hardtanh, reference.hardtanh_derivative, F.hardtanh),
+    "relu6": (
+        lambda x: reference.hardtanh(x, 0, 6),
+        lambda x: reference.hardtanh_derivative(x, 0, 6),
+        F.relu6,
+    ),
+    "threshold": (
+        lambda x: reference.threshold(x, 0.25, 2.0),
+        lambda x: reference.threshold_derivative(x, 0.25, 2.0),
+        lambda x: F.threshold(x, 0.25, 2.0),
+    ),
+    "hardshrink": (reference.hardshrink, reference.shrink_derivative, F.hardshrink),
+    "softshrink": (reference.softshrink, reference.shrink_derivative, F.softshrink),
+    "hardsigmoid": (reference.hardsigmoid, reference.hardsigmoid_derivative, F.hardsigmoid),
+    "hardswish": (reference.hardswish, reference.hardswish_derivative, F.hardswish),
+    "logsigmoid": (reference.logsigmoid, reference.logsigmoid_derivative, F.logsigmoid),
+    "tanhshrink": (reference.tanhshrink, reference.tanhshrink_derivative, F.tanhshrink),
+    "softsign": (reference.softsign, reference.softsign_derivative, F.softsign),
+    "mish": (reference.mish, reference.mish_derivative, F.mish),
 }
+LIMITS = {
+    "gelu": (0, INF),
+    "gelu-tanh": (0, INF),
+    "silu": (0, INF),
+    "mish": (0, INF),
+    "hardswish": (0, INF),
+    "softsign": (-1, 1),
+}
+# Whose derivative at NaN depends on which of PyTorch's loops meets it.
+LOOPS = {
+    "elu",
+    "elu-negative",
+    "celu",
+    "celu-negative",
+    "selu",
+    "hardtanh",
+    "relu6",
+    "hardshrink",
+    "softshrink",
+    "hardswish",
+}
+# PyTorch's 1/6 has the digits of float32; its softsign's gradient has few left where it saturates.
+DIGITS = {"hardsigmoid": 3e-8, "softsign": 1e-5, "mish": 1e-11}
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -389,21 +452,43 @@ def test_activation(name):
         -1e5,
         NAN,
     ]
-    if not name.startswith(("gelu", "silu")):
+    if name not in LIMITS:
         x += [INF, -INF]
     for shape in ((-1,), (1, -1, 1)):
         x = frozen(np.reshape(x, shape))
         check(function(x), builtin(tensor(x)), atol=1e-14)
+        if name in LOOPS:
+            x = frozen(x[~np.isnan(x)])
         (expected,) = gradients(builtin, (x,), np.ones_like(x))
-        check(derivative(x), expected, atol=1e-14)
+        check(derivative(x), expected, rtol=DIGITS.get(name, 1e-12), atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu-tanh", "silu"])
+@pytest.mark.parametrize("name", LIMITS)
 def test_activation_takes_its_limit_at_infinity(name):
     function, derivative, _ = ACTIVATIONS[name]
     x = frozen([-INF, -1e300, -1e200, 1e200, 1e300, INF])
-    assert function(x).tolist() == [0, 0, 0, 1e200, 1e300, INF]
-    assert derivative(x).tolist() == [0, 0, 0, 1, 1, 1]
+    low, high = LIMITS[name]
+    assert function(x).tolist() == [low, low, low, *([1e200, 1e300, INF] if high == INF else [high] * 3)]
+    assert derivative(x).tolist() == [0, 0, 0] + [1 if high == INF else 0] * 3
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((2, 3, 4), 3), ((2, 3), 3), ((2, 3, 4), 1), ((5,), 1), ((), 1)])
+def test_prelu(values, shape, channels):
+    x, weight, gy = values(*shape), values(channels), values(*shape)
+    check(reference.prelu(x, weight), F.prelu(tensor(x), tensor(weight)))
+    for actual, expected in zip(
+        reference.prelu_gradient(x, weight, gy), gradients(F.prelu, (x, weight), gy), strict=True
+    ):
+        check(actual, expected)
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((2, 6), -1), ((4, 3), 0), ((2, 4, 3), 1)])
+def test_glu(values, shape, dim):
+    x = values(*shape)
+    y = reference.glu(x, dim)
+    gy = values(*y.shape)
+    check(y, F.glu(tensor(x), dim))
+    check(reference.glu_gradient(x, gy, dim), gradients(lambda x: F.glu(x, dim), (x,), gy)[0])
 
 
 def test_activation_is_accurate_in_the_tails():
@@ -758,6 +843,29 @@ def test_dropout_of_nan_and_infinity():
     check(reference.dropout(x, frozen(mask.numpy()), 0.5), y)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4), (3, 2, 2, 2)])
+def test_feature_dropout(values, shape, p):
+    x = values(*shape)
+    torch.manual_seed(5)
+    y = torch.feature_dropout(tensor(ones(*shape)), p, True)
+    mask = frozen((y.numpy() != 0).reshape(*shape[:2], -1)[:, :, 0])
+    torch.manual_seed(5)
+    check(reference.feature_dropout(x, mask, p), torch.feature_dropout(tensor(x), p, True))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.8, 1.0])
+def test_alpha_dropout(values, p):
+    x, gy = values(50), values(50)
+    torch.manual_seed(5)
+    leaf = tensor(x, requires_grad=True)
+    y = F.alpha_dropout(leaf, p, True)
+    (gx,) = torch.autograd.grad(y, leaf, tensor(gy))
+    mask = frozen(gx.numpy() != 0)
+    check(reference.alpha_dropout(x, mask, p), y, atol=1e-12)
+    check(reference.alpha_dropout_gradient(gy, mask, p), gx)
+
+
 # What every function of the room keeps
 
 KEPT_WINDOW = ((2,), (1,), (1,), (2,))
@@ -855,9 +963,24 @@ KEPT = {
     "mse_loss_gradient": lambda v: reference.mse_loss_gradient(v(2, 3), v(2, 3), v()),
     "dropout": lambda v: reference.dropout(v(4), np.array([True, False, True, True]), 0.3),
     "dropout_gradient": lambda v: reference.dropout_gradient(v(4), np.array([True, False, True, True]), 0.3),
+    "feature_dropout": lambda v: reference.feature_dropout(v(2, 2, 3), np.array([[True, False], [True, True]]), 0.3),
+    "alpha_dropout": lambda v: reference.alpha_dropout(v(4), np.array([True, False, True, True]), 0.3),
+    "alpha_dropout_gradient": lambda v: reference.alpha_dropout_gradient(v(3), np.array([True, False, True]), 0.3),
+    "threshold": lambda v: reference.threshold(v(5), 0.5, 0.25),
+    "threshold_derivative": lambda v: reference.threshold_derivative(v(5), 0.5, 0.25),
+    "hardshrink": lambda v: reference.hardshrink(v(5)),
+    "softshrink": lambda v: reference.softshrink(v(5)),
+    "shrink_derivative": lambda v: reference.shrink_derivative(v(5)),
+    "prelu": lambda v: reference.prelu(v(2, 3, 2), v(3)),
+    "prelu_gradient": lambda v: reference.prelu_gradient(v(2, 3, 2), v(3), v(2, 3, 2)),
+    "glu": lambda v: reference.glu(v(2, 4)),
+    "glu_gradient": lambda v: reference.glu_gradient(v(2, 4), v(2, 2)),
 } | {
     name: lambda v, name=name: getattr(reference, name)(v(5))
-    for activation in ("relu", "leaky_relu", "sigmoid", "tanh", "scaled_tanh", "softplus", "gelu", "silu")
+    for activation in (
+        *("relu", "leaky_relu", "sigmoid", "tanh", "scaled_tanh", "softplus", "gelu", "silu", "elu", "hardtanh"),
+        *("hardsigmoid", "hardswish", "logsigmoid", "tanhshrink", "softsign", "mish"),
+    )
     for name in (activation, f"{activation}_derivative")
 }
 
@@ -1300,6 +1423,17 @@ def test_refuses_what_pytorch_refuses(name):
         (lambda: reference.mse_loss_gradient(X, X, ones(3)), RuntimeError, r"^grad_output .*\(3,\)"),
         (lambda: reference.dropout(X, ones(4), 0.5), RuntimeError, r"^mask .*\(3, 4\), got \(4,\)"),
         (lambda: reference.dropout_gradient(X, X, -0.1), ValueError, r"^p .* -0\.1"),
+        (lambda: reference.feature_dropout(X, ones(3), 0.5), RuntimeError, r"^mask .*\(3, 4\), got \(3,\)"),
+        (lambda: reference.alpha_dropout(X, ones(4), 0.5), RuntimeError, r"^mask .*\(3, 4\), got \(4,\)"),
+        (lambda: reference.alpha_dropout(X, X, 1.5), ValueError, r"^p .* 1\.5"),
+        (lambda: reference.alpha_dropout_gradient(X, X, -0.5), ValueError, r"^p .* -0\.5"),
+        (lambda: reference.hardtanh(X, 1, -1), ValueError, r"^min_val .* 1 and -1"),
+        (lambda: reference.hardtanh_derivative(X, 1, -1), ValueError, r"^min_val .* 1 and -1"),
+        (lambda: reference.softshrink(X, -1.0), RuntimeError, r"^lambd .* -1\.0"),
+        (lambda: reference.prelu(X, ones(3)), RuntimeError, r"^weight .*\(4,\), got \(3,\)"),
+        (lambda: reference.prelu_gradient(X, ones(4), ones(3)), RuntimeError, r"^grad_output .*\(3, 4\)"),
+        (lambda: reference.glu(X, 0), RuntimeError, r"^input .* dim 0, got shape \(3, 4\)"),
+        (lambda: reference.glu_gradient(X, X), RuntimeError, r"^grad_output .*\(3, 2\), got \(3, 4\)"),
     ],
 )
 def test_refuses(call, error, message):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from torchbp.autograd import activation, adjoint, contraction, loss, normalization, pooling, sampling, softmax
+from torchbp.autograd import activation, adjoint, contraction, dropout, loss, normalization, pooling, sampling, softmax
 from torchbp.testing import layer_cases, mutants
 from torchbp.testing.check import run_property
 from torchbp.testing.mutants import MUTANTS, mutate, reason_to_leave_out
@@ -84,6 +84,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "zero_third_derivative": "linear once the winners are known",
         "hides_nan": "no NaN reaches the gradient",
     },
+    "alpha_dropout[mask drawn]": {
+        **dict.fromkeys(("saved_intermediate", "saves_copies", "overwrites_saved"), NOTHING_SAVED),
+        "zero_third_derivative": "affine once the mask is drawn",
+        "hides_nan": "no NaN reaches the gradient",
+    },
     "softmax[dim 1]": {"missing_term": "the mean of a softmax's gradient is zero"},
     "batch_norm[training]": {"empty_batch": UNBATCHED},
     "group_norm": {"empty_batch": UNBATCHED},
@@ -108,6 +113,9 @@ LAYERS = {
     "max_pool2d[2x2]": pooling.MaxPool,
     "lp_pool2d[2-norm]": pooling.PowerPool,
     "sigmoid": activation.PointwiseMap,
+    "prelu[a weight per channel]": activation.PReLU,
+    "glu": activation.GLU,
+    "alpha_dropout[mask drawn]": dropout.AlphaDropout,
     "batch_norm[training]": normalization.BatchNorm,
     "group_norm": normalization.GroupNorm,
     "rms_norm[weight]": normalization.RMSNorm,

@@ -146,6 +146,21 @@ class _Callables(LinearMap):
         return self.maps[1](g, *fixed)
 
 
+@dataclass(frozen=True)
+class Scaling(LinearMap):
+    """y = x times a number; its own adjoint."""
+
+    factor: float
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Multiply."""
+        return x * self.factor
+
+    def adjoint(self, g: Tensor) -> Tensor:  # type: ignore[override]
+        """Multiply."""
+        return g * self.factor
+
+
 def adjoint_pair(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make a differentiable layer y = A x from a linear map and its adjoint.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchbp import ops
+from torchbp.autograd.adjoint import Scaling, linear_map
 from torchbp.autograd.function import ExplicitFunction, save
 
 
@@ -94,3 +95,8 @@ def softmax(x: Tensor, dim: int) -> Tensor:
 def log_softmax(x: Tensor, dim: int) -> Tensor:
     """Return x - log of the sum of exp(x) along ``dim``. Keeps the output."""
     return LogSoftmax.call(x, dim)
+
+
+def negative(x: Tensor) -> Tensor:
+    """Return -x. Keeps nothing."""
+    return linear_map(Scaling(-1), x)

@@ -260,6 +260,9 @@ def _activations() -> Iterator[Case]:
     for name in ("ReLU", "GELU", "SiLU", "Tanh", "Sigmoid"):
         for shape in ((1, 64, 56, 56), (16, 64 if name == "ReLU" else 32, 112, 112), (64, 64, 14, 14)):
             yield _case("activation", "", _Layer(name), shape, quick=name in ("ReLU", "GELU") and shape[0] == 64)
+    for name in ("ELU", "Hardswish", "LogSigmoid", "Softsign", "PReLU"):
+        yield _case("activation", "", _Layer(name), (64, 64, 14, 14))
+    yield _case("activation", "dim 1", _Layer("GLU", 1), (64, 64, 14, 14))
 
 
 def _softmaxes() -> Iterator[Case]:

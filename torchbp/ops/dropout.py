@@ -20,6 +20,8 @@ _masked_scale = register("masked_scale", fake=_fake, composite=_composite, flops
 
 
 def masked_scale(input: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Return input times scale where the mask is set, elsewhere input times 0."""
+    """Return input times scale where the mask is set, elsewhere input times 0; the mask may be broadcast."""
+    if mask.shape != input.shape:
+        return input * (mask.to(input.dtype) * scale)
     call = _masked_scale if input.dtype in KERNEL_DTYPES else _composite
     return call(input, mask, scale)

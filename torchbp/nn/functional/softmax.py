@@ -42,6 +42,15 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     return autograd.softmax.softmax(*_softmax_arguments("softmax", input, dim, _stacklevel, dtype))
 
 
+def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """Return exp(-x) / sum of exp(-x) along ``dim``; arguments as :func:`softmax`."""
+    op = "softmin"
+    check_tensors(op, input=input)
+    if input.dtype == torch.bool:
+        raise RuntimeError(f"{op}(): input must have a negative, got {input.dtype}")
+    return autograd.softmax.softmax(*_softmax_arguments(op, autograd.softmax.negative(input), dim, _stacklevel, dtype))
+
+
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor:
