@@ -20,6 +20,7 @@ import torch.nn.functional as builtin
 from differences import several_writers
 from torch import Tensor
 from torch.autograd import forward_ad, gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, ModuleInfo, module_db
 from torch.testing._internal.opinfo.core import OpInfo
@@ -227,8 +228,11 @@ def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> I
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Silence what the built-in warns of (dim not given, size_average); test_errors.py has the warnings."""
-    with warnings.catch_warnings():
+    """Silence what the built-in warns of (dim not given, size_average); test_errors.py has the warnings.
+
+    And choose the form of the built-in's attention that has more than one derivative.
+    """
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")
         yield
 

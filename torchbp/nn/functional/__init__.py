@@ -9,6 +9,7 @@ from typing import Any as _Any
 import torch.nn.functional as _builtin
 
 from torchbp.nn.functional.activation import gelu, leaky_relu, relu, scaled_tanh, sigmoid, silu, softplus, tanh
+from torchbp.nn.functional.attention import multi_head_attention_forward, scaled_dot_product_attention
 from torchbp.nn.functional.convolution import (
     conv1d,
     conv2d,
@@ -93,12 +94,14 @@ __all__ = [
     "max_unpool2d",
     "max_unpool3d",
     "mse_loss",
+    "multi_head_attention_forward",
     "nll_loss",
     "pad",
     "pixel_shuffle",
     "pixel_unshuffle",
     "relu",
     "scaled_tanh",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "softmax",
