@@ -75,7 +75,7 @@ class Attention(ExplicitFunction):
             if y is None:  # v has no part in n
                 return (None,) * 6
             gy = torch.zeros_like(y)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not _is_batched(gy, gn):
             how = (ctx.scores.scale, ctx.scores.causal, ctx.scores.growth)
             found = ops.attention.attention_gradients(gy, gn, q, k, v, mask, kept, y, n, *how, wanted)
         else:
@@ -136,11 +136,21 @@ class Attention(ExplicitFunction):
         return (unfold_batch(y, size), unfold_batch(n, size)), (0, 0)
 
 
+_BATCHED = torch._C._dispatch_key_parse("Batched")
+
+
+def _is_batched(*tensors: Tensor | None) -> bool:
+    """Tell whether gradients come batched, which nothing that writes into memory of its own can take."""
+    if torch.compiler.is_compiling():
+        return False
+    return any([t is not None and torch._C._dispatch_keys(t).has(_BATCHED) for t in tensors])
+
+
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Return a b for (B, H, R, rows, inner) and (B, H, R or 1, inner, columns)."""
     if b.shape[2] == 1 != a.shape[2]:  # the rows of a group as those of one matrix
-        rows = a.flatten(2, 3) if a.shape[-1] else a.reshape(*a.shape[:2], a.shape[2] * a.shape[3], 0)
-        return torch.matmul(rows, b.squeeze(2)).unflatten(2, a.shape[2:4])
+        rows = a.reshape(*a.shape[:2], a.shape[2] * a.shape[3], a.shape[4])
+        return torch.matmul(rows, b[:, :, 0]).reshape(*a.shape[:4], b.shape[4])
     return torch.matmul(a, b)
 
 
@@ -220,7 +230,7 @@ def attention_with_weights(
     Shapes: q (N, H, L, E), k (N, H, S, E), v (N, H, S, V). A row that sees no key is NaN, as the built-in has it where
     it returns probabilities. Two contractions with softmax and dropout between them, each with its own backward.
     """
-    scores = contract(_SCORES, 2, q * math.sqrt(1.0 / q.shape[-1]), k)
+    scores = contract(_SCORES, 2, q, k) * math.sqrt(1.0 / q.shape[-1])
     weights = softmax(scores if mask is None else scores + added(mask, q.dtype), -1)
     if dropout_p > 0:
         weights = dropout(weights, dropout_p)

@@ -38,11 +38,12 @@ def attention(
     """
     if _is_fused(q, k, v, kept):
         parts = [_fused(q[:, :, r], k, v, 0.0, causal, attn_mask=m, scale=scale) for r, m in _heads(q, mask)]
-        if len(parts) > 1:
-            return torch.stack([y for y, _ in parts], 2), torch.stack([n for _, n in parts], 2)
-        (y, normalizer), shape = parts[0], q.shape[:-1]
-        # No view: to one that an autograd.Function returns forward mode gives no tangent of another layout.
-        return _unsafe_view(y, (*shape, y.shape[-1])), _unsafe_view(normalizer, shape)
+        if not any([_hides_nan(q, k, n) for _, n in parts]):
+            if len(parts) > 1:
+                return torch.stack([y for y, _ in parts], 2), torch.stack([n for _, n in parts], 2)
+            (y, normalizer), shape = parts[0], q.shape[:-1]
+            # No view: to one that an autograd.Function returns forward mode gives no tangent of another layout.
+            return _unsafe_view(y, (*shape, y.shape[-1])), _unsafe_view(normalizer, shape)
     wide = wide_dtype(q.dtype)
     y = q.new_empty((*q.shape[:-1], v.shape[-1]))
     normalizer = q.new_empty(q.shape[:-1], dtype=wide)
@@ -106,7 +107,8 @@ def attention_gradients(
             queries = blocks.of(q, batch, heads, rows).mul(scale)
             p = blocks.product(0, queries, keys[:, :end].mT)
             blocks.add_masks(p, mask, batch, heads, rows, end)
-            p.sub_(blocks.of(normalizer.unsqueeze(-1), batch, heads, rows)).exp_()
+            # Large scores may round otherwise than those that the normalizer was made of.
+            p.sub_(blocks.of(normalizer.unsqueeze(-1), batch, heads, rows)).clamp_(max=0).exp_()
             g = blocks.of(gy, batch, heads, rows)
             grown = g if growth == 1 else g * growth
             keep = None if kept is None else _part(kept, batch, heads, rows, end)
@@ -160,6 +162,13 @@ def _is_fused(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None) -> bool:
         and q.shape[-1] == v.shape[-1]
         and all(t.numel() > 0 and t.stride(-1) == 1 for t in (q, k, v))
     )
+
+
+def _hides_nan(q: Tensor, k: Tensor, normalizer: Tensor) -> bool:
+    """Tell whether the fused operator may have taken a row of NaN for one that sees no key."""
+    if torch.compiler.is_compiling() or type(normalizer) is not Tensor:  # no values to look at
+        return False
+    return bool((normalizer == 0).any()) and not bool((q.sum() + k.sum()).isfinite())
 
 
 def _heads(q: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Tensor | None]]:

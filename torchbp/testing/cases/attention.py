@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import torchbp.nn.functional as F
 from torchbp import autograd
 from torchbp.autograd.attention import Scores
+from torchbp.nn.functional._arguments import autocast_to
 from torchbp.testing.cases._case import LayerCase, bytes_of, draw
 from torchbp.testing.properties import Subject
 
@@ -28,21 +29,21 @@ def cases() -> list[LayerCase]:
             inputs,
             _with_derivatives(partial(builtin.scaled_dot_product_attention, **options or {})),
             saved=_kept,
-            batched=(0, 1, 2),
+            batched=tuple(i for i, t in enumerate(inputs) if t.dim() == 4),
         )
         found.append(
             LayerCase("scaled_dot_product_attention", f"scaled_dot_product_attention[{name}]", subject, skip or {})
         )
 
     causal = {
-        "nonfinite": "keys that a row does not see are left out; the built-in adds -inf to their scores, so that NaN stays",
+        "nonfinite": "keys that a row does not see are left out; the built-in adds -inf to their scores, NaN or not",
         "magnitudes": "the same",
     }
     q, k, v = draw(2, 1, 3, 2), draw(2, 1, 4, 2, seed=1), draw(2, 1, 4, 2, seed=2)
     seen = torch.tensor([[True, True, False, True], [False, False, False, True], [True, True, True, True]])
     add("fused", (q, k, v))
     add("fused, causal", (q, k, v), {"is_causal": True, "scale": 0.3}, causal)
-    add("mask added", (q, k, v, draw(2, 1, 3, 1, seed=3) + draw(3, 4, seed=4)))
+    add("mask added", (q, k, v, draw(3, 4, seed=4)))
     add("boolean mask, values of another size", (q, k, draw(2, 1, 4, 3, seed=2), seen.expand(2, 1, 3, 4)))
     add("causal, values of another size", (q, k, draw(2, 1, 4, 1, seed=2)), {"is_causal": True}, causal)
     add("grouped", (draw(2, 4, 2, 2), *(draw(2, 2, 3, 2, seed=i) for i in (1, 2))), {"enable_gqa": True})
@@ -50,6 +51,7 @@ def cases() -> list[LayerCase]:
     drawn = torch.rand(2, 1, 1, 3, 4, generator=torch.Generator().manual_seed(3)) < 0.6
     dropping = Scores(0.7, growth=1 / 0.6)
 
+    @autocast_to("lower precision")
     def dropped(q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> Tensor:
         return autograd.attention.attention(q, k, v, None, kept, dropping)
 
@@ -83,6 +85,7 @@ def cases() -> list[LayerCase]:
                     _with_derivatives(partial(_self_attention, builtin.multi_head_attention_forward, weights)),
                     saved=partial(_kept_of_heads, weights),
                 ),
+                {"saved_in_vain": "query, key and value are kept as parts of the one tensor that they are"},
             )
         )
     return found
@@ -111,6 +114,10 @@ def _self_attention(function: Callable[..., Any], weights: bool, x: Tensor, *par
 
 
 def _kept_of_heads(weights: bool, x: Tensor, w: Tensor, b: Tensor, out: Tensor, bias: Tensor) -> int:
-    """Return the bytes of x, the two weights, q, k and v, the heads' output, and a number per row of each head."""
-    length, batch, _ = x.shape
-    return bytes_of(x, w, out) + 4 * bytes_of(x) + length * batch * 2 * x.element_size()
+    """Return the bytes of x, the two weights, q, k and v in one piece, and the output of two heads.
+
+    And of the probabilities, or of a number per row. None of the three fills the last of their piece.
+    """
+    length, batch, size = x.shape
+    of_rows = length * batch * 2 * x.element_size()
+    return bytes_of(x, w, out) + 4 * bytes_of(x) - 2 * size * x.element_size() + of_rows * (length if weights else 1)
