@@ -55,10 +55,11 @@ def test_names_are_unique() -> None:
 
 def test_every_explicit_layer_has_a_case() -> None:
     # Modules and functions differ in spelling only: MaxPool2d and max_pool2d, NLLLoss and nll_loss. What a
-    # function takes as an argument, the mode of pad, some modules have in their name.
+    # function takes as an argument, the mode of pad, some modules have in their name. Some are made of others.
     def plain(name: str) -> str:
         name = re.sub("^(Zero|Constant|Reflection|Replication|Circular)Pad[123]d$", "pad", name)
         name = re.sub("^Upsampl.*", "interpolate", name)
+        name = re.sub("^Transformer.*", "MultiheadAttention", name)  # and other layers
         name = name.lower().replace("_", "").replace("loss", "").removeprefix("lazy")
         return stem(name) if name.startswith("batchnorm") else name
 

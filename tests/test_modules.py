@@ -28,9 +28,13 @@ ARGUMENTS: dict[str, tuple] = {
     "LayerNorm": (6,),
     "Linear": (5, 4),
     "LogSoftmax": (1,),
+    "MultiheadAttention": (6, 2),
     "PixelShuffle": (2,),
     "PixelUnshuffle": (2,),
     "Softmax": (1,),
+    "Transformer": (4, 2, 1, 1, 5, 0.1, "relu", None, None, 1e-5, True),
+    "TransformerDecoderLayer": (4, 2, 5),
+    "TransformerEncoderLayer": (4, 2, 5),
     "Unfold": (2,),
     "Upsample": (3,),
     "UpsamplingBilinear2d": (3,),
@@ -53,6 +57,8 @@ INPUTS: dict[str, tuple[int, ...]] = {
 }
 SHAPES = {"1d": (2, 3, 6), "3d": (2, 3, 4, 4, 5)}
 OURS_ALONE = {"ScaledTanh"}
+# Of several inputs; test_attention.py calls them.
+ATTENTION = [name for name in nn.explicit_layers() if name.startswith(("Multihead", "Transformer"))]
 NAMES = [name for name in nn.explicit_layers() if name not in OURS_ALONE]
 
 
@@ -65,10 +71,17 @@ def inputs(name: str) -> tuple[torch.Tensor, ...]:
     return (x,)
 
 
+def arguments(place: object, name: str) -> tuple:
+    """Return what a module is made from."""
+    if name in ("TransformerEncoder", "TransformerDecoder"):
+        return getattr(place, f"{name}Layer")(4, 2, 5, batch_first=True), 2
+    return ARGUMENTS.get(name, ())
+
+
 def make(place: object, name: str, **keywords: object) -> torch.nn.Module:
     """Return a module; a lazy one with its parameters, from a first call."""
     torch.manual_seed(0)
-    module = getattr(place, name)(*ARGUMENTS.get(name, ()), **keywords)
+    module = getattr(place, name)(*arguments(place, name), **keywords)
     if name.startswith("Lazy"):
         with torch.no_grad():
             module(inputs(name)[0].float())
@@ -119,7 +132,7 @@ def test_class_repr_initialisation_and_state(name: str) -> None:
 
 @pytest.mark.parametrize("name", nn.explicit_layers())
 def test_deepcopy_pickle_and_weights_only(name: str) -> None:
-    module = getattr(nn, name)(*ARGUMENTS.get(name, ()))
+    module = getattr(nn, name)(*arguments(nn, name))
     for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert type(copied) is type(module) and repr(copied) == repr(module)
     buffer = io.BytesIO()
@@ -198,7 +211,7 @@ def test_evaluation_mode() -> None:
         assert torch.equal(norm.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("Loss") and n != "Bilinear"])
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("Loss") and n not in ("Bilinear", *ATTENTION)])
 def test_hooks(name: str) -> None:
     """Forward and backward hooks see what torch.nn's see, and may change it."""
     seen: list[list[torch.Tensor]] = []

@@ -15,7 +15,7 @@ from torchbp.autograd.contraction import Einsum, contract
 from torchbp.autograd.dropout import dropout
 from torchbp.autograd.function import ExplicitFunction, save
 from torchbp.autograd.softmax import softmax
-from torchbp.ops.attention import added, wide_dtype
+from torchbp.ops.attention import added, grouped, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,9 @@ class Attention(ExplicitFunction):
     ) -> tuple[Tensor, Tensor]:
         q, k, mask, kept, n, v, y = ctx.saved_tensors
         scores, wide = ctx.scores, wide_dtype(q.dtype)
+        single = q.dim() == 4
+        if single:
+            q, mask, kept, n, y, tq, tmask = (grouped(t) for t in (q, mask, kept, n, y, tq, tmask))
         p = _probabilities(q, k, mask, n, scores)
         used = _dropped(p, kept, scores)
         keys = k.unsqueeze(2).to(wide)
@@ -105,7 +108,8 @@ class Attention(ExplicitFunction):
             ty = _product(used * ts, v.unsqueeze(2).to(wide)) - tn.unsqueeze(-1) * y
         if tv is not None:
             ty = ty + _product(used, tv.unsqueeze(2).to(wide))
-        return ty.to(q.dtype), tn
+        ty = ty.to(q.dtype)
+        return (ty.squeeze(2), tn.squeeze(2)) if single else (ty, tn)
 
     @staticmethod
     def vmap(
@@ -185,7 +189,10 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of q, k, v and mask in differentiable steps."""
     need_q, need_k, need_v, need_mask = wanted
-    wide = wide_dtype(q.dtype)
+    wide, single = wide_dtype(q.dtype), q.dim() == 4
+    if single:
+        gy, q, n = (t.unsqueeze(2) for t in (gy, q, n))
+        gn, mask, kept, y = (grouped(t) for t in (gn, mask, kept, y))
     p, g = _probabilities(q, k, mask, n, scores), gy.to(wide)
     gq = gk = gv = gm = None
     if need_v:
@@ -197,15 +204,17 @@ def _gradients(
         gq = (_product(gs, k.unsqueeze(2).to(wide)) * scores.scale).to(q.dtype) if need_q else None
         gk = (_product(gs.mT, q.to(wide)).sum(2) * scores.scale).to(k.dtype) if need_k else None
         gm = gs.sum_to_size(mask.shape).to(mask.dtype) if mask is not None and need_mask else None
+    if single:
+        gq, gm = (None if t is None else t.squeeze(2) for t in (gq, gm))
     return gq, gk, gv, gm
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None, scores: Scores) -> Tensor:
     """Return softmax(scale q kᵀ + mask) v, after dropout of the probabilities that are not ``kept``.
 
-    Shapes: q (B, H, R, L, E), k (B, H, S, E), v (B, H, S, V); R queries share each head of k and v. ``mask``, boolean
-    (True takes part) or added, and ``kept``, boolean, broadcast to (B, H, R, L, S). The result is (B, H, R, L, V).
-    Keeps its inputs and outputs, and one number per row.
+    Shapes: q (B, H, L, E), or (B, H, R, L, E) where R heads share each of k (B, H, S, E) and v (B, H, S, V). ``mask``,
+    boolean (True takes part) or added, and ``kept``, boolean, broadcast to (B, H, L, S) or (B, H, R, L, S). The result
+    is (B, H, L, V) or (B, H, R, L, V). Keeps its inputs and outputs, and one number per row.
     """
     return Attention.call(q, k, v, mask, kept, scores)[0]
 

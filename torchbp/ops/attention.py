@@ -1,9 +1,9 @@
 """Scaled dot-product attention and its gradients, computed over blocks of rows.
 
-q (B, H, R, L, E) holds R query heads for each of H heads of k (B, H, S, E) and v (B, H, S, V). ``mask``, boolean
-or added, and ``kept``, the scores that dropout keeps, broadcast to (B, H, R, L, S). PyTorch's fused operator
-computes what it can; the blocks everything else: dropout, a gradient of the mask, values of another size, other
-devices. Each needs memory linear in L and S.
+q (B, H, L, E) has as many heads as k (B, H, S, E) and v (B, H, S, V), or q (B, H, R, L, E) R heads for each of theirs;
+``mask``, boolean or added, and ``kept``, the scores that dropout keeps, broadcast to (B, H, L, S) or (B, H, R, L, S).
+PyTorch's fused operator computes what it can; the blocks everything else: dropout, a gradient of the mask, values of
+another size, other devices. Each needs memory linear in L and S.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_fused_gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-_unsafe_view = torch.ops.aten._unsafe_view
+from torchbp.ops.dropout import masked_scale
+
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_fused_gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+_unsafe_view = torch.ops.aten._unsafe_view.default
 _FUSED_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 # Scores of a block: few enough for a processor's cache, enough for matrix products at full speed.
-_BLOCK, _ROWS, _FEWEST_ROWS = 2**20, 128, 16
+_BLOCK, _ROWS, _FEWEST_ROWS = 2**19, 128, 16
 
 
 def attention(
@@ -32,18 +34,20 @@ def attention(
     causal: bool,
     growth: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax(scale q kᵀ + mask) v, (B, H, R, L, V), and log sum exp of the scores of each row, (B, H, R, L).
+    """Return softmax(scale q kᵀ + mask) v, in q's shape but for its last size, and log sum exp of each row of scores.
 
     A row whose scores are all -inf gives 0, and 0 for its logarithm. ``growth`` is what dropout multiplies by.
     """
     if _is_fused(q, k, v, kept):
-        parts = [_fused(q[:, :, r], k, v, 0.0, causal, attn_mask=m, scale=scale) for r, m in _heads(q, mask)]
-        if not any([_hides_nan(q, k, n) for _, n in parts]):
-            if len(parts) > 1:
-                return torch.stack([y for y, _ in parts], 2), torch.stack([n for _, n in parts], 2)
-            (y, normalizer), shape = parts[0], q.shape[:-1]
-            # No view: to one that an autograd.Function returns forward mode gives no tangent of another layout.
-            return _unsafe_view(y, (*shape, y.shape[-1])), _unsafe_view(normalizer, shape)
+        results = [_fused(one, k, v, 0.0, causal, attn_mask=m, scale=scale) for one, m in _heads(q, mask)]
+        if not any([_hides_nan(q, k, normalizer) for _, normalizer in results]):
+            if q.dim() == 4:
+                return results[0]
+            return torch.stack([y for y, _ in results], 2), torch.stack([n for _, n in results], 2)
+    if q.dim() == 4:
+        y, normalizer = attention(q.unsqueeze(2), k, v, grouped(mask), grouped(kept), scale, causal, growth)
+        # No views: to one that an autograd.Function returns forward mode gives no tangent of another layout.
+        return _unsafe_view(y, (*q.shape[:-1], y.shape[-1])), _unsafe_view(normalizer, q.shape[:-1])
     wide = wide_dtype(q.dtype)
     y = q.new_empty((*q.shape[:-1], v.shape[-1]))
     normalizer = q.new_empty(q.shape[:-1], dtype=wide)
@@ -61,9 +65,8 @@ def attention(
             largest.masked_fill_(largest == -math.inf, 0)
             total = p.sub_(largest).exp_().sum(-1, keepdim=True)
             total.masked_fill_(total == 0, 1)
-            if kept is not None:
-                blocks.whole(p, batch, heads, rows).mul_(_part(kept, batch, heads, rows, end))
-            mixed = torch.bmm(p, values[:, :end]).mul_(growth / total)
+            used = p if kept is None else blocks.dropped(p, kept, growth, batch, heads, rows)
+            mixed = torch.bmm(used, values[:, :end]).div_(total)
             y[batch, heads, :, rows] = blocks.whole(mixed, batch, heads, rows)
             normalizer[batch, heads, :, rows] = blocks.whole(largest.add_(total.log()), batch, heads, rows)[..., 0]
     return y, normalizer
@@ -92,16 +95,22 @@ def attention_gradients(
     others = (v, y) if v is not None and y is not None and (need_q or need_k or need_mask) else None
     if others is not None and not need_mask and gn is None and _is_fused(q, k, others[0], kept):
         return _from_fused(gy, q, k, *others, mask, normalizer, scale, causal)
+    if q.dim() == 4:
+        gy, q, normalizer = (t.unsqueeze(2) for t in (gy, q, normalizer))
+        gn, mask, kept, y = (grouped(t) for t in (gn, mask, kept, y))
+        how = (scale, causal, growth, wanted)
+        gq, gk, gv, gm = attention_gradients(gy, gn, q, k, v, mask, kept, y, normalizer, *how)
+        return None if gq is None else gq.squeeze(2), gk, gv, None if gm is None else gm.squeeze(2)
     wide = wide_dtype(q.dtype)
     gq = torch.empty_like(q, memory_format=torch.contiguous_format) if need_q else None
-    gk = k.new_zeros(k.shape) if need_k else None
-    gv = k.new_zeros((*k.shape[:-1], gy.shape[-1])) if need_v else None
+    gk = k.new_zeros(k.shape, dtype=wide) if need_k else None
+    gv = k.new_zeros((*k.shape[:-1], gy.shape[-1]), dtype=wide) if need_v else None
     gm = torch.zeros_like(mask, dtype=wide, memory_format=torch.contiguous_format) if need_mask else None  # type: ignore[arg-type]
-    blocks = _Blocks(q, k, causal, buffers=3 if kept is not None and need_v else 2)
+    blocks = _Blocks(q, k, causal, buffers=2)
     for batch, heads in blocks.chunks() if k.shape[2] else ():
         keys = blocks.of(k, batch, heads)
         values = None if others is None else blocks.of(others[0], batch, heads)
-        gkeys, gvalues = (None if t is None else t.new_zeros((len(keys), *t.shape[2:]), dtype=wide) for t in (gk, gv))
+        gkeys, gvalues = (None if t is None else t[batch, heads].view(len(keys), *t.shape[2:]) for t in (gk, gv))
         for rows in blocks.rows():
             end = blocks.end(rows)
             queries = blocks.of(q, batch, heads, rows).mul(scale)
@@ -110,22 +119,17 @@ def attention_gradients(
             # Large scores may round otherwise than those that the normalizer was made of.
             p.sub_(blocks.of(normalizer.unsqueeze(-1), batch, heads, rows)).clamp_(max=0).exp_()
             g = blocks.of(gy, batch, heads, rows)
-            grown = g if growth == 1 else g * growth
-            keep = None if kept is None else _part(kept, batch, heads, rows, end)
             if gvalues is not None:
-                used = p
-                if keep is not None:
-                    used = blocks.buffer(2, p)
-                    torch.mul(blocks.whole(p, batch, heads, rows), keep, out=blocks.whole(used, batch, heads, rows))
-                gvalues[:, :end].baddbmm_(used.mT, grown)
+                used = p if kept is None else blocks.dropped(p, kept, growth, batch, heads, rows)
+                gvalues[:, :end].baddbmm_(used.mT, g)
             if others is None or values is None:
                 continue
             d = (g * blocks.of(others[1], batch, heads, rows)).sum(-1, keepdim=True)
             if gn is not None:
                 d = d - blocks.of(gn.unsqueeze(-1), batch, heads, rows)
-            gs = blocks.product(1, grown, values[:, :end].mT)
-            if keep is not None:
-                blocks.whole(gs, batch, heads, rows).mul_(keep)
+            gs = blocks.product(1, g, values[:, :end].mT)
+            if kept is not None:
+                gs = blocks.dropped(gs, kept, growth, batch, heads, rows)
             gs.sub_(d).mul_(p)
             if gm is not None:
                 part = _part(gm, batch, heads, rows, end)
@@ -134,12 +138,15 @@ def attention_gradients(
                 gq[batch, heads, :, rows] = blocks.whole(torch.bmm(gs, keys[:, :end]).mul_(scale), batch, heads, rows)
             if gkeys is not None:
                 gkeys[:, :end].baddbmm_(gs.mT, queries)
-        for whole, of_chunk in ((gk, gkeys), (gv, gvalues)):
-            if whole is not None and of_chunk is not None:
-                whole[batch, heads] = of_chunk.unflatten(0, whole[batch, heads].shape[:2])
     if gq is not None and k.shape[2] == 0:
         gq.zero_()
+    gk, gv = (None if t is None else t.to(k.dtype) for t in (gk, gv))
     return gq, gk, gv, None if gm is None else gm.to(mask.dtype)  # type: ignore[union-attr]
+
+
+def grouped(tensor: Tensor | None) -> Tensor | None:
+    """Return what belongs to one query head for each head of the keys with a dimension for them."""
+    return None if tensor is None else tensor.unsqueeze(2)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -168,14 +175,17 @@ def _hides_nan(q: Tensor, k: Tensor, normalizer: Tensor) -> bool:
     """Tell whether the fused operator may have taken a row of NaN for one that sees no key."""
     if torch.compiler.is_compiling() or type(normalizer) is not Tensor:  # no values to look at
         return False
-    return bool((normalizer == 0).any()) and not bool((q.sum() + k.sum()).isfinite())
+    return not bool(normalizer.all()) and not bool((q.sum() + k.sum()).isfinite())
 
 
-def _heads(q: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Tensor | None]]:
-    """Yield each query head of a group with its mask to add."""
+def _heads(q: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield one query head for each head of the keys, and its mask to add, until there is no more."""
     mask = None if mask is None else added(mask, q.dtype)
+    if q.dim() == 4:
+        yield q, mask
+        return
     for r in range(q.shape[2]):
-        yield r, None if mask is None else mask[:, :, r if mask.shape[2] > 1 else 0]
+        yield q[:, :, r], None if mask is None else mask[:, :, r if mask.shape[2] > 1 else 0]
 
 
 def _from_fused(
@@ -190,15 +200,13 @@ def _from_fused(
     causal: bool,
 ) -> tuple[Tensor | None, ...]:
     gy = gy if gy.stride(-1) == 1 else gy.contiguous()
+    if q.dim() == 4:
+        mask = None if mask is None else added(mask, q.dtype)
+        return *_fused_gradients(gy, q, k, v, y, normalizer, 0.0, causal, attn_mask=mask, scale=scale), None
     parts = [
-        _fused_gradients(
-            gy[:, :, r], q[:, :, r], k, v, y[:, :, r], normalizer[:, :, r], 0.0, causal, attn_mask=m, scale=scale
-        )
-        for r, m in _heads(q, mask)
+        _fused_gradients(gy[:, :, r], one, k, v, y[:, :, r], normalizer[:, :, r], 0.0, causal, attn_mask=m, scale=scale)
+        for r, (one, m) in enumerate(_heads(q, mask))
     ]
-    if len(parts) == 1:
-        gq, gk, gv = parts[0]
-        return gq.unsqueeze(2), gk, gv, None
     gq, gk, gv = zip(*parts, strict=True)
     return torch.stack(gq, 2), sum(gk[1:], gk[0]), sum(gv[1:], gv[0]), None
 
@@ -261,11 +269,11 @@ class _Blocks:
         sizes = (batch.stop - batch.start, heads.stop - heads.start, self.shape[2], rows.stop - rows.start)
         return matrices.view(*sizes, matrices.shape[-1])
 
-    def buffer(self, number: int, like: Tensor) -> Tensor:
-        """Return memory in the shape of a block."""
-        if self.traced:
-            return torch.empty_like(like)
-        return self.buffers[number][: like.numel()].view(like.shape)
+    def dropped(self, matrices: Tensor, kept: Tensor, growth: float, batch: slice, heads: slice, rows: slice) -> Tensor:
+        """Return what dropout makes of a block."""
+        block = self.whole(matrices, batch, heads, rows)
+        mask = _part(kept, batch, heads, rows, matrices.shape[-1]).expand(block.shape).contiguous()
+        return masked_scale(block, mask, growth).view(matrices.shape)
 
     def product(self, number: int, a: Tensor, b: Tensor) -> Tensor:
         """Return a b, in one of the buffers."""

@@ -22,6 +22,7 @@ the input, and then do the same.
     sampling            an image read at positions that are inputs too
     activation          functions of one number
     softmax             a layer whose outputs share one Jacobian
+    attention           softmax between two products
     normalization       a layer whose statistics depend on the input
     loss                where the gradient starts
     dropout             a layer with a random factor
@@ -58,6 +59,7 @@ from .adaptive_pooling import (
     adaptive_max_pool_indices,
     adaptive_max_pool_scatter,
 )
+from .attention import attention, attention_gradients
 from .convolution import (
     convolution,
     convolution_bias,
@@ -116,6 +118,8 @@ __all__ = [
     "adaptive_max_pool_scatter",
     "affine_grid",
     "affine_grid_adjoint",
+    "attention",
+    "attention_gradients",
     "average_pool",
     "average_pool_adjoint",
     "batch_norm",

@@ -68,35 +68,34 @@ def scaled_dot_product_attention(
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
         group = 1
     leads = [_lead(query, group), key.shape[:-2], value.shape[:-2]]
-    lead = _broadcast(op, leads, query, key, value)
-    scored = _broadcast(op, leads[:2], query, key, value)
-    of_scores = (*scored[:-1], *([scored[-1] * group] if scored else []), length, key.shape[-2])
-    if attn_mask is not None and not _fits(attn_mask.shape, of_scores):
-        raise RuntimeError(
-            f"{op}(): attn_mask must broadcast to the scores, {of_scores}, got shape {tuple(attn_mask.shape)}"
-        )
-    kept = None
-    if p > 0:
-        kept = _scores_view(autograd.attention.draw_kept(query, key, of_scores, p), lead, group)
-    fused = (
+    alike = leads[0] == leads[1] == leads[2]
+    lead = scored = leads[0]
+    if not alike:
+        lead, scored = (_broadcast(op, some, query, key, value) for some in (leads, leads[:2]))
+    kept = mask = None
+    if attn_mask is not None or p > 0:
+        of_scores = (*scored[:-1], *([scored[-1] * group] if scored else []), length, key.shape[-2])
+        if attn_mask is not None:
+            if not _fits(attn_mask.shape, of_scores):
+                raise RuntimeError(
+                    f"{op}(): attn_mask must broadcast to the scores, {of_scores}, got shape {tuple(attn_mask.shape)}"
+                )
+            mask = _scores_view(attn_mask, lead, group)
+        if p > 0:
+            kept = _scores_view(autograd.attention.draw_kept(query, key, of_scores, p), lead, group)
+    like_query = (  # as the built-in, whose general form returns what is contiguous
         query.dim() == 4
         and group == 1
+        and alike
         and kept is None
-        and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
         and size == value.shape[-1]
         and not (attn_mask is not None and attn_mask.requires_grad)
         and all([t.numel() > 0 and t.stride(-1) == 1 for t in (query, key, value)])
     )
-    scores = Scores(scale, is_causal, 0.0 if p == 1 else 1 / (1 - p), fused)
-    operands = (
-        _grouped(query, lead, group),
-        _folded(key, lead),
-        _folded(value, lead),
-        None if attn_mask is None else _scores_view(attn_mask, lead, group),
-        kept,
-    )
-    output = autograd.attention.attention(*operands, scores).flatten(1, 2)
-    if len(lead) == 2:
+    scores = Scores(scale, is_causal, 0.0 if p == 1 else 1 / (1 - p), like_query)
+    operands = (_grouped(query, lead, group), _folded(key, lead), _folded(value, lead), mask, kept)
+    output = autograd.attention.attention(*operands, scores)
+    if len(lead) == 2 and group == 1:
         return output
     return output.reshape(*lead[:-1], *([lead[-1] * group] if lead else []), *output.shape[-2:])
 
@@ -147,8 +146,6 @@ def _lead(query: Tensor, group: int) -> tuple[int, ...]:
 
 
 def _broadcast(op: str, leads: Sequence[Sequence[int]], *tensors: Tensor) -> tuple[int, ...]:
-    if all([tuple(lead) == tuple(leads[0]) for lead in leads]):
-        return tuple(leads[0])
     try:
         return tuple(torch.broadcast_shapes(*leads))
     except RuntimeError:
@@ -174,21 +171,23 @@ def _folded(tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
 
 
 def _grouped(query: Tensor, lead: tuple[int, ...], group: int) -> Tensor:
-    """Return (B, H, R, L, E) from the query."""
+    """Return (B, H, L, E) from the query, or (B, H, R, L, E) for groups."""
     if group == 1:
-        return _folded(query, lead).unsqueeze(2)
+        return _folded(query, lead)
     heads = (*lead[:-1], lead[-1] * group)
     return _folded(query, heads).unflatten(1, (lead[-1], group))
 
 
 def _scores_view(mask: Tensor, lead: tuple[int, ...], group: int) -> Tensor:
-    """Return a mask of the scores as (B, H, R, L, S), with sizes of one where it is broadcast."""
+    """Return a mask of the scores as (B, H, L, S), or (B, H, R, L, S), with sizes of one where it is broadcast."""
     rank = len(lead) + 2
     mask = mask[(None,) * (rank - mask.dim())]
     if len(lead) > 2 and any(size != 1 for size in mask.shape[:-3]):
         mask = mask.expand(*lead[:-1], *mask.shape[-3:])
     mask = mask[(None,) * (4 - rank)] if rank <= 4 else mask.flatten(0, -4)
-    return mask.unsqueeze(2) if group == 1 or mask.shape[1] == 1 else mask.unflatten(1, (lead[-1], group))
+    if group == 1:
+        return mask
+    return mask.unsqueeze(2) if mask.shape[1] == 1 else mask.unflatten(1, (lead[-1], group))
 
 
 _attention_with_weights = autocast_to("lower precision")(autograd.attention.attention_with_weights)

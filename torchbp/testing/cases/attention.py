@@ -48,7 +48,7 @@ def cases() -> list[LayerCase]:
     add("causal, values of another size", (q, k, draw(2, 1, 4, 1, seed=2)), {"is_causal": True}, causal)
     add("grouped", (draw(2, 4, 2, 2), *(draw(2, 2, 3, 2, seed=i) for i in (1, 2))), {"enable_gqa": True})
 
-    drawn = torch.rand(2, 1, 1, 3, 4, generator=torch.Generator().manual_seed(3)) < 0.6
+    drawn = torch.rand(2, 1, 3, 4, generator=torch.Generator().manual_seed(3)) < 0.6
     dropping = Scores(0.7, growth=1 / 0.6)
 
     @autocast_to("lower precision")
@@ -56,8 +56,8 @@ def cases() -> list[LayerCase]:
         return autograd.attention.attention(q, k, v, None, kept, dropping)
 
     def formula(q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> Tensor:
-        weights = torch.softmax(0.7 * q @ k.unsqueeze(2).mT, -1)
-        return (weights * kept / 0.6) @ v.unsqueeze(2)
+        weights = torch.softmax(0.7 * q @ k.mT, -1)
+        return (weights * kept / 0.6) @ v
 
     found.append(
         LayerCase(
@@ -65,7 +65,7 @@ def cases() -> list[LayerCase]:
             "scaled_dot_product_attention[dropout, mask drawn]",
             Subject(
                 dropped,
-                (q.unsqueeze(2), k, v, drawn),
+                (q, k, v, drawn),
                 formula,
                 saved=lambda q, k, v, kept: _kept(q, k, v) + kept.numel(),
                 batched=(0, 1, 2, 3),
