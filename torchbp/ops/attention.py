@@ -38,7 +38,7 @@ def attention(
 
     A row whose scores are all -inf gives 0, and 0 for its logarithm. ``growth`` is what dropout multiplies by.
     """
-    if _is_fused(q, k, v, kept):
+    if _is_fused(q, k, v, kept, causal, scale):
         results = [_fused(one, k, v, 0.0, causal, attn_mask=m, scale=scale) for one, m in _heads(q, mask)]
         if not any([_hides_nan(q, k, normalizer) for _, normalizer in results]):
             if q.dim() == 4:
@@ -93,7 +93,7 @@ def attention_gradients(
     """
     need_q, need_k, need_v, need_mask = wanted
     others = (v, y) if v is not None and y is not None and (need_q or need_k or need_mask) else None
-    if others is not None and not need_mask and gn is None and _is_fused(q, k, others[0], kept):
+    if others is not None and not need_mask and gn is None and _is_fused(q, k, others[0], kept, causal, scale):
         return _from_fused(gy, q, k, *others, mask, normalizer, scale, causal)
     if q.dim() == 4:
         gy, q, normalizer = (t.unsqueeze(2) for t in (gy, q, normalizer))
@@ -161,9 +161,10 @@ def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
 
 
-def _is_fused(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None) -> bool:
+def _is_fused(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None, causal: bool, scale: float) -> bool:
     return (
         kept is None
+        and (scale > 0 or not causal)  # it multiplies the -inf of keys that come later by the scale
         and q.device.type == "cpu"
         and q.dtype in _FUSED_DTYPES
         and q.shape[-1] == v.shape[-1]

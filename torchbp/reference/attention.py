@@ -24,9 +24,10 @@ def _probabilities(
         *lead, row = index
         scores = np.zeros(key.shape[-2])
         for s in range(len(scores)):
-            scores[s] = scale * np.sum(query[index] * key[(*lead, s)])
+            pair, place = (*lead, s), (*index, s)
+            scores[s] = scale * np.sum(query[index] * key[pair])
             if added is not None:
-                seen = added[(*index, s)]
+                seen = added[place]
                 scores[s] += (0.0 if seen else -np.inf) if added.dtype == np.bool_ else seen
             if is_causal and s > row:
                 scores[s] = -np.inf
@@ -85,7 +86,8 @@ def attention(
     output = np.zeros((*query.shape[:-1], value.shape[-1]))
     for index in np.ndindex(*p.shape[:-1]):
         for s in range(p.shape[-1]):
-            output[index] += p[(*index, s)] * value[(*index[:-1], s)]
+            pair, place = (*index[:-1], s), (*index, s)
+            output[index] += p[place] * value[pair]
     return output.astype(dtype)
 
 
@@ -134,11 +136,13 @@ def attention_gradients(
         lead = index[:-1]
         gp = np.zeros(p.shape[-1])
         for s in range(p.shape[-1]):
-            gv[(*lead, s)] += p[(*index, s)] * grad_output[index]
-            gp[s] = np.sum(grad_output[index] * value[(*lead, s)])
+            pair, place = (*lead, s), (*index, s)
+            gv[pair] += p[place] * grad_output[index]
+            gp[s] = np.sum(grad_output[index] * value[pair])
         jacobian = np.diag(p[index]) - np.outer(p[index], p[index])
         gx[index] = gp @ jacobian
         for s in range(p.shape[-1]):
-            gq[index] += scale * gx[(*index, s)] * key[(*lead, s)]
-            gk[(*lead, s)] += scale * gx[(*index, s)] * query[index]
+            pair, place = (*lead, s), (*index, s)
+            gq[index] += scale * gx[place] * key[pair]
+            gk[pair] += scale * gx[place] * query[index]
     return gq.astype(dtype), gk.astype(dtype), gv.astype(dtype), gx.astype(dtype)

@@ -70,6 +70,7 @@ def cases() -> list[LayerCase]:
                 saved=lambda q, k, v, kept: _kept(q, k, v) + kept.numel(),
                 batched=(0, 1, 2, 3),
             ),
+            {"unbatched": "torchbp.autograd's form takes a batch of heads"},
         )
     )
     # Input, weight and bias of the one projection, weight and bias of the other.
