@@ -216,7 +216,9 @@ def identified(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         f"{name}-{value.variant_test_name}" if getattr(value, "variant_test_name", "") else name
         for name, value in pairs
     ]
-    return {"argvalues": pairs, "ids": ids}
+    # One transformer takes as long as all of another layer.
+    slow = [[pytest.mark.slow] if name.startswith("Transformer") else [] for name, _ in pairs]
+    return {"argvalues": [pytest.param(*pair, marks=m) for pair, m in zip(pairs, slow, strict=True)], "ids": ids}
 
 
 def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> Iterator[tuple[Case, Case]]:
@@ -359,15 +361,13 @@ def functional(module: torch.nn.Module) -> Callable[..., Any]:
 @pytest.mark.parametrize(("name", "info"), **identified(MODULES))
 def test_module_derivatives(name: str, info: ModuleInfo, training: bool, spread: Any) -> None:
     order = 2 if info.supports_gradgrad else 1
-    count = 3 if name.startswith("Transformer") else 30  # each takes as long as all of another layer
-    for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, training), count)):
+    for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, training), 30)):
         equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}")
 
 
 @pytest.mark.parametrize(("name", "info"), **identified(MODULES))
 def test_module_forward_mode(name: str, info: ModuleInfo, spread: Any) -> None:
-    count = 2 if name.startswith("Transformer") else 10
-    for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, True), count)):
+    for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, True), 10)):
         equal([tangent(mine)], [tangent(theirs)], f"input {i} {desc}")
 
 

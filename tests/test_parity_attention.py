@@ -66,7 +66,7 @@ def plain(*args: Any, **options: Any) -> Tensor:
 
 
 @given(attention_arguments())
-@times(4)
+@times(1.5)
 def test_scaled_dot_product_attention(arguments: dict[str, Any]) -> None:
     """Values, gradients, the mask's too, and the layout; dropout draws what the built-in draws."""
     tensors, options, seed = arguments["tensors"], arguments["options"], arguments["seed"]
@@ -155,7 +155,7 @@ def heads_arguments(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(heads_arguments())
-@times(3)
+@times(1.5)
 def test_multihead_attention(arguments: dict[str, Any]) -> None:
     """Outputs, weights, and the gradients of inputs and parameters; in training and evaluation."""
     results = []
