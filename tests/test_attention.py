@@ -204,29 +204,6 @@ def test_dropout_needs_a_probability(p: float) -> None:
         builtin.scaled_dot_product_attention(q, q, q, dropout_p=p)  # taken, and no dropout
 
 
-ONES = torch.ones(2, 4, 3, 5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"),
-    [
-        ((ONES[0, 0, 0], ONES, ONES), {}, r"query must have at least 2 dimensions, got shape \(5,\)"),
-        ((ONES, ONES.double(), ONES), {}, "key must have query's dtype and device, torch.float32 on cpu, got"),
-        ((ONES, ONES[..., :4], ONES), {}, r"rows of one size, got shapes \(2, 4, 3, 5\) and \(2, 4, 3, 4\)"),
-        ((ONES, ONES[:, :3], ONES), {}, r"must broadcast, got shapes \[\(2, 4, 3, 5\), \(2, 3, 3, 5\)"),
-        ((ONES, ONES[:, :3], ONES[:, :3]), {"enable_gqa": True}, "heads of key and value must divide those of query"),
-        ((ONES, ONES, ONES, ONES), {}, r"broadcast to the scores, \(2, 4, 3, 3\), got shape \(2, 4, 3, 5\)"),
-        ((ONES, ONES, ONES, ONES.long()), {}, "bool, float32 or query's, torch.float32, got torch.int64"),
-        ((ONES.long(),) * 3, {}, "query must be real and floating-point, got torch.int64"),
-    ],
-)
-def test_refusals(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RuntimeError, match=message):
-        attend(*arguments, **options)
-    with pytest.raises(RuntimeError):
-        builtin.scaled_dot_product_attention(*arguments, **options)
-
-
 def test_more_values_than_keys() -> None:
     """The built-in's fused form looks beyond the keys; its plain one refuses."""
     memory = torch.zeros(1, 1, 4, 5)
@@ -237,17 +214,6 @@ def test_more_values_than_keys() -> None:
     with pytest.raises(RuntimeError), sdpa_kernel(SDPBackend.MATH):
         builtin.scaled_dot_product_attention(query, key, value)
     assert builtin.scaled_dot_product_attention(query, key, value).min() > 0.9
-
-
-def test_refusals_of_other_types() -> None:
-    with pytest.raises(NotImplementedError, match="query must be real and floating-point, got torch.complex64"):
-        attend(*(ONES + 0j,) * 3)
-    with pytest.raises(IndexError, match="enable_gqa needs a dimension of heads"):
-        attend(*(ONES[0, 0],) * 3, enable_gqa=True)
-    with pytest.raises(TypeError, match="key must be a Tensor, got list"):
-        attend(ONES, [1.0], ONES)
-    with pytest.raises(TypeError, match="is_causal must be a bool, got 1"):
-        attend(ONES, ONES, ONES, is_causal=1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -375,25 +341,6 @@ def test_nested_tensors_are_refused() -> None:
     nested = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)])
     with pytest.raises(AssertionError, match="must not be nested"):
         nn.MultiheadAttention(4, 2, batch_first=True)(nested, nested, nested)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        ({"attn_mask": torch.ones(2, 3)}, RuntimeError, r"attn_mask must have shape \(3, 3\), got \(2, 3\)"),
-        ({"attn_mask": torch.ones(5, 3, 3)}, RuntimeError, r"must have shape \(4, 3, 3\), got \(5, 3, 3\)"),
-        ({"key_padding_mask": torch.ones(2, 4)}, AssertionError, r"must have shape \(2, 3\), got \(2, 4\)"),
-        ({"attn_mask": torch.ones(3, 3).long()}, AssertionError, "only bool and floating types of attn_mask"),
-        ({"is_causal": True}, RuntimeError, "is_causal needs attn_mask"),
-    ],
-)
-def test_refusals_of_heads(call: dict[str, Any], error: type[Exception], message: str) -> None:
-    mine, theirs = pair("MultiheadAttention", 4, 2)
-    (x,) = draws((3, 2, 4))
-    with pytest.raises(error, match=message):
-        mine(x, x, x, **call)
-    with pytest.raises(error):
-        theirs(x, x, x, **call)
 
 
 def test_masks_of_two_types_are_deprecated() -> None:

@@ -289,6 +289,11 @@ def multi_head_attention_forward(
         if static_k is not None or static_v is not None:
             raise AssertionError("multi_head_attention_forward(): bias_k cannot be added to static_k or static_v")
         k, v = (torch.cat([t, b.expand(1, batch, embed_dim)]) for t, b in ((k, bias_k), (v, bias_v)))
+    if key.shape[1] != batch and (static_k is None or static_v is None):
+        raise RuntimeError(
+            f"multi_head_attention_forward(): query and key must have one batch, got shapes {tuple(query.shape)} and "
+            f"{tuple(key.shape)}"
+        )
     q, k, v = (t.unflatten(-1, (num_heads, head_dim)).permute(1, 2, 0, 3) for t in (q, k, v))
     k, v = (
         own if static is None else _static(name, static, batch, num_heads, head_dim)
