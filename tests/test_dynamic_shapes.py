@@ -48,6 +48,8 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
     "layer_norm": lambda x: F.layer_norm(x, x.shape[2:]),
     "group_norm": lambda x: F.group_norm(x, 2),
+    "attention, fused": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention, values of another size": lambda x: F.scaled_dot_product_attention(x, x + 1, x[..., :3]),
 }
 QUICK = ("conv2d", "interpolate, nearest")
 

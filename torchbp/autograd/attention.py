@@ -15,7 +15,7 @@ from torchbp.autograd.contraction import Einsum, contract
 from torchbp.autograd.dropout import dropout
 from torchbp.autograd.function import ExplicitFunction, save
 from torchbp.autograd.softmax import softmax
-from torchbp.ops.attention import added, grouped, wide_dtype
+from torchbp.ops.attention import added, grouped, scale_of, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Scores:
     """How the scores are made.
 
     Attributes:
-        scale: what q kᵀ is multiplied by.
+        scale: what q kᵀ is multiplied by; by default 1 / sqrt(E).
         causal: whether row i sees the keys 0 to i only.
         growth: what dropout multiplies the probabilities that it keeps by.
         like_query: whether the output has the query's layout where it can; else it is contiguous.
     """
 
-    scale: float
+    scale: float | None = None
     causal: bool = False
     growth: float = 1.0
     like_query: bool = False
@@ -87,7 +87,7 @@ class Attention(ExplicitFunction):
         ctx: Any, tq: Tensor | None, tk: Tensor | None, tv: Tensor | None, tmask: Tensor | None, *_rest: Any
     ) -> tuple[Tensor, Tensor]:
         q, k, mask, kept, n, v, y = ctx.saved_tensors
-        scores, wide = ctx.scores, wide_dtype(q.dtype)
+        scores, scale, wide = ctx.scores, scale_of(q, ctx.scores.scale), wide_dtype(q.dtype)
         single = q.dim() == 4
         if single:
             q, mask, kept, n, y, tq, tmask = (grouped(t) for t in (q, mask, kept, n, y, tq, tmask))
@@ -96,9 +96,9 @@ class Attention(ExplicitFunction):
         keys = k.unsqueeze(2).to(wide)
         ts = None
         if tq is not None:
-            ts = _product(tq.to(wide) * scores.scale, keys.mT)
+            ts = _product(tq.to(wide) * scale, keys.mT)
         if tk is not None:
-            term = _product(q.to(wide) * scores.scale, tk.unsqueeze(2).to(wide).mT)
+            term = _product(q.to(wide) * scale, tk.unsqueeze(2).to(wide).mT)
             ts = term if ts is None else ts + term
         if tmask is not None:
             ts = tmask.expand(p.shape) if ts is None else ts + tmask
@@ -161,7 +161,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, n: Tensor, scores: Scores) -> Tensor:
     """Return P in differentiable steps."""
     wide = wide_dtype(q.dtype)
-    s = _product(q.to(wide) * scores.scale, k.unsqueeze(2).to(wide).mT)
+    s = _product(q.to(wide) * scale_of(q, scores.scale), k.unsqueeze(2).to(wide).mT)
     if mask is not None:
         s = s + added(mask, wide)
     if scores.causal:
@@ -189,7 +189,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of q, k, v and mask in differentiable steps."""
     need_q, need_k, need_v, need_mask = wanted
-    wide, single = wide_dtype(q.dtype), q.dim() == 4
+    wide, scale, single = wide_dtype(q.dtype), scale_of(q, scores.scale), q.dim() == 4
     if single:
         gy, q, n = (t.unsqueeze(2) for t in (gy, q, n))
         gn, mask, kept, y = (grouped(t) for t in (gn, mask, kept, y))
@@ -201,8 +201,8 @@ def _gradients(
         gp = _dropped(_product(g, v.unsqueeze(2).to(wide).mT), kept, scores)
         d = (g * y).sum(-1)
         gs = p * (gp - (d if gn is None else d - gn).unsqueeze(-1))
-        gq = (_product(gs, k.unsqueeze(2).to(wide)) * scores.scale).to(q.dtype) if need_q else None
-        gk = (_product(gs.mT, q.to(wide)).sum(2) * scores.scale).to(k.dtype) if need_k else None
+        gq = (_product(gs, k.unsqueeze(2).to(wide)) * scale).to(q.dtype) if need_q else None
+        gk = (_product(gs.mT, q.to(wide)).sum(2) * scale).to(k.dtype) if need_k else None
         gm = gs.sum_to_size(mask.shape).to(mask.dtype) if mask is not None and need_mask else None
     if single:
         gq, gm = (None if t is None else t.squeeze(2) for t in (gq, gm))
@@ -216,6 +216,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor
     boolean (True takes part) or added, and ``kept``, boolean, broadcast to (B, H, L, S) or (B, H, R, L, S). The result
     is (B, H, L, V) or (B, H, R, L, V). Keeps its inputs and outputs, and one number per row.
     """
+    if torch.compiler.is_compiling():  # Dynamo refuses a Function that gets one tensor twice
+        k = k.view_as(k) if k is q else k
+        v = v.view_as(v) if v is q or v is k else v
     return Attention.call(q, k, v, mask, kept, scores)[0]
 
 

@@ -30,7 +30,7 @@ def attention(
     v: Tensor,
     mask: Tensor | None,
     kept: Tensor | None,
-    scale: float,
+    scale: float | None,
     causal: bool,
     growth: float,
 ) -> tuple[Tensor, Tensor]:
@@ -53,12 +53,12 @@ def attention(
     normalizer = q.new_empty(q.shape[:-1], dtype=wide)
     if k.shape[2] == 0:
         return y.zero_(), normalizer.zero_()
-    blocks = _Blocks(q, k, causal, buffers=1)
+    blocks, factor = _Blocks(q, k, causal, buffers=1), scale_of(q, scale)
     for batch, heads in blocks.chunks():
         keys, values = blocks.of(k, batch, heads), blocks.of(v, batch, heads)
         for rows in blocks.rows():
             end = blocks.end(rows)
-            queries = blocks.of(q, batch, heads, rows).mul(scale)
+            queries = blocks.of(q, batch, heads, rows).mul(factor)
             p = blocks.product(0, queries, keys[:, :end].mT)
             blocks.add_masks(p, mask, batch, heads, rows, end)
             largest = p.amax(-1, keepdim=True)
@@ -82,7 +82,7 @@ def attention_gradients(
     kept: Tensor | None,
     y: Tensor | None,
     normalizer: Tensor,
-    scale: float,
+    scale: float | None,
     causal: bool,
     growth: float,
     wanted: tuple[bool, bool, bool, bool],
@@ -106,14 +106,14 @@ def attention_gradients(
     gk = k.new_zeros(k.shape, dtype=wide) if need_k else None
     gv = k.new_zeros((*k.shape[:-1], gy.shape[-1]), dtype=wide) if need_v else None
     gm = torch.zeros_like(mask, dtype=wide, memory_format=torch.contiguous_format) if need_mask else None  # type: ignore[arg-type]
-    blocks = _Blocks(q, k, causal, buffers=2)
+    blocks, factor = _Blocks(q, k, causal, buffers=2), scale_of(q, scale)
     for batch, heads in blocks.chunks() if k.shape[2] else ():
         keys = blocks.of(k, batch, heads)
         values = None if others is None else blocks.of(others[0], batch, heads)
         gkeys, gvalues = (None if t is None else t[batch, heads].view(len(keys), *t.shape[2:]) for t in (gk, gv))
         for rows in blocks.rows():
             end = blocks.end(rows)
-            queries = blocks.of(q, batch, heads, rows).mul(scale)
+            queries = blocks.of(q, batch, heads, rows).mul(factor)
             p = blocks.product(0, queries, keys[:, :end].mT)
             blocks.add_masks(p, mask, batch, heads, rows, end)
             # Large scores may round otherwise than those that the normalizer was made of.
@@ -135,7 +135,7 @@ def attention_gradients(
                 part = _part(gm, batch, heads, rows, end)
                 part.add_(blocks.whole(gs, batch, heads, rows).sum_to_size(part.shape))
             if gq is not None:
-                gq[batch, heads, :, rows] = blocks.whole(torch.bmm(gs, keys[:, :end]).mul_(scale), batch, heads, rows)
+                gq[batch, heads, :, rows] = blocks.whole(torch.bmm(gs, keys[:, :end]).mul_(factor), batch, heads, rows)
             if gkeys is not None:
                 gkeys[:, :end].baddbmm_(gs.mT, queries)
     if gq is not None and k.shape[2] == 0:
@@ -147,6 +147,13 @@ def attention_gradients(
 def grouped(tensor: Tensor | None) -> Tensor | None:
     """Return what belongs to one query head for each head of the keys with a dimension for them."""
     return None if tensor is None else tensor.unsqueeze(2)
+
+
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """Return what the scores are multiplied by: 1 / sqrt(E) if nothing else is asked for."""
+    if scale is not None:
+        return scale
+    return 1 / math.sqrt(q.shape[-1]) if q.shape[-1] else math.inf
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -161,10 +168,10 @@ def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
 
 
-def _is_fused(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None, causal: bool, scale: float) -> bool:
+def _is_fused(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None, causal: bool, scale: float | None) -> bool:
     return (
         kept is None
-        and (scale > 0 or not causal)  # it multiplies the -inf of keys that come later by the scale
+        and (scale is None or scale > 0 or not causal)  # it multiplies the -inf of keys that come later by the scale
         and q.device.type == "cpu"
         and q.dtype in _FUSED_DTYPES
         and q.shape[-1] == v.shape[-1]
@@ -197,7 +204,7 @@ def _from_fused(
     y: Tensor,
     mask: Tensor | None,
     normalizer: Tensor,
-    scale: float,
+    scale: float | None,
     causal: bool,
 ) -> tuple[Tensor | None, ...]:
     gy = gy if gy.stride(-1) == 1 else gy.contiguous()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -60,9 +59,7 @@ def scaled_dot_product_attention(
     if not 0.0 <= p <= 1.0:
         raise RuntimeError(f"{op}(): dropout_p must be between 0 and 1, got {p}")
     length, size = query.shape[-2:]
-    if scale is None:
-        scale = 1 / math.sqrt(size) if size else math.inf
-    scale = float(as_number(op, "scale", scale))
+    scale = None if scale is None else float(as_number(op, "scale", scale))
     group = _group(op, query, key, value) if enable_gqa else 1
     if enable_gqa and key.shape[-3] != value.shape[-3]:  # one head of each for every head of the query
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
