@@ -364,6 +364,20 @@ def test_autocast() -> None:
 
 
 @pytest.mark.slow
+def test_compiled_attention_takes_one_tensor_thrice() -> None:
+    (x,) = draws((2, 3, 5, 4))
+    for arguments in ({"is_causal": True}, {"attn_mask": torch.ones(5, 5).tril().bool(), "scale": -1.0}):
+        torch._dynamo.reset()
+        program = torch.compile(
+            lambda x, given=arguments: attend(x, x, x, **given), fullgraph=True, backend="aot_eager"
+        )
+        torch.testing.assert_close(
+            results(program, [x]), results(lambda x, given=arguments: attend(x, x, x, **given), [x])
+        )
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
 def test_a_transformer_compiles_whole() -> None:
     (layer, _) = pair("TransformerEncoderLayer", 8, 2, 16, 0.0, batch_first=True)
     (x,) = draws((2, 5, 8))

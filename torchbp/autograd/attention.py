@@ -69,6 +69,8 @@ class Attention(ExplicitFunction):
     def backward(ctx: Any, gy: Tensor | None, gn: Tensor | None) -> tuple[Any, ...]:
         if gy is None and gn is None:
             return (None,) * 6
+        if torch.compiler.is_compiling():
+            gn = None  # Dynamo fills in zeros, and what it compiles has no second derivative
         q, k, mask, kept, n, v, y = ctx.saved_tensors
         wanted = tuple(ctx.needs_input_grad[:4])
         if gy is None:

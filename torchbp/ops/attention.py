@@ -219,9 +219,9 @@ def _from_fused(
     return torch.stack(gq, 2), sum(gk[1:], gk[0]), sum(gv[1:], gv[0]), None
 
 
-def _part(mask: Tensor, batch: slice, heads: slice, rows: slice, end: int) -> Tensor:
+def _part(mask: Tensor, batch: slice, heads: slice, rows: slice, end: int | None) -> Tensor:
     """Return the part of a tensor, broadcast against the scores, that belongs to a block."""
-    wanted = (batch, heads, slice(None), rows, slice(0, end))
+    wanted = (batch, heads, slice(None), rows, slice(None, end))
     return mask[tuple([slice(None) if size == 1 else part for size, part in zip(mask.shape, wanted, strict=True)])]
 
 
@@ -248,7 +248,7 @@ class _Blocks:
         """Yield slices of the batch and of the heads."""
         batch, heads = self.shape[:2]
         if self.traced:
-            yield slice(0, batch), slice(0, heads)
+            yield slice(None), slice(None)
             return
         for b in range(0, batch, self.of_batch):
             for h in range(0, heads, max(1, self.of_heads)):
@@ -258,14 +258,14 @@ class _Blocks:
         """Yield slices of the rows."""
         length = self.shape[3]
         if self.traced:
-            yield slice(0, length)
+            yield slice(None)
             return
         for start in range(0, length, self.step):
             yield slice(start, min(start + self.step, length))
 
-    def end(self, rows: slice) -> int:
-        """Return how many keys the rows see."""
-        return min(self.keys, rows.stop) if self.causal and not self.traced else self.keys
+    def end(self, rows: slice) -> int | None:
+        """Return how many keys the rows see at most; None for all."""
+        return min(self.keys, rows.stop) if self.causal and not self.traced else None
 
     def of(self, tensor: Tensor, batch: slice, heads: slice, rows: slice | None = None) -> Tensor:
         """Return a part as matrices, wide: (n, S, size) of keys and values, (n, R · rows, size) of all else."""
@@ -274,13 +274,15 @@ class _Blocks:
 
     def whole(self, matrices: Tensor, batch: slice, heads: slice, rows: slice) -> Tensor:
         """Return the matrices of a block as (batch, heads, R, rows, size)."""
+        if self.traced:
+            return matrices.view(*self.shape, matrices.shape[-1])
         sizes = (batch.stop - batch.start, heads.stop - heads.start, self.shape[2], rows.stop - rows.start)
         return matrices.view(*sizes, matrices.shape[-1])
 
     def dropped(self, matrices: Tensor, kept: Tensor, growth: float, batch: slice, heads: slice, rows: slice) -> Tensor:
         """Return what dropout makes of a block."""
         block = self.whole(matrices, batch, heads, rows)
-        mask = _part(kept, batch, heads, rows, matrices.shape[-1]).expand(block.shape).contiguous()
+        mask = _part(kept, batch, heads, rows, self.end(rows)).expand(block.shape).contiguous()
         return masked_scale(block, mask, growth).view(matrices.shape)
 
     def product(self, number: int, a: Tensor, b: Tensor) -> Tensor:
@@ -290,11 +292,13 @@ class _Blocks:
         count = a.shape[0] * a.shape[1] * b.shape[2]
         return torch.bmm(a, b, out=self.buffers[number][:count].view(a.shape[0], a.shape[1], b.shape[2]))
 
-    def add_masks(self, scores: Tensor, mask: Tensor | None, batch: slice, heads: slice, rows: slice, end: int) -> None:
+    def add_masks(
+        self, scores: Tensor, mask: Tensor | None, batch: slice, heads: slice, rows: slice, end: int | None
+    ) -> None:
         """Add the mask to the scores of a block, and -inf where a key comes after the row."""
         block = self.whole(scores, batch, heads, rows)
         if mask is not None:
             block.add_(added(_part(mask, batch, heads, rows, end), self.dtype))
-        if self.causal and end > rows.start:
-            later = torch.ones(rows.stop - rows.start, end - rows.start, dtype=torch.bool, device=scores.device)
-            block[..., rows.start :].masked_fill_(later.triu_(1), -math.inf)
+        if self.causal:
+            block = block[..., rows.start :]  # the keys before are seen by all rows
+            block.masked_fill_(torch.ones(block.shape[-2:], dtype=torch.bool, device=block.device).triu_(1), -math.inf)
