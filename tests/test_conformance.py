@@ -20,6 +20,7 @@ import torch.nn.functional as builtin
 from differences import several_writers
 from torch import Tensor
 from torch.autograd import forward_ad, gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, ModuleInfo, module_db
 from torch.testing._internal.opinfo.core import OpInfo
@@ -75,6 +76,7 @@ WITHOUT_CASES = {
     "fold": "PyTorch has cases of unfold only",
     "Fold": "the same",
     "Unfold": "PyTorch's module_db has none; its function is in op_db",
+    "TransformerDecoder": "PyTorch's module_db has none; Transformer has one",
     "upsample": "PyTorch has cases of interpolate, which it calls",
     "Upsample": "the same; its function is in op_db",
     "UpsamplingNearest2d": "the same",
@@ -235,7 +237,9 @@ def identified(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         f"{name}-{value.variant_test_name}" if getattr(value, "variant_test_name", "") else name
         for name, value in pairs
     ]
-    return {"argvalues": pairs, "ids": ids}
+    # One transformer takes as long as all of another layer.
+    slow = [[pytest.mark.slow] if name.startswith("Transformer") else [] for name, _ in pairs]
+    return {"argvalues": [pytest.param(*pair, marks=m) for pair, m in zip(pairs, slow, strict=True)], "ids": ids}
 
 
 def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> Iterator[tuple[Case, Case]]:
@@ -248,8 +252,11 @@ def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> I
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Silence what the built-in warns of (dim not given, size_average); test_errors.py has the warnings."""
-    with warnings.catch_warnings():
+    """Silence what the built-in warns of (dim not given, size_average); test_errors.py has the warnings.
+
+    And choose the form of the built-in's attention that has more than one derivative.
+    """
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")
         yield
 

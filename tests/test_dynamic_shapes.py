@@ -52,6 +52,8 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "rms_norm": lambda x: F.rms_norm(x, x.shape[2:]),
     "local_response_norm": lambda x: F.local_response_norm(x, 3),
     "normalize": lambda x: F.normalize(x, dim=(1, 3)),
+    "attention, fused": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention, values of another size": lambda x: F.scaled_dot_product_attention(x, x + 1, x[..., :3]),
 }
 QUICK = ("conv2d", "interpolate, nearest")
 

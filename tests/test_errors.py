@@ -800,6 +800,66 @@ for dtype in (torch.int64, torch.complex64):
     bad("affine_grid", THETA.to(dtype), (2, 1, 3, 4), **CORNERS, says=("theta", str(dtype)))
 
 
+# Attention
+HEADS = t(2, 4, 3, 5)
+for place, word in enumerate(("query", "key", "value")):
+    for value in (None, [1.0], t(5)):
+        given = [HEADS, HEADS, HEADS]
+        given[place] = value
+        said = "(5,)" if isinstance(value, Tensor) else type(value).__name__
+        bad("scaled_dot_product_attention", *given, says=(word, said))
+for given, keywords, says in (
+    ((HEADS, HEADS.float(), HEADS), {}, ("key", "float32")),
+    ((HEADS, HEADS, HEADS.float()), {}, ("value", "float32")),
+    ((HEADS, HEADS[..., :4], HEADS), {}, ("query and key", "(2, 4, 3, 4)")),
+    ((HEADS, HEADS[:, :3], HEADS), {}, ("key", "(2, 3, 3, 5)")),
+    ((HEADS[0], HEADS[0], HEADS[0, :, :2]), {}, ("key and value", "(4, 2, 5)")),
+    ((HEADS, HEADS[:, :3], HEADS[:, :3]), {"enable_gqa": True}, ("heads", "(2, 3, 3, 5)")),
+    ((HEADS[0, 0],) * 3, {"enable_gqa": True}, ("enable_gqa", "(3, 5)")),
+    ((HEADS, HEADS, HEADS, HEADS), {}, ("attn_mask", "(2, 4, 3, 5)")),
+    ((HEADS[0], HEADS[0], HEADS[0], t(2, 4, 3, 3)), {}, ("attn_mask", "(2, 4, 3, 3)")),
+    ((HEADS, HEADS, HEADS, t(3, 3).long()), {}, ("attn_mask", "int64")),
+    ((HEADS, HEADS, HEADS, "mask"), {}, ("attn_mask", "str")),
+    ((HEADS, HEADS, HEADS, None, 1.5), {}, ("dropout_p", "1.5")),
+    ((HEADS, HEADS, HEADS, None, "a"), {}, ("dropout_p", "'a'")),
+    ((HEADS, HEADS, HEADS), {"is_causal": 1}, ("is_causal", "1")),
+    ((HEADS, HEADS, HEADS), {"scale": "a"}, ("scale", "'a'")),
+    ((HEADS, HEADS, HEADS), {"enable_gqa": 0}, ("enable_gqa", "0")),
+    ((HEADS.long(),) * 3, {}, ("query", "int64")),
+    ((HEADS + 0j,) * 3, {}, ("query", "complex128")),
+):
+    bad("scaled_dot_product_attention", *given, **keywords, says=says)
+WORDS = t(3, 2, 4)
+PROJECTIONS = (t(12, 4), t(12), None, None, False, 0.0, t(4, 4), t(4))
+for given, parameters, keywords, says in (
+    ((WORDS[None], WORDS, WORDS, 4, 2), PROJECTIONS, {}, "4D|4-D"),
+    ((WORDS, WORDS[0], WORDS[0], 4, 2), PROJECTIONS, {}, "2-D"),
+    ((WORDS[:, 0], WORDS, WORDS, 4, 2), PROJECTIONS, {}, "3-D"),
+    ((WORDS, WORDS[:, :1], WORDS[:, :1], 4, 2), PROJECTIONS, {}, "(3, 1, 4)"),
+    ((WORDS[..., :3], WORDS, WORDS, 4, 2), PROJECTIONS, {}, "(3, 2, 3)"),
+    ((WORDS, WORDS, WORDS[:2], 4, 2), PROJECTIONS, {}, ("key and value", "(2, 2, 4)")),
+    ((WORDS, WORDS, WORDS, 4, 3), PROJECTIONS, {}, ("num_heads", "3")),
+    ((WORDS, WORDS, WORDS, 4, 2), (None, *PROJECTIONS[1:]), {}, ("in_proj_weight", "None")),
+    ((WORDS, WORDS, WORDS, 4, 2), (*PROJECTIONS[:2], t(1, 1, 4), *PROJECTIONS[3:]), {}, ("bias_k", "bias_v")),
+    *(
+        ((WORDS, WORDS, WORDS, 4, 2), PROJECTIONS, keywords, says)
+        for keywords, says in (
+            ({"attn_mask": t(2, 3)}, ("attn_mask", "(2, 3)")),
+            ({"attn_mask": t(5, 3, 3)}, ("attn_mask", "(5, 3, 3)")),
+            ({"attn_mask": t(3)}, ("attn_mask", "1-D")),
+            ({"attn_mask": t(3, 3).long()}, ("attn_mask", "bool and float")),
+            ({"key_padding_mask": t(2, 4)}, ("key_padding_mask", "(2, 4)")),
+            ({"key_padding_mask": t(2)}, ("key_padding_mask", "1-D")),
+            ({"is_causal": True}, ("is_causal", "None")),
+            ({"static_k": t(5, 3, 2)}, ("static_k", "(5, 3, 2)")),
+            ({"static_v": t(4, 3, 3)}, ("static_v", "(4, 3, 3)")),
+            ({"use_separate_proj_weight": True}, ("q_proj_weight", "None")),
+        )
+    ),
+):
+    bad("multi_head_attention_forward", *given, *parameters, **keywords, says=says)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=[str(row) for row in ROWS])
 def test_function_refuses_as_the_built_in(row: Bad) -> None:
     expected = caught(lambda: getattr(builtin, row.name)(*fresh(row.arguments), **row.keywords))
@@ -823,6 +883,7 @@ def test_every_function_has_rows() -> None:
 # Modules
 
 SINGLE = {n: image.float() for n, image in IMAGES.items()}
+SEQUENCE = t(3, 2, 4, dtype=torch.float32)
 MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     # constructors
     ("Bilinear", (0, 2, 3), {}, ()),
@@ -903,6 +964,25 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("Sigmoid", (), {}, (None,)),
     ("Tanh", (), {}, (None,)),
     ("Dropout", (), {}, (None,)),
+    ("MultiheadAttention", (4, 3), {}, ()),
+    ("MultiheadAttention", (4, 2), {}, (SEQUENCE, SEQUENCE, SEQUENCE[:, :1])),
+    ("MultiheadAttention", (4, 2), {}, (SEQUENCE[..., :3],) * 3),
+    ("MultiheadAttention", (4, 2), {"kdim": 3}, (SEQUENCE,) * 3),
+    ("MultiheadAttention", (4, 2), {}, (SEQUENCE[None],) * 3),
+    ("TransformerEncoderLayer", (4, 3), {}, ()),
+    ("TransformerEncoderLayer", (4, 2, 5), {"activation": "tanh"}, ()),
+    ("TransformerEncoderLayer", (4, 2, 5), {}, (SEQUENCE[..., :3],)),
+    ("TransformerDecoderLayer", (4, 3), {}, ()),
+    ("TransformerDecoderLayer", (4, 2, 5), {}, (SEQUENCE, SEQUENCE[:, :1])),
+    (
+        "TransformerEncoder",
+        (torch.nn.TransformerEncoderLayer(4, 2, 5), 0),
+        {"enable_nested_tensor": False},
+        (SEQUENCE,),
+    ),
+    ("TransformerDecoder", (torch.nn.TransformerDecoderLayer(4, 2, 5), 0), {}, (SEQUENCE, SEQUENCE)),
+    ("Transformer", (4, 3), {}, ()),
+    ("Transformer", (4, 2, 1, 1, 5, 0.1, "relu", None, None, 1e-5, True), {}, (SEQUENCE, SEQUENCE[:2])),
     ("CrossEntropyLoss", (), {}, (Q, T + 1)),
     ("CrossEntropyLoss", (), {"reduction": "avg"}, (Q, T)),
     ("CrossEntropyLoss", (), {"label_smoothing": 1.5}, (Q, T)),

@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, tuple] = {
     "LocalResponseNorm": (2,),
     "LogSoftmax": (1,),
     "PReLU": (3,),
+    "MultiheadAttention": (6, 2),
     "PixelShuffle": (2,),
     "PixelUnshuffle": (2,),
     "RMSNorm": (6,),
@@ -36,6 +37,9 @@ ARGUMENTS: dict[str, tuple] = {
     "SyncBatchNorm": (3,),
     "Softmin": (1,),
     "Threshold": (0.1, 0.2),
+    "Transformer": (4, 2, 1, 1, 5, 0.1, "relu", None, None, 1e-5, True),
+    "TransformerDecoderLayer": (4, 2, 5),
+    "TransformerEncoderLayer": (4, 2, 5),
     "Unfold": (2,),
     "Upsample": (3,),
     "UpsamplingBilinear2d": (3,),
@@ -58,6 +62,8 @@ INPUTS: dict[str, tuple[int, ...]] = {
 }
 SHAPES = {"1d": (2, 3, 6), "3d": (2, 3, 4, 4, 5)}
 OURS_ALONE = {"ScaledTanh"}
+# Of several inputs; test_attention.py calls them.
+ATTENTION = [name for name in nn.explicit_layers() if name.startswith(("Multihead", "Transformer"))]
 NAMES = [name for name in nn.explicit_layers() if name not in OURS_ALONE]
 
 
@@ -70,10 +76,17 @@ def inputs(name: str) -> tuple[torch.Tensor, ...]:
     return (x,)
 
 
+def arguments(place: object, name: str) -> tuple:
+    """Return what a module is made from."""
+    if name in ("TransformerEncoder", "TransformerDecoder"):
+        return getattr(place, f"{name}Layer")(4, 2, 5, batch_first=True), 2
+    return ARGUMENTS.get(name, ())
+
+
 def make(place: object, name: str, **keywords: object) -> torch.nn.Module:
     """Return a module; a lazy one with its parameters, from a first call."""
     torch.manual_seed(0)
-    module = getattr(place, name)(*ARGUMENTS.get(name, ()), **keywords)
+    module = getattr(place, name)(*arguments(place, name), **keywords)
     if name.startswith("Lazy"):
         with torch.no_grad():
             module.eval()(inputs(name)[0].float())
@@ -124,7 +137,7 @@ def test_class_repr_initialisation_and_state(name: str) -> None:
 
 @pytest.mark.parametrize("name", nn.explicit_layers())
 def test_deepcopy_pickle_and_weights_only(name: str) -> None:
-    module = getattr(nn, name)(*ARGUMENTS.get(name, ()))
+    module = getattr(nn, name)(*arguments(nn, name))
     filled = make(nn, name)  # of parameters without a size, weights_only knows nothing
     whole = (
         filled if any(map(torch.nn.parameter.is_lazy, module.buffers())) else module
@@ -206,9 +219,10 @@ def test_evaluation_mode() -> None:
         assert torch.equal(norm.state_dict()[key], value), key
 
 
-# The losses and Bilinear take two inputs; of CrossMapLRN2d the built-in computes something else.
+# The losses, Bilinear and attention take several inputs; of CrossMapLRN2d the built-in computes something else.
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if not n.endswith("Loss") and n not in ("Bilinear", "CrossMapLRN2d")]
+    "name",
+    [n for n in NAMES if not n.endswith("Loss") and n not in ("Bilinear", "CrossMapLRN2d", *ATTENTION)],
 )
 def test_hooks(name: str) -> None:
     """Forward and backward hooks see what torch.nn's see, and may change it."""
@@ -379,7 +393,7 @@ def test_pointwise_strided_channels_last_weight_gradient() -> None:
 
 def test_the_incoming_gradient_is_left_alone() -> None:
     for name in NAMES:
-        if name.endswith("Loss") or name == "Bilinear":
+        if name.endswith("Loss") or name in ("Bilinear", *ATTENTION):
             continue
         module, (leaf, *rest) = make(nn, name), inputs(name)
         y = module.double()(leaf, *rest)

@@ -937,6 +937,8 @@ KEPT = {
     "log_softmax": lambda v: reference.log_softmax(v(2, 3), 1),
     "softmax_gradient": lambda v: reference.softmax_gradient(v(2, 3), v(2, 3), 1),
     "log_softmax_gradient": lambda v: reference.log_softmax_gradient(v(2, 3), v(2, 3), 1),
+    "attention": lambda v: reference.attention(v(2, 3), v(4, 3), v(4, 2)),
+    "attention_gradients": lambda v: reference.attention_gradients(v(2, 3), v(4, 3), v(4, 2), v(2, 2)),
     "batch_norm": lambda v: reference.batch_norm(v(4, 3), v(3), v(3), 0.1),
     "batch_norm_gradients": lambda v: reference.batch_norm_gradients(v(4, 3), v(3), v(4, 3), 0.1),
     "batch_norm_inference": lambda v: reference.batch_norm_inference(v(4, 3), v(3), v(3), v(3), v(3), 100.0),

@@ -11,6 +11,7 @@ torch.compile.
 
 from torchbp.autograd import (
     activation,
+    attention,
     convolution,
     dropout,
     folding,
@@ -36,6 +37,7 @@ __all__ = [
     "TrilinearForm",
     "activation",
     "adjoint_pair",
+    "attention",
     "contract",
     "convolution",
     "dropout",

@@ -113,6 +113,7 @@ def _all_cases() -> list[Case]:
         *_normalizations(),
         *_activations(),
         *_softmaxes(),
+        *_attentions(),
         *_losses(),
         *_dropouts(),
         *_models(),
@@ -275,6 +276,26 @@ def _softmaxes() -> Iterator[Case]:
         )
         for dim, shape in shapes:
             yield _case("softmax", f"dim {dim}", _Layer(name, dim=dim), shape, quick=shape[0] == 64)
+
+
+class _SelfAttention(Module):
+    """One tensor as query, key and value, and the output alone."""
+
+    def __init__(self, nn: ModuleType, size: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(size, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return output
+
+
+def _attentions() -> Iterator[Case]:
+    shape: Shape = (4, 512, 256)
+    name = f"MultiheadAttention 4 heads, {'x'.join(map(str, shape))}"
+    yield Case(name, "attention", "MultiheadAttention", partial(_SelfAttention, size=256, heads=4), shape)
+    layer = _Layer("TransformerEncoderLayer", 256, 4, 1024, 0.0, batch_first=True)
+    yield _case("attention", "4 heads", layer, (16, 128, 256), quick=True)
 
 
 def _losses() -> Iterator[Case]:

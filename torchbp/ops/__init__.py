@@ -2,6 +2,7 @@
 
 from torchbp.ops import (
     activation,
+    attention,
     convolution,
     dropout,
     folding,
@@ -18,6 +19,7 @@ from torchbp.ops.convolution import convolution_algorithm, convolution_algorithm
 
 __all__ = [
     "activation",
+    "attention",
     "convolution",
     "convolution_algorithm",
     "convolution_algorithms",

@@ -22,6 +22,7 @@ the input, and then do the same.
     sampling            an image read at positions that are inputs too
     activation          functions of one number, and gates
     softmax             a layer whose outputs share one Jacobian
+    attention           softmax between two products
     normalization       a layer whose statistics depend on the input
     loss                where the gradient starts
     dropout             a layer with a random factor
@@ -83,6 +84,7 @@ from .adaptive_pooling import (
     adaptive_max_pool_indices,
     adaptive_max_pool_scatter,
 )
+from .attention import attention, attention_gradients
 from .convolution import (
     convolution,
     convolution_bias,
@@ -157,6 +159,8 @@ __all__ = [
     "affine_grid_adjoint",
     "alpha_dropout",
     "alpha_dropout_gradient",
+    "attention",
+    "attention_gradients",
     "average_pool",
     "average_pool_adjoint",
     "batch_norm",

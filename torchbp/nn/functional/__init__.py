@@ -43,6 +43,7 @@ from torchbp.nn.functional.activation import (
     threshold,
     threshold_,
 )
+from torchbp.nn.functional.attention import multi_head_attention_forward, scaled_dot_product_attention
 from torchbp.nn.functional.convolution import (
     conv1d,
     conv2d,
@@ -162,6 +163,7 @@ __all__ = [
     "max_unpool3d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "nll_loss",
     "normalize",
     "pad",
@@ -177,6 +179,7 @@ __all__ = [
     "scaled_tanh",
     "selu",
     "selu_",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "softmax",

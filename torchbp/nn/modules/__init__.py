@@ -31,6 +31,14 @@ from torchbp.nn.modules.activation import (
     Tanhshrink,
     Threshold,
 )
+from torchbp.nn.modules.attention import (
+    MultiheadAttention,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from torchbp.nn.modules.convolution import (
     Conv1d,
     Conv2d,
@@ -190,6 +198,7 @@ __all__ = [
     "MaxUnpool2d",
     "MaxUnpool3d",
     "Mish",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "PixelShuffle",
@@ -218,6 +227,11 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "Unfold",
     "Upsample",
     "UpsamplingBilinear2d",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torchbp._extension import kernels_loaded
 from torchbp.testing.cases import (
     activation,
+    attention,
     convolution,
     dropout,
     folding,
@@ -32,6 +33,7 @@ _FAMILIES = (
     shuffle,
     sampling,
     activation,
+    attention,
     normalization,
     dropout,
     loss,
