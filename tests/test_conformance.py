@@ -79,6 +79,13 @@ VALUE_ONLY: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+# Functions whose built-in second derivative is off by more than rounding: by how much, and why.
+INEXACT: dict[str, tuple[float, str]] = {
+    "binary_cross_entropy": (1e-6, "the built-in adds 1e-12 to x (1 - x) in its second derivative"),
+    "BCELoss": (1e-6, "the same"),
+}
+
+
 def test_every_name_has_cases_or_a_reason() -> None:
     covered = {name for name, _ in (*OPERATORS, *MODULES)}
     missing = {*FUNCTIONS, *nn.explicit_layers()} - covered
@@ -254,7 +261,11 @@ def test_function_derivatives(name: str, op: OpInfo, spread: Any) -> None:
             order = 2 if op.supports_gradgrad else 1
             if name in VALUE_ONLY and VALUE_ONLY[name][0](theirs.arguments[0]):
                 order = 0
-            equal(derivatives(mine, order), derivatives(theirs, order), f"{dtype} sample {i} {theirs.arguments}")
+            what = f"{dtype} sample {i} {theirs.arguments}"
+            if name in INEXACT and order == 2:
+                equal(derivatives(mine, 1), derivatives(theirs, 1), what)
+            tolerance = INEXACT[name][0] if name in INEXACT else 1e-10
+            equal(derivatives(mine, order), derivatives(theirs, order), what, tolerance)
 
 
 @pytest.mark.parametrize(("name", "op"), **identified(OPERATORS))
@@ -355,7 +366,8 @@ def functional(module: torch.nn.Module) -> Callable[..., Any]:
 def test_module_derivatives(name: str, info: ModuleInfo, training: bool, spread: Any) -> None:
     order = 2 if info.supports_gradgrad else 1
     for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, training), 30)):
-        equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}")
+        tolerance = INEXACT[name][0] if name in INEXACT else 1e-10
+        equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}", tolerance)
 
 
 @pytest.mark.parametrize(("name", "info"), **identified(MODULES))

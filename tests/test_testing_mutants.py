@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from torchbp.autograd import activation, adjoint, contraction, loss, normalization, pooling, sampling, softmax
+from torchbp.autograd import (
+    activation,
+    adjoint,
+    contraction,
+    loss,
+    normalization,
+    pointwise_loss,
+    pooling,
+    sampling,
+    softmax,
+)
 from torchbp.testing import layer_cases, mutants
 from torchbp.testing.check import run_property
 from torchbp.testing.mutants import MUTANTS, mutate, reason_to_leave_out
@@ -110,7 +120,7 @@ LAYERS = {
     "group_norm": normalization.GroupNorm,
     "softmax[dim 1]": softmax.Softmax,
     "cross_entropy[mean]": loss.CrossEntropy,
-    "mse_loss[mean]": loss.SquaredError,
+    "mse_loss[mean]": pointwise_loss.PointwiseLossMap,
     "grid_sample[bilinear]": sampling.Sample,
 }
 QUICK = {"sigmoid", "max_pool2d[2x2]"}

@@ -30,7 +30,7 @@ from torchbp.nn.modules.dropout import Dropout
 from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
-from torchbp.nn.modules.loss import CrossEntropyLoss, MSELoss, NLLLoss
+from torchbp.nn.modules.loss import CrossEntropyLoss, NLLLoss
 from torchbp.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from torchbp.nn.modules.padding import (
     CircularPad1d,
@@ -48,6 +48,21 @@ from torchbp.nn.modules.padding import (
     ZeroPad1d,
     ZeroPad2d,
     ZeroPad3d,
+)
+from torchbp.nn.modules.pointwise_loss import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MarginRankingLoss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
 )
 from torchbp.nn.modules.pooling import (
     AdaptiveAvgPool1d,
@@ -83,6 +98,8 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -106,7 +123,12 @@ __all__ = [
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
     "GELU",
+    "GaussianNLLLoss",
     "GroupNorm",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
@@ -121,15 +143,18 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MarginRankingLoss",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
+    "MultiLabelSoftMarginLoss",
     "NLLLoss",
     "PixelShuffle",
     "PixelUnshuffle",
+    "PoissonNLLLoss",
     "ReLU",
     "ReflectionPad1d",
     "ReflectionPad2d",
@@ -140,6 +165,8 @@ __all__ = [
     "ScaledTanh",
     "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
     "Softmax",
     "Softplus",
     "Tanh",

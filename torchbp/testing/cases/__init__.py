@@ -14,6 +14,7 @@ from torchbp.testing.cases import (
     loss,
     normalization,
     padding,
+    pointwise_loss,
     pooling,
     sampling,
     shuffle,
@@ -35,6 +36,7 @@ _FAMILIES = (
     normalization,
     dropout,
     loss,
+    pointwise_loss,
 )
 
 
