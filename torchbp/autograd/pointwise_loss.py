@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as builtin
 
 from torchbp import ops
-from torchbp.autograd.function import ExplicitFunction, conjugate, save
+from torchbp.autograd.function import ExplicitFunction, conjugate, one_pass, save
 
 _aten = torch.ops.aten
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -95,10 +95,10 @@ class PointwiseLossMap(ExplicitFunction):
         if not loss.real:
             operands = [None if t is None else conjugate(t) for t in operands]
         gradients: list[Tensor | None] = [None] * len(operands)
-        one_pass = not torch.is_grad_enabled() and not _transformed()
         places = [i for i, own in enumerate(wanted) if own and loss.slopes[i] is not None]
         first = None
-        if one_pass and weight is None and loss.gradient is not None and places and (places[0] == 0 or loss.odd):
+        fused = loss.gradient is not None and weight is None and places and (places[0] == 0 or loss.odd)
+        if fused and one_pass():
             first = loss.gradient(g, *operands, _REDUCTIONS[reduction], *parameters)
         count = next((t.numel() for t in operands if t is not None), 1)
         share = g / count if reduction == "mean" and count else g
@@ -151,11 +151,6 @@ class PointwiseLossMap(ExplicitFunction):
         if reduction != "none" and losses.dim() > 1:
             losses = getattr(losses.flatten(1), reduction)(1)
         return losses, 0
-
-
-def _transformed() -> bool:
-    """Tell whether a transform of torch.func is active: not every operator of ATen has a rule for vmap."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:

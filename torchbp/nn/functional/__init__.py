@@ -17,11 +17,19 @@ from torchbp.nn.functional.convolution import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from torchbp.nn.functional.distance import cdist, cosine_similarity, pairwise_distance, pdist
 from torchbp.nn.functional.dropout import dropout
 from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.loss import cross_entropy, nll_loss
+from torchbp.nn.functional.margin_loss import (
+    cosine_embedding_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from torchbp.nn.functional.normalization import batch_norm, group_norm, layer_norm
 from torchbp.nn.functional.padding import pad
 from torchbp.nn.functional.pointwise_loss import (
@@ -80,6 +88,7 @@ __all__ = [
     "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "cdist",
     "channel_shuffle",
     "conv1d",
     "conv2d",
@@ -87,6 +96,8 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "dropout",
     "fold",
@@ -116,9 +127,13 @@ __all__ = [
     "max_unpool2d",
     "max_unpool3d",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
     "pad",
+    "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",
@@ -131,6 +146,8 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "unfold",
     "upsample",
     "upsample_bilinear",

@@ -26,11 +26,19 @@ from torchbp.nn.modules.convolution import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from torchbp.nn.modules.distance import CosineSimilarity, PairwiseDistance
 from torchbp.nn.modules.dropout import Dropout
 from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
 from torchbp.nn.modules.loss import CrossEntropyLoss, NLLLoss
+from torchbp.nn.modules.margin_loss import (
+    CosineEmbeddingLoss,
+    MultiLabelMarginLoss,
+    MultiMarginLoss,
+    TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
+)
 from torchbp.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from torchbp.nn.modules.padding import (
     CircularPad1d,
@@ -117,6 +125,8 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "CosineEmbeddingLoss",
+    "CosineSimilarity",
     "CrossEntropyLoss",
     "Dropout",
     "Fold",
@@ -150,8 +160,11 @@ __all__ = [
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
+    "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
     "NLLLoss",
+    "PairwiseDistance",
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",
@@ -170,6 +183,8 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
     "Unfold",
     "Upsample",
     "UpsamplingBilinear2d",

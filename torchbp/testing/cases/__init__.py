@@ -7,11 +7,13 @@ from torchbp._extension import kernels_loaded
 from torchbp.testing.cases import (
     activation,
     convolution,
+    distance,
     dropout,
     folding,
     interpolation,
     linear,
     loss,
+    margin_loss,
     normalization,
     padding,
     pointwise_loss,
@@ -37,6 +39,8 @@ _FAMILIES = (
     dropout,
     loss,
     pointwise_loss,
+    distance,
+    margin_loss,
 )
 
 
