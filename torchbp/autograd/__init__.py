@@ -12,6 +12,7 @@ torch.compile.
 from torchbp.autograd import (
     activation,
     convolution,
+    ctc_loss,
     distance,
     dropout,
     folding,
@@ -41,6 +42,7 @@ __all__ = [
     "adjoint_pair",
     "contract",
     "convolution",
+    "ctc_loss",
     "distance",
     "dropout",
     "folding",

@@ -13,7 +13,7 @@ from torchbp.autograd.function import ExplicitFunction, one_pass, save
 _aten = torch.ops.aten
 
 
-def _transposed_norm(g: Tensor, delta: Tensor, d: Tensor, p: float, all_ties: bool) -> Tensor:
+def _transposed_norm(g: Tensor, delta: Tensor, d: Any, p: float, all_ties: bool) -> Tensor:
     """Return g ∂d/∂δ for d = ‖δ‖_p along the last dimension, which d and g have with size one.
 
     ∂d/∂δ = sgn(δ) (|δ| / d)^(p-1), and 0 where d = 0 (or δ = 0 and p < 1). For p = inf it is sgn(δ) at the largest
@@ -243,9 +243,9 @@ class Cosine(ExplicitFunction):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, dim: int, eps: float, added: bool) -> tuple[Tensor, Tensor, Tensor]:
-        lengths = [_length(v, dim, eps, added) for v in (a, b)]
-        raised = lengths if added else [length.clamp(min=eps) for length in lengths]
-        return (a / raised[0] * (b / raised[1])).sum(dim), *lengths
+        first, second = (_length(v, dim, eps, added) for v in (a, b))
+        raised = (first, second) if added else (first.clamp(min=eps), second.clamp(min=eps))
+        return (a / raised[0] * (b / raised[1])).sum(dim), first, second
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -17,6 +17,7 @@ from torchbp.nn.functional.convolution import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from torchbp.nn.functional.ctc_loss import ctc_loss
 from torchbp.nn.functional.distance import cdist, cosine_similarity, pairwise_distance, pdist
 from torchbp.nn.functional.dropout import dropout
 from torchbp.nn.functional.folding import fold, unfold
@@ -99,6 +100,7 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "fold",
     "fractional_max_pool2d",

@@ -26,6 +26,7 @@ from torchbp.nn.modules.convolution import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from torchbp.nn.modules.ctc_loss import CTCLoss
 from torchbp.nn.modules.distance import CosineSimilarity, PairwiseDistance
 from torchbp.nn.modules.dropout import Dropout
 from torchbp.nn.modules.folding import Fold, Unfold
@@ -112,6 +113,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Bilinear",
+    "CTCLoss",
     "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",

@@ -7,6 +7,7 @@ from torchbp._extension import kernels_loaded
 from torchbp.testing.cases import (
     activation,
     convolution,
+    ctc_loss,
     distance,
     dropout,
     folding,
@@ -41,6 +42,7 @@ _FAMILIES = (
     pointwise_loss,
     distance,
     margin_loss,
+    ctc_loss,
 )
 
 

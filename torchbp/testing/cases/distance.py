@@ -47,8 +47,7 @@ def cases() -> list[LayerCase]:
         **arguments: Any,
     ) -> None:
         mine: Callable[..., Tensor] = partial(getattr(F, layer), **arguments)
-        theirs = partial(torch.cdist if layer == "cdist" else getattr(builtin, layer), **arguments)
-        theirs = formula or theirs
+        theirs = formula or partial(torch.cdist if layer == "cdist" else getattr(builtin, layer), **arguments)
 
         def saved(*given: Tensor) -> int:
             y = bytes_of(mine(*(t.detach() for t in given)))
