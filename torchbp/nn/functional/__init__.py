@@ -23,6 +23,7 @@ from torchbp.nn.functional.dropout import dropout
 from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
+from torchbp.nn.functional.linear_cross_entropy import linear_cross_entropy
 from torchbp.nn.functional.loss import cross_entropy, nll_loss
 from torchbp.nn.functional.margin_loss import (
     cosine_embedding_loss,
@@ -117,6 +118,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "log_softmax",
     "lp_pool1d",
     "lp_pool2d",

@@ -32,6 +32,7 @@ from torchbp.nn.modules.dropout import Dropout
 from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
+from torchbp.nn.modules.linear_cross_entropy import AdaptiveLogSoftmaxWithLoss, LinearCrossEntropyLoss
 from torchbp.nn.modules.loss import CrossEntropyLoss, NLLLoss
 from torchbp.nn.modules.margin_loss import (
     CosineEmbeddingLoss,
@@ -101,6 +102,7 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
+    "AdaptiveLogSoftmaxWithLoss",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
@@ -153,6 +155,7 @@ __all__ = [
     "LazyConvTranspose3d",
     "LeakyReLU",
     "Linear",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "MSELoss",
     "MarginRankingLoss",

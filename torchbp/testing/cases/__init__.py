@@ -13,6 +13,7 @@ from torchbp.testing.cases import (
     folding,
     interpolation,
     linear,
+    linear_cross_entropy,
     loss,
     margin_loss,
     normalization,
@@ -43,6 +44,7 @@ _FAMILIES = (
     distance,
     margin_loss,
     ctc_loss,
+    linear_cross_entropy,
 )
 
 
