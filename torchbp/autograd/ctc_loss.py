@@ -89,9 +89,9 @@ def _lowered(x: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
 
     Logarithms of probabilities are never above zero, and γ does not depend on it.
     """
-    excess = x.amax(2).clamp(min=0)
-    if not bool((excess > 0).any()):
+    if not bool(x.max() > 0):
         return x, None
+    excess = x.amax(2).clamp(min=0)
     counted = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < steps
     return x - excess.unsqueeze(2), (excess * counted).sum(0)
 

@@ -76,7 +76,11 @@ class Distance(ExplicitFunction):
         a, b, d = ctx.saved_tensors
         if not ctx.keepdim:
             g, d = g.unsqueeze(-1), None if d is None else d.unsqueeze(-1)
-        ga = _transposed_norm(g, a - b + ctx.eps, d, ctx.p, ctx.all_ties)
+        if ctx.p == 2 and one_pass():
+            ratio = _quotient(g, d)
+            ga = torch.addcmul(ratio * ctx.eps, a - b, ratio)
+        else:
+            ga = _transposed_norm(g, a - b + ctx.eps, d, ctx.p, ctx.all_ties)
         return ga if ctx.needs_input_grad[0] else None, -ga if ctx.needs_input_grad[1] else None, *(None,) * 4
 
     @staticmethod
@@ -171,7 +175,8 @@ def _differences(x: Tensor, z: Tensor) -> Tensor:
 
 def _quotient(g: Tensor, d: Tensor) -> Tensor:
     """Return g / d, and 0 where d = 0."""
-    return (g / d.masked_fill(d == 0, 1)).masked_fill(d == 0, 0)
+    zero = d == 0
+    return (g / d if one_pass() else g / d.masked_fill(zero, 1)).masked_fill(zero, 0)
 
 
 def pair_distances(x: Tensor, z: Tensor, p: float, mode: int | None) -> Tensor:

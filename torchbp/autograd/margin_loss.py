@@ -25,16 +25,6 @@ def _share(g: Tensor, rows: int, reduction: str) -> Tensor:
     return g / max(rows, 1) if reduction == "mean" else g
 
 
-def _vmap_rows(
-    cls: type[ExplicitFunction], info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]
-) -> tuple[Tensor, int]:
-    """Batch a loss (x, target, ..., reduction) of rows: fold the batch into them."""
-    x, target, *options, reduction = args
-    x, target = (fold_batch(t, d, info.batch_size) for t, d in zip((x, target), in_dims, strict=False))
-    losses = unfold_batch(cls.call(x, target, *options, "none"), info.batch_size)
-    return losses if reduction == "none" else getattr(losses, reduction)(1), 0
-
-
 class MultiMargin(ExplicitFunction):
     """y = (w[t] / C) sum over j != t of max(0, margin - x_t + x_j)^p for a row of C scores, p 1 or 2.
 
@@ -44,8 +34,11 @@ class MultiMargin(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, target: Tensor, weight: Tensor | None, p: int, margin: float, reduction: str) -> Tensor:
-        _check_range(target, 0, x.shape[1], "multi_margin_loss")
-        return _aten.multi_margin_loss(x, target, p, margin, weight, _REDUCTIONS[reduction])
+        try:
+            return _aten.multi_margin_loss(x, target, p, margin, weight, _REDUCTIONS[reduction])
+        except RuntimeError:
+            _check_range(target, 0, x.shape[1], "multi_margin_loss")  # with the value, which ATen does not tell
+            raise
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -70,8 +63,10 @@ class MultiMargin(ExplicitFunction):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
         if in_dims[2] is None:
-            x, target, *options = args
-            return _vmap_rows(MultiMargin, info, in_dims, (x, target, *options))
+            x, target, *options, reduction = args
+            x, target = (fold_batch(t, d, info.batch_size) for t, d in zip((x, target), in_dims, strict=False))
+            losses = unfold_batch(MultiMargin.call(x, target, *options, "none"), info.batch_size)
+            return losses if reduction == "none" else getattr(losses, reduction)(1), 0
         each = [
             MultiMargin.call(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
             for i in range(info.batch_size)
@@ -114,39 +109,48 @@ class MultilabelMargin(ExplicitFunction):
     """y = (1 / C) sum over targets k and other classes j of max(0, 1 - x_k + x_j) for a row of C scores.
 
     With m_kj = 1 / C where 1 - x_k + x_j is positive: gx_j = g sum over k of m_kj, and gx_k = -g sum over j of m_kj.
-    A row's targets end at its first -1. Saved: x and the targets.
+    A row's targets end at its first -1. Which classes are targets is an output too. Saved: x, targets, and that.
     """
 
     @staticmethod
-    def forward(x: Tensor, target: Tensor, reduction: str) -> Tensor:
+    def forward(x: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
         if torch.compiler.is_compiling():  # ATen's decomposition counts class 0 for the entries after the first -1
             z, active, _ = _multilabel_margins(x, target)
-            return _reduced((z * active).sum((1, 2)) / max(x.shape[1], 1), reduction)
-        _check_range(target, -1, x.shape[1], "multilabel_margin_loss")
-        return _aten.multilabel_margin_loss_forward(x, target, _REDUCTIONS[reduction])[0]
+            losses = (z * active).sum((1, 2)) / max(x.shape[1], 1)
+            return _reduced(losses, reduction), _targets(target)[1].to(x.dtype)
+        try:
+            return _aten.multilabel_margin_loss_forward(x, target, _REDUCTIONS[reduction])
+        except RuntimeError:
+            _check_range(target, -1, x.shape[1], "multilabel_margin_loss")  # with the value
+            raise
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, target, ctx.reduction = inputs
-        save(ctx, (x, target), (x, target))
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        save(ctx, (x, target, output[1]), (x, target))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, target = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor | None, _own: Any) -> tuple[Any, ...]:
+        if g is None:
+            return None, None, None
+        x, target, own = ctx.saved_tensors
         if one_pass() and x.numel() and not torch.compiler.is_compiling():
-            _, own = _targets(target)
-            kind = _REDUCTIONS[ctx.reduction]
-            return _aten.multilabel_margin_loss_backward(g, x, target, kind, own.to(x.dtype)), None, None
+            return _aten.multilabel_margin_loss_backward(g, x, target, _REDUCTIONS[ctx.reduction], own), None, None
         return _share(g, x.shape[0], ctx.reduction) * _multilabel_slope(x, target), None, None
 
     @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_others: Any) -> Tensor:
+    def jvp(ctx: Any, t: Tensor, *_others: Any) -> tuple[Tensor, None]:
         x, target = ctx.saved_tensors
-        return _reduced((t * _multilabel_slope(x, target)).sum(1), ctx.reduction)
+        return _reduced((t * _multilabel_slope(x, target)).sum(1), ctx.reduction), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _vmap_rows(MultilabelMargin, info, in_dims, args)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        x, target, reduction = args
+        x, target = (fold_batch(t, d, info.batch_size) for t, d in zip((x, target), in_dims, strict=False))
+        losses, own = (unfold_batch(t, info.batch_size) for t in MultilabelMargin.call(x, target, "none"))
+        return (losses if reduction == "none" else getattr(losses, reduction)(1), own), (0, 0)
 
 
 def _targets(target: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,9 +178,9 @@ def _multilabel_slope(x: Tensor, target: Tensor) -> Tensor:
 def multilabel_margin(x: Tensor, target: Tensor, reduction: str) -> Tensor:
     """Return (1 / C) sum over targets k and other classes j of max(0, 1 - x_k + x_j), reduced; x, target (N, C).
 
-    Keeps both.
+    Keeps both, and which classes are targets.
 
     Raises:
         RuntimeError: if a target is neither a class nor -1.
     """
-    return MultilabelMargin.call(x, target, reduction)
+    return MultilabelMargin.call(x, target, reduction)[0]

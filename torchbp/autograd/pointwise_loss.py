@@ -7,6 +7,7 @@ reads, so every order follows, and what is kept follows from what the wanted slo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -80,11 +81,8 @@ class PointwiseLossMap(ExplicitFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.loss, ctx.parameters, ctx.reduction, weight, *operands = inputs
         wanted = ctx.needs_input_grad[4:]
-        reads = set(range(len(operands))) if ctx.needs_input_grad[3] else set()
-        for slope, own in zip(ctx.loss.slopes, wanted, strict=True):
-            if own and slope is not None:
-                reads.update(slope.reads)
-        kept = [operand if i in reads else None for i, operand in enumerate(operands)]
+        reads = _read(ctx.loss, wanted, ctx.needs_input_grad[3])
+        kept = [operand if read else None for operand, read in zip(operands, reads, strict=True)]
         save(ctx, (weight if any(wanted) else None, *kept), (weight, *operands))
 
     @staticmethod
@@ -96,24 +94,26 @@ class PointwiseLossMap(ExplicitFunction):
             operands = [None if t is None else conjugate(t) for t in operands]
         gradients: list[Tensor | None] = [None] * len(operands)
         places = [i for i, own in enumerate(wanted) if own and loss.slopes[i] is not None]
-        first = None
-        fused = loss.gradient is not None and weight is None and places and (places[0] == 0 or loss.odd)
-        if fused and one_pass():
+        share = scaled = None
+        first: Tensor | None = None
+        if loss.gradient is not None and weight is None and places and (places[0] == 0 or loss.odd) and one_pass():
             first = loss.gradient(g, *operands, _REDUCTIONS[reduction], *parameters)
-        count = next((t.numel() for t in operands if t is not None), 1)
-        share = g / count if reduction == "mean" and count else g
-        scaled = share if weight is None else share * weight
         for i in places:
-            if i == 0 and first is not None:
-                gradients[0] = first
-            elif i == 1 and loss.odd:
-                if first is None:
-                    first = gradients[0]
-                gradients[1] = -_product(scaled, loss.slopes[0], operands, parameters) if first is None else -first
-            else:
-                gradients[i] = _product(scaled, loss.slopes[i], operands, parameters)
-        gw = share * loss.value(*operands, *parameters) if need_weight else None
-        return None, None, None, gw, *gradients
+            opposite = i == 1 and loss.odd
+            if first is not None and (i == 0 or opposite):
+                gradients[i] = -first if opposite else first
+                continue
+            if scaled is None:
+                share = _share(g, operands, reduction)
+                scaled = share if weight is None else share * weight
+            first_slope = loss.slopes[0] if opposite else loss.slopes[i]
+            product = scaled * first_slope.of(*operands, *parameters)
+            gradients[i] = -product if opposite else product
+            first = product if i == 0 else first
+        if not need_weight:
+            return None, None, None, None, *gradients
+        share = _share(g, operands, reduction)
+        return None, None, None, share * loss.value(*operands, *parameters), *gradients
 
     @staticmethod
     def jvp(ctx: Any, _loss: Any, _parameters: Any, _reduction: Any, tw: Tensor | None, *tangents: Any) -> Tensor:
@@ -153,12 +153,22 @@ class PointwiseLossMap(ExplicitFunction):
         return losses, 0
 
 
+@functools.cache
+def _read(loss: PointwiseLoss, wanted: tuple[bool, ...], weight: bool) -> tuple[bool, ...]:
+    """Tell which operands the gradients that are wanted read."""
+    slopes = [slope for slope, own in zip(loss.slopes, wanted, strict=True) if own and slope is not None]
+    return tuple(weight or any(i in slope.reads for slope in slopes) for i in range(len(wanted)))
+
+
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
     return loss if reduction == "none" else getattr(loss, reduction)()
 
 
-def _product(g: Tensor, slope: Slope | None, operands: list[Any], parameters: tuple[Any, ...]) -> Tensor:
-    return g * slope.of(*operands, *parameters)  # type: ignore[union-attr]
+def _share(g: Tensor, operands: list[Any], reduction: str) -> Tensor:
+    """Return the cotangent of every loss from that of their reduction."""
+    if reduction != "mean":
+        return g
+    return g / max(next(t.numel() for t in operands if t is not None), 1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -269,11 +279,26 @@ _LOGISTIC = PointwiseLoss(
     "logistic",
     lambda x, t: (1 - t) * x - builtin.logsigmoid(x),
     (Slope(lambda x, t: torch.sigmoid(x) - t, _BOTH), Slope(lambda x, t: -x, (0,))),
+    forward=lambda x, t, reduction: _aten.binary_cross_entropy_with_logits(x, t, None, None, reduction),
+    gradient=lambda g, x, t, reduction: torch.sigmoid(x).sub_(t) * _share(g, [x], _NAMES[reduction]),
 )
+
+
+def _weighted_logistic_gradient(g: Tensor, x: Tensor, t: Tensor, p: Tensor, reduction: int) -> Tensor:
+    positive = p * t
+    slope = (positive + 1).sub_(t).mul_(torch.sigmoid(x)).sub_(positive)
+    return slope * _share(g, [x], _NAMES[reduction])
+
+
+def _soft_margin_gradient(g: Tensor, x: Tensor, t: Tensor, reduction: int) -> Tensor:
+    return (t * x).neg_().sigmoid_().mul_(t) * -_share(g, [x], _NAMES[reduction])
+
+
 # The same, finite where one of both terms is and the other has no weight.
 _LOGISTIC_OF_CLASS = replace(
     _LOGISTIC,
     name="logistic of a class",
+    forward=None,
     value=lambda x, t: -(t * builtin.logsigmoid(x) + (1 - t) * builtin.logsigmoid(-x)),
 )
 # p weighs the positive answers: log σ(x) counts q = 1 + (p - 1) t times.
@@ -285,6 +310,8 @@ _LOGISTIC_WEIGHTED = PointwiseLoss(
         Slope(lambda x, t, p: -x - (p - 1) * builtin.logsigmoid(x), (0, 2)),
         Slope(lambda x, t, p: -t * builtin.logsigmoid(x), (0, 1)),
     ),
+    forward=lambda x, t, p, reduction: _aten.binary_cross_entropy_with_logits(x, t, None, p, reduction),
+    gradient=_weighted_logistic_gradient,
 )
 _SOFT_MARGIN = PointwiseLoss(
     "soft margin",
@@ -293,6 +320,7 @@ _SOFT_MARGIN = PointwiseLoss(
         Slope(lambda x, t: -t * torch.sigmoid(-t * x), _BOTH),
         Slope(lambda x, t: -x * torch.sigmoid(-t * x), _BOTH),
     ),
+    gradient=_soft_margin_gradient,
 )
 _HINGE_EMBEDDING = PointwiseLoss(
     "hinge embedding",
@@ -325,6 +353,7 @@ _RANKING = PointwiseLoss(
         Slope(lambda a, b, t, margin: t * _excess(-t * (a - b), margin), (0, 1, 2)),
         Slope(lambda a, b, t, margin: (b - a) * _excess(-t * (a - b), margin), (0, 1, 2)),
     ),
+    odd=True,
 )
 _TRIPLET = _of_difference("triplet", lambda d, margin: (margin + d).clamp(min=0), _excess)
 
@@ -348,7 +377,7 @@ _TRIPLET_SWAPPED = PointwiseLoss(
 
 def _floored(v: Tensor, eps: float) -> Tensor:
     """Return max(v, eps), with derivative 1 everywhere: the built-in raises the variance without recording it."""
-    return torch.where(v < eps, v - v.detach() + eps, v)
+    return v.clamp(min=eps) if one_pass() else torch.where(v < eps, v - v.detach() + eps, v)
 
 
 def _gaussian_value(x: Tensor, t: Tensor, v: Tensor, eps: float, constant: float) -> Tensor:

@@ -80,6 +80,8 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
 
 def _matched(op: str, input: Tensor, target: Tensor, refuses: type[Exception] | None = None) -> tuple[Tensor, Tensor]:
     """Return both in one dtype and shape; with ``refuses`` the dtype must be real and floating-point."""
+    if input.dtype == target.dtype and input.shape == target.shape and input.is_floating_point():
+        return input, target
     dtype = common_dtype(input, target)
     if refuses is not None and not dtype.is_floating_point:
         raise refuses(f"{op}(): input must be real and floating-point, got {input.dtype}, target {target.dtype}")

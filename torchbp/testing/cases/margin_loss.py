@@ -65,9 +65,10 @@ def cases() -> list[LayerCase]:
     add("multi_margin_loss", "squares, formula", (x, target), bytes_of, _multi_margin, p=2, reduction="sum")
     weighted = lambda x, t: bytes_of(x, t) + 3 * x.element_size()  # noqa: E731
     add("multi_margin_loss", "weight, sum", (x, target), weighted, weight=weight, margin=0.5, p=2, reduction="sum")
-    add("multilabel_margin_loss", "mean", (x, labels), bytes_of)
-    add("multilabel_margin_loss", "none", (x, labels), bytes_of, reduction="none")
-    add("multilabel_margin_loss", "unbatched, sum", (x[0], labels[0]), bytes_of, reduction="sum")
+    marked = lambda x, t: bytes_of(x, t, x)  # noqa: E731
+    add("multilabel_margin_loss", "mean", (x, labels), marked)
+    add("multilabel_margin_loss", "none", (x, labels), marked, reduction="none")
+    add("multilabel_margin_loss", "unbatched, sum", (x[0], labels[0]), marked, reduction="sum")
     # The vectors, their lengths, the cosines and the targets.
     cosines = lambda a, b, t: bytes_of(a, b, t) + 3 * 4 * a.element_size()  # noqa: E731
     close = draw(4, 3, seed=8)
