@@ -315,7 +315,7 @@ _LOGISTIC_WEIGHTED = PointwiseLoss(
 )
 _SOFT_MARGIN = PointwiseLoss(
     "soft margin",
-    lambda x, t: -builtin.logsigmoid(t * x),
+    lambda x, t: torch.logaddexp(-(x * t), x.new_zeros(())),
     (
         Slope(lambda x, t: -t * torch.sigmoid(-t * x), _BOTH),
         Slope(lambda x, t: -x * torch.sigmoid(-t * x), _BOTH),
