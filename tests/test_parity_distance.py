@@ -66,7 +66,7 @@ def test_distance(name: str, data: st.DataObject) -> None:
 @times(0.5)
 def test_margins_of_classes(name: str, data: st.DataObject) -> None:
     seed, dtype, classes = data.draw(seeds), data.draw(dtypes), data.draw(sizes)
-    lead = data.draw(st.lists(st.integers(0, 4), max_size=1))
+    lead = data.draw(st.lists(sizes, max_size=1))
     generator = torch.Generator().manual_seed(seed)
     x = normal((*lead, classes), seed, dtype)
     options: dict[str, Any] = {"reduction": data.draw(reductions)}
@@ -115,6 +115,16 @@ def test_equal_vectors_have_gradient_zero() -> None:
             for recorded in (False, True):
                 (g,) = torch.autograd.grad(distance.sum(), x, retain_graph=True, create_graph=recorded)
                 assert torch.equal(g, torch.zeros_like(g)), p
+
+
+def test_margins_of_no_rows() -> None:
+    """For which the built-in returns memory that was not initialised."""
+    x = torch.zeros(0, 4, requires_grad=True)
+    for name, target in (("multi_margin_loss", torch.zeros(0)), ("multilabel_margin_loss", torch.zeros(0, 4))):
+        for reduction, expected in (("none", []), ("sum", 0.0), ("mean", torch.nan)):
+            y = getattr(F, name)(x, target.long(), reduction=reduction)
+            torch.testing.assert_close(y, torch.tensor(expected), equal_nan=True)
+            assert torch.autograd.grad(y.sum(), x)[0].shape == (0, 4)
 
 
 @pytest.mark.slow

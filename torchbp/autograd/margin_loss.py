@@ -34,6 +34,8 @@ class MultiMargin(ExplicitFunction):
 
     @staticmethod
     def forward(x: Tensor, target: Tensor, weight: Tensor | None, p: int, margin: float, reduction: str) -> Tensor:
+        if x.shape[0] == 0:  # where ATen leaves the result as it was allocated
+            return _reduced(x.new_zeros(0), reduction)
         try:
             return _aten.multi_margin_loss(x, target, p, margin, weight, _REDUCTIONS[reduction])
         except RuntimeError:
@@ -118,6 +120,8 @@ class MultilabelMargin(ExplicitFunction):
             z, active, _ = _multilabel_margins(x, target)
             losses = (z * active).sum((1, 2)) / max(x.shape[1], 1)
             return _reduced(losses, reduction), _targets(target)[1].to(x.dtype)
+        if x.shape[0] == 0:
+            return _reduced(x.new_zeros(0), reduction), x.new_zeros(x.shape)
         try:
             return _aten.multilabel_margin_loss_forward(x, target, _REDUCTIONS[reduction])
         except RuntimeError:
