@@ -24,6 +24,10 @@ the input, and then do the same.
     softmax             a layer whose outputs share one Jacobian
     normalization       a layer whose statistics depend on the input
     loss                where the gradient starts
+    pointwise_loss      losses of every element: a table
+    margin_loss         margins between the scores of classes
+    ctc_loss            the likelihood of all alignments of a labelling
+    distance            p-norms of the differences of rows
     dropout             a layer with a random factor
 
 Functions take and return NumPy arrays and change none of their arguments. Sums run in float64 (complex128)
@@ -69,6 +73,8 @@ from .convolution import (
     transposed_convolution_weight,
     transposed_output_size,
 )
+from .ctc_loss import ctc_loss, ctc_loss_gradient
+from .distance import pair_distances, pair_distances_gradients
 from .dropout import dropout, dropout_gradient
 from .folding import fold, unfold
 from .fractional_pooling import (
@@ -80,6 +86,7 @@ from .fractional_pooling import (
 from .interpolation import interpolate, interpolate_adjoint
 from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
 from .loss import cross_entropy, cross_entropy_gradient, mse_loss, mse_loss_gradient, nll_loss, nll_loss_gradient
+from .margin_loss import margin_loss, margin_loss_gradient
 from .max_unpooling import max_unpool, max_unpool_adjoint
 from .normalization import (
     batch_norm,
@@ -92,6 +99,7 @@ from .normalization import (
     update_running,
 )
 from .padding import pad, pad_adjoint
+from .pointwise_loss import pointwise_loss, pointwise_loss_gradient
 from .pooling import (
     average_pool,
     average_pool_adjoint,
@@ -130,6 +138,8 @@ __all__ = [
     "convolution_weight",
     "cross_entropy",
     "cross_entropy_gradient",
+    "ctc_loss",
+    "ctc_loss_gradient",
     "dropout",
     "dropout_gradient",
     "fold",
@@ -157,6 +167,8 @@ __all__ = [
     "log_softmax_gradient",
     "lp_pool",
     "lp_pool_gradient",
+    "margin_loss",
+    "margin_loss_gradient",
     "max_pool",
     "max_pool_gather",
     "max_pool_indices",
@@ -170,8 +182,12 @@ __all__ = [
     "output_size",
     "pad",
     "pad_adjoint",
+    "pair_distances",
+    "pair_distances_gradients",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "pointwise_loss",
+    "pointwise_loss_gradient",
     "pooled_size",
     "relu",
     "relu_derivative",
