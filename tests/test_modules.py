@@ -18,6 +18,7 @@ from torchbp import reference
 
 DIMENSIONS = (1, 2, 3)
 ARGUMENTS: dict[str, tuple] = {
+    "AdaptiveLogSoftmaxWithLoss": (4, 7, [2, 4]),
     "BatchNorm1d": (3,),
     "BatchNorm2d": (3,),
     "BatchNorm3d": (3,),
@@ -27,6 +28,7 @@ ARGUMENTS: dict[str, tuple] = {
     "GroupNorm": (1, 3),
     "LayerNorm": (6,),
     "Linear": (5, 4),
+    "LinearCrossEntropyLoss": (3, 5),
     "LogSoftmax": (1,),
     "PixelShuffle": (2,),
     "PixelUnshuffle": (2,),
@@ -62,7 +64,7 @@ def inputs(name: str) -> tuple[torch.Tensor, ...]:
     x = torch.linspace(-1, 1, math.prod(shape), dtype=torch.float64).reshape(shape).requires_grad_()
     if name.startswith("MaxUnpool"):  # places, no two alike
         return x, torch.arange(math.prod(shape[2:])).expand(*shape[:2], -1).reshape(shape) * 2
-    return (x,)
+    return (x, 1 - x.detach()) if name in ("CosineSimilarity", "PairwiseDistance") else (x,)
 
 
 def make(place: object, name: str, **keywords: object) -> torch.nn.Module:
