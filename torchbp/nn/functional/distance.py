@@ -10,17 +10,6 @@ from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, che
 from torchbp.nn.functional.pointwise_loss import broadcast, common_dtype
 
 
-def _alike(op: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in one floating-point dtype and one shape."""
-    dtype = common_dtype(x1, x2)
-    if dtype == torch.bool:
-        raise RuntimeError(f"{op}(): x1 and x2 must not be bool, got {dtype}")
-    if not (dtype.is_floating_point or dtype.is_complex):
-        dtype = torch.get_default_dtype()
-    a, b = broadcast(op, x1=x1.to(dtype), x2=x2.to(dtype))
-    return a, b
-
-
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
     """Return ‖x1 - x2 + eps‖_p along the last dimension, for any p, inf included.
 
@@ -32,7 +21,13 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
     op = "pairwise_distance"
     check_tensors(op, x1=x1, x2=x2)
     check_flag(op, "keepdim", keepdim)
-    a, b = _alike(op, x1, x2)
+    dtype = common_dtype(x1, x2)
+    if dtype == torch.bool:
+        raise RuntimeError(f"{op}(): x1 and x2 must not be bool, got {dtype}")
+    a, b = broadcast(op, x1=x1.to(dtype), x2=x2.to(dtype))
+    if not (dtype.is_floating_point or dtype.is_complex):  # the difference of integers is one
+        a = (a - b).to(torch.get_default_dtype())
+        b = torch.zeros_like(a)
     return autograd.distance.distance(a, b, float(as_number(op, "p", p)), float(as_number(op, "eps", eps)), keepdim)
 
 

@@ -121,7 +121,7 @@ def cosine_embedding_loss(
     if target.dim() > 1 or not input1.dim() == input2.dim() == target.dim() + 1:
         raise RuntimeError(f"{op}(): shapes must be (N, D), (N, D) and (N), or (D), (D) and (), {shapes}")
     dtype = torch.promote_types(input1.dtype, input2.dtype)
-    if dtype.is_complex or dtype == torch.bool:
+    if dtype.is_complex:
         raise RuntimeError(f"{op}(): input1 and input2 must be real, got {input1.dtype} and {input2.dtype}")
     dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     a, b = broadcast(op, input1=input1.to(dtype), input2=input2.to(dtype))

@@ -501,7 +501,6 @@ def margin_ranking_loss(
     dtype = torch.promote_types(torch.promote_types(input1.dtype, input2.dtype), target.dtype)
     if dtype.is_complex:
         raise NotImplementedError(f"{op}(): input1 must be real, got {dtype}")
-    dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     a, b, t = (v.to(dtype) for v in broadcast(op, **given))
     return autograd.pointwise_loss.ranking(a, b, t, reduction, margin)
 
