@@ -91,7 +91,8 @@ class LinearCrossEntropy(ExplicitFunction):
             at = slice(start, start + rows)
             logits = ops.linear.linear(x[at], w, b)
             logits = logits.float() if wide else logits
-            arguments = (g[at], logits, target[at], weight, None, normalizer[:, at], ignore_index, smoothing, "none")
+            share = g[at].to(logits.dtype)
+            arguments = (share, logits, target[at], weight, None, normalizer[:, at], ignore_index, smoothing, "none")
             gz = ops.loss.cross_entropy_gradient(*arguments).to(x.dtype)
             if need_x:
                 parts.append(gz @ w)
