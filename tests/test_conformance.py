@@ -35,12 +35,14 @@ FUNCTIONS = sorted(
     if inspect.isfunction(value) and value.__module__.startswith(F.__name__) and not name.startswith("_")
 )
 IN_DB = {op.name for op in op_db}
+OF_TORCH = {"cdist"}  # which PyTorch has in torch only
 # torch.sigmoid is functional.sigmoid; but Tensor.unfold, say, is another thing than functional.unfold.
 OPERATORS: list[tuple[str, OpInfo]] = [
     (name, op)
     for name in FUNCTIONS
     for op in op_db
-    if op.name == (f"nn.functional.{name}" if f"nn.functional.{name}" in IN_DB else name) and hasattr(builtin, name)
+    if op.name == (f"nn.functional.{name}" if f"nn.functional.{name}" in IN_DB else name)
+    and (hasattr(builtin, name) or name in OF_TORCH)
 ]
 MODULES: list[tuple[str, ModuleInfo]] = [
     (name, info) for name in nn.explicit_layers() for info in module_db if info.name == f"nn.{name}"
@@ -55,17 +57,16 @@ WITHOUT_CASES = {
         "PyTorch's op_db has the function that is not in place",
     ),
     **dict.fromkeys(
-        ("AlphaDropout", "Dropout2d", "Dropout3d", "FeatureAlphaDropout", "Hardsigmoid", "RReLU"),
+        (
+            *("AlphaDropout", "Dropout", "Dropout2d", "Dropout3d", "FeatureAlphaDropout", "Hardsigmoid", "RReLU"),
+            *("ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"),
+            *("CosineSimilarity", "PairwiseDistance", "TripletMarginLoss", "TripletMarginWithDistanceLoss"),
+        ),
         "PyTorch's module_db has none; its function is in op_db",
     ),
     "dropout1d": "PyTorch has cases of dropout2d and dropout3d",
     "Dropout1d": "the same",
-    **dict.fromkeys(
-        ("Dropout", "ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"),
-        "PyTorch's module_db has none; its function is in op_db",
-    ),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),
-    "Dropout": "PyTorch's module_db has none; its function is in op_db",
     "SyncBatchNorm": "PyTorch's module_db has none; test_sync_batch_norm.py has them",
     "CrossMapLRN2d": "the same; test_parity_normalization.py has them",
     **{
@@ -73,6 +74,7 @@ WITHOUT_CASES = {
         for kind in ("Batch", "Instance")
         for n in (1, 2, 3)
     },
+    "AdaptiveLogSoftmaxWithLoss": "PyTorch's module_db has none",
     "fold": "PyTorch has cases of unfold only",
     "Fold": "the same",
     "Unfold": "PyTorch's module_db has none; its function is in op_db",
@@ -96,6 +98,31 @@ VALUE_ONLY: dict[str, tuple[Callable[[Any], bool], str]] = {
     )
     for name in ("max_unpool1d", "max_unpool2d", "max_unpool3d")
 }
+VALUE_ONLY |= dict.fromkeys(
+    ("ctc_loss", "CTCLoss"),
+    (lambda args: True, "the gradient is the derivative behind log_softmax only; test_ctc_loss.py compares it there"),
+)
+
+
+# Functions whose built-in second derivative is off by more than rounding: by how much, and why.
+INEXACT: dict[str, tuple[float, str]] = {
+    "binary_cross_entropy": (1e-6, "the built-in adds 1e-12 to x (1 - x) in its second derivative"),
+    "BCELoss": (1e-6, "the same"),
+}
+
+
+# Modules, and variants of functions, whose built-in is differentiable once and has no forward mode, or silently zeros;
+# test_layers.py has the rest.
+ONCE_VARIANTS = {"chunked", "chunked_none"}
+ONCE = {"MultiMarginLoss", "MultiLabelMarginLoss", "CTCLoss", "LinearCrossEntropyLoss"}
+
+
+# What overflows in the built-in only, in float16.
+OVERFLOWS = {("soft_margin_loss", torch.float16)}
+
+
+def builtin_function(name: str) -> Callable[..., Any]:
+    return getattr(torch if name in OF_TORCH else builtin, name)
 
 
 # The built-in's derivative, 1/6, has float32's digits in every dtype; test_activation.py shows it and tests ours.
@@ -247,7 +274,8 @@ def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> I
     for sample in op.sample_inputs("cpu", dtype, requires_grad=requires_grad):
         arguments = ((sample.input, *sample.args), sample.kwargs)
         if name not in REFUSED or not REFUSED[name][0](arguments[0]):
-            yield tuple(Case(getattr(place, name), arguments, sample.output_process_fn_grad) for place in (F, builtin))
+            both = (getattr(F, name), builtin_function(name))
+            yield tuple(Case(function, arguments, sample.output_process_fn_grad) for function in both)
 
 
 @pytest.fixture(autouse=True)
@@ -282,8 +310,12 @@ def test_function_derivatives(name: str, op: OpInfo, spread: Any) -> None:
             order = 2 if op.supports_gradgrad else 1
             if name in VALUE_ONLY and VALUE_ONLY[name][0](theirs.arguments[0]):
                 order = 0
-            what = f"{dtype} sample {i} {theirs.arguments}"
-            equal(derivatives(mine, order), derivatives(theirs, order), what, TOLERANCES.get(name, 1e-10))
+            if op.variant_test_name in ONCE_VARIANTS:
+                order = min(order, 1)
+            if name in INEXACT and order == 2:
+                equal(derivatives(mine, 1), derivatives(theirs, 1), what)
+            tolerance = INEXACT[name][0] if name in INEXACT else TOLERANCES.get(name, 1e-10)
+            equal(derivatives(mine, order), derivatives(theirs, order), what, tolerance)
 
 
 @pytest.mark.parametrize(("name", "op"), **identified(OPERATORS))
@@ -322,6 +354,8 @@ def test_function_gradgradcheck(name: str, op: OpInfo, spread: Any) -> None:
 def test_function_dtypes(name: str, op: OpInfo, spread: Any) -> None:
     """Every dtype that the built-in takes, integers included; the dtype that it refuses is refused alike."""
     for dtype in sorted(op.supported_dtypes("cpu"), key=str):
+        if (name, dtype) in OVERFLOWS:
+            continue
         tolerance = 1e-10 if not dtype.is_floating_point and not dtype.is_complex else 64 * torch.finfo(dtype).eps
         for i, (mine, theirs) in enumerate(spread(samples(name, op, dtype, False), 8)):
             expected = raised(lambda theirs=theirs: derivatives(theirs, 0))
@@ -337,7 +371,7 @@ def test_function_errors(name: str, op: OpInfo) -> None:
     for i, error in enumerate(op.error_inputs("cpu")):
         sample = error.sample_input
         arguments = ((sample.input, *sample.args), sample.kwargs)
-        cases = [Case(getattr(place, name), arguments) for place in (F, builtin)]
+        cases = [Case(function, arguments) for function in (getattr(F, name), builtin_function(name))]
         mine, theirs = (raised(partial(derivatives, case, 0)) for case in cases)
         assert theirs is not None, f"the built-in takes error input {i}: {arguments}"
         assert mine is theirs, f"error input {i}: raised {mine}, expected {theirs}: {arguments}"
@@ -382,12 +416,13 @@ def functional(module: torch.nn.Module) -> Callable[..., Any]:
 @pytest.mark.parametrize("training", (True, False), ids=("training", "evaluation"))
 @pytest.mark.parametrize(("name", "info"), **identified(MODULES))
 def test_module_derivatives(name: str, info: ModuleInfo, training: bool, spread: Any) -> None:
-    order = 2 if info.supports_gradgrad else 1
+    order = 0 if name in VALUE_ONLY else (2 if info.supports_gradgrad and name not in ONCE else 1)
     for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, training), 30)):
-        equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}")
+        tolerance = INEXACT[name][0] if name in INEXACT else 1e-10
+        equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}", tolerance)
 
 
-@pytest.mark.parametrize(("name", "info"), **identified(MODULES))
+@pytest.mark.parametrize(("name", "info"), **identified([(n, m) for n, m in MODULES if n not in ONCE]))
 def test_module_forward_mode(name: str, info: ModuleInfo, spread: Any) -> None:
     for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, True), 10)):
         equal([tangent(mine)], [tangent(theirs)], f"input {i} {desc}")

@@ -757,6 +757,33 @@ bad("mse_loss", Q, t(4, 4), says=("4", "3"))
 bad("mse_loss", Q, Q, weight=t(3), says=("weight", "(3,)"))
 bad("mse_loss", Q.long(), Q.long(), says=("input", "int64"))
 bad("mse_loss", Q.bool(), Q.bool(), says=("input", "bool"))
+# More rows stand in test_parity_pointwise_loss.py, test_parity_distance.py and test_ctc_loss.py.
+for name in (
+    *("l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
+    *("poisson_nll_loss", "soft_margin_loss", "hinge_embedding_loss", "multilabel_soft_margin_loss"),
+):
+    bad(name, Q, Q, reduction="avg", says=("reduction", "'avg'"))
+    bad(name, P, t(4, 4), says=("4", "3"))
+bad("gaussian_nll_loss", Q, Q, -P, says=("var", "-0"))
+bad("margin_ranking_loss", Q, Q, Q[0], says=("target", "(3,)"))
+bad("multi_margin_loss", Q, T + 1, says=("target", "3"))
+bad("multilabel_margin_loss", Q, T.view(4, 1), says=("target", "(4, 1)"))
+bad("cosine_embedding_loss", Q, Q, Q, says=("target", "(4, 3)"))
+bad("triplet_margin_loss", Q, Q, Q, margin=-1.0, says=("margin", "-1.0"))
+bad("triplet_margin_with_distance_loss", Q, Q, Q, margin=-1.0, says=("margin", "-1.0"))
+bad("ctc_loss", Q.view(4, 1, 3), T[:1], (5,), (1,), says=("input_lengths", "5"))
+bad("linear_cross_entropy", Q, t(5, 4), T, says=("linear_weight", "(5, 4)"))
+bad("linear_cross_entropy", Q, t(5), T, says=("linear_weight", "(5,)"))
+bad("linear_cross_entropy", t(2, 4, 3), t(5, 3), T, says=("input", "(2, 4, 3)"))
+bad("linear_cross_entropy", Q, t(5, 3), T, linear_bias=t(4), says=("linear_bias", "(4,)"))
+bad("linear_cross_entropy", Q, t(5, 3), T + 5, says=("[Tt]arget", "5"))
+bad("linear_cross_entropy", Q, t(5, 3), t(4, 5), ignore_index=0, says=("ignore_index", "0"))
+bad("linear_cross_entropy", Q, t(5, 3), T, weight=t(4), says=("weight", "(4,)"))
+bad("linear_cross_entropy", Q, t(5, 3), T, label_smoothing=2.0, says=("label_smoothing", "2.0"))
+bad("linear_cross_entropy", Q, t(5, 3), T, reduction="avg", says=("reduction", "'avg'"))
+bad("pairwise_distance", Q, t(4, 4), says=("x2", "(4, 4)"))
+bad("cosine_similarity", Q, Q, 2, says=("dim", "2"))
+bad("pdist", t(3), says=("input", "(3,)"))
 
 # Sampling
 PICTURE, GRID, THETA = t(2, 3, 4, 5), t(2, 6, 7, 2), t(2, 2, 3)
@@ -875,8 +902,8 @@ def test_function_refuses_as_the_built_in(row: Bad) -> None:
 def test_every_function_has_rows() -> None:
     functions = {n for n, v in vars(F).items() if callable(v) and getattr(v, "__module__", "").startswith(F.__name__)}
     functions = {n for n in functions if not n.startswith("_")}
-    # These take no arguments but the input, and are among the deliberate differences below.
-    assert functions - {row.name for row in ROWS} == {"sigmoid", "tanh", "scaled_tanh"}
+    # Three take no arguments but the input, and are among the deliberate differences below; cdist is torch's.
+    assert functions - {row.name for row in ROWS} == {"sigmoid", "tanh", "scaled_tanh", "cdist"}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -992,6 +1019,27 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("NLLLoss", (t(4),), {}, (Q, T)),
     ("MSELoss", (), {"reduction": "avg"}, (Q, Q)),
     ("MSELoss", (), {}, (Q, t(4, 4))),
+    *(
+        (f"{name}Loss", (), {"reduction": "avg"}, (P, P))
+        for name in ("L1", "SmoothL1", "Huber", "KLDiv", "PoissonNLL", "BCE", "BCEWithLogits", "SoftMargin")
+    ),
+    *((f"{name}Loss", (), {"reduction": "avg"}, (P, P)) for name in ("HingeEmbedding", "MultiLabelSoftMargin")),
+    ("GaussianNLLLoss", (), {}, (Q, Q, -P)),
+    ("MarginRankingLoss", (), {}, (Q, Q, T)),
+    ("MultiMarginLoss", (), {"p": 3}, (Q, T)),
+    ("MultiMarginLoss", (), {}, (Q, T + 1)),
+    ("MultiLabelMarginLoss", (), {}, (Q, T)),
+    ("CosineEmbeddingLoss", (), {}, (Q, Q, Q)),
+    ("TripletMarginLoss", (), {"margin": -1.0}, (Q, Q, Q)),
+    ("TripletMarginWithDistanceLoss", (), {"margin": -1.0}, (Q, Q, Q)),
+    ("CTCLoss", (), {"blank": 3}, (Q.view(4, 1, 3), T[:1], (4,), (1,))),
+    ("LinearCrossEntropyLoss", (3, 5), {}, (Q.float(), T + 5)),
+    ("LinearCrossEntropyLoss", (3, 5), {"label_smoothing": 2.0}, ()),
+    ("AdaptiveLogSoftmaxWithLoss", (3, 5, [2]), {}, (Q.float(), T + 5)),
+    ("AdaptiveLogSoftmaxWithLoss", (3, 5, [2]), {}, (Q.float(), T[:3])),
+    ("AdaptiveLogSoftmaxWithLoss", (3, 5, [7]), {}, ()),
+    ("PairwiseDistance", (), {}, (Q, t(4, 4))),
+    ("CosineSimilarity", (2,), {}, (Q, Q)),
 ]
 for n, x in SINGLE.items():
     for lazy in ("", "Lazy"):

@@ -79,6 +79,7 @@ def test_every_explicit_layer_has_a_case() -> None:
         name = re.sub("^(Zero|Constant|Reflection|Replication|Circular)Pad[123]d$", "pad", name)
         name = re.sub("^Upsampl.*", "interpolate", name)
         name = re.sub("^Transformer.*", "MultiheadAttention", name)  # and other layers
+        name = re.sub("^BCE", "BinaryCrossEntropy", name)
         name = name.lower().replace("_", "").replace("loss", "").removeprefix("lazy")
         return stem(name) if name.startswith(("batchnorm", "instancenorm")) else name
 

@@ -19,6 +19,7 @@ from torchbp import reference
 DIMENSIONS = (1, 2, 3)
 ARGUMENTS: dict[str, tuple] = {
     **{f"{kind}Norm{n}d": (3,) for kind in ("Batch", "Instance") for n in DIMENSIONS},
+    "AdaptiveLogSoftmaxWithLoss": (4, 7, [2, 4]),
     "Bilinear": (3, 4, 5),
     "ChannelShuffle": (3,),
     "Fold": ((4, 5), 2),
@@ -27,6 +28,7 @@ ARGUMENTS: dict[str, tuple] = {
     "CrossMapLRN2d": (3,),
     "Linear": (5, 4),
     "LocalResponseNorm": (2,),
+    "LinearCrossEntropyLoss": (3, 5),
     "LogSoftmax": (1,),
     "PReLU": (3,),
     "MultiheadAttention": (6, 2),
@@ -73,7 +75,7 @@ def inputs(name: str) -> tuple[torch.Tensor, ...]:
     x = torch.linspace(-1, 1, math.prod(shape), dtype=torch.float64).reshape(shape).requires_grad_()
     if name.startswith("MaxUnpool"):  # places, no two alike
         return x, torch.arange(math.prod(shape[2:])).expand(*shape[:2], -1).reshape(shape) * 2
-    return (x,)
+    return (x, 1 - x.detach()) if name in ("CosineSimilarity", "PairwiseDistance") else (x,)
 
 
 def arguments(place: object, name: str) -> tuple:

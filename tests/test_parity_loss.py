@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as builtin
 from hypothesis import given
 from hypothesis import strategies as st
-from parity import INF, NAN, arranged, layouts, normal, parity, seeds, shapes, special, times
+from parity import INF, NAN, arranged, layouts, normal, parity, seeds, special, times
 from torch import Tensor
 
 from torchbp.nn import functional as F
@@ -62,24 +62,3 @@ def test_class_loss(name: str, data: st.DataObject) -> None:
     mine, theirs = of(getattr(F, name)), of(getattr(builtin, name))
     x = arguments["x"]
     parity(mine, theirs, x, arguments["target"], terms=4 * x.numel(), seed=arguments["seed"])
-
-
-@given(st.data())
-@times(1.5)
-def test_mse_loss(data: st.DataObject) -> None:
-    seed = data.draw(seeds)
-    dtype = data.draw(st.sampled_from((torch.float64, torch.float32)))
-    shape = data.draw(shapes)
-    x, target = (arranged(normal(shape, seed + i, dtype), data.draw(layouts)) for i in (0, 3))
-    options: dict[str, Any] = {"reduction": data.draw(reductions)}
-    if data.draw(st.booleans()):
-        options["weight"] = normal(shape, seed + 5).abs() + 0.1
-
-    def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(x: Tensor, target: Tensor) -> Tensor:
-            cast = {k: v.to(x.dtype) if isinstance(v, Tensor) else v for k, v in options.items()}
-            return function(x, target, **cast)
-
-        return call
-
-    parity(of(F.mse_loss), of(builtin.mse_loss), x, target, terms=4 * x.numel(), seed=seed)

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from torchbp.autograd import activation, adjoint, contraction, dropout, loss, normalization, pooling, sampling, softmax
+from torchbp.autograd import (
+    activation,
+    adjoint,
+    contraction,
+    dropout,
+    loss,
+    normalization,
+    pointwise_loss,
+    pooling,
+    sampling,
+    softmax,
+)
 from torchbp.testing import layer_cases, mutants
 from torchbp.testing.check import run_property
 from torchbp.testing.mutants import MUTANTS, mutate, reason_to_leave_out
@@ -124,7 +135,7 @@ LAYERS = {
     "normalize[2-norm]": normalization.Normalize,
     "softmax[dim 1]": softmax.Softmax,
     "cross_entropy[mean]": loss.CrossEntropy,
-    "mse_loss[mean]": loss.SquaredError,
+    "mse_loss[mean]": pointwise_loss.PointwiseLossMap,
     "grid_sample[bilinear]": sampling.Sample,
 }
 QUICK = {"sigmoid", "max_pool2d[2x2]"}

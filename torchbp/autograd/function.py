@@ -71,6 +71,13 @@ def records_derivative(*tensors: Tensor | None) -> bool:
     return transforms or _require_gradient(tensors)
 
 
+def one_pass() -> bool:
+    """Tell whether a backward pass may call an operator of ATen that has no derivative, nor a rule for vmap."""
+    if torch.is_grad_enabled():
+        return False
+    return torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active()
+
+
 def _require_gradient(args: tuple[Any, ...]) -> bool:
     """Tell whether reverse mode records what is computed from the tensors among the arguments."""
     if torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""Losses: of class indices, of class probabilities, and the squared error."""
+"""Losses of class indices and of class probabilities."""
 
 from __future__ import annotations
 
@@ -225,46 +225,3 @@ def negative_expectation(x: Tensor, probability: Tensor, weight: Tensor | None) 
     flat = [t.reshape(*t.shape[:2], -1) if t.dim() > 2 else t.unsqueeze(-1) for t in (x, probability)]
     weight = x.new_ones(x.shape[1]) if weight is None else weight
     return -contract(_WEIGHTED, 3, *flat, weight).reshape(shape)
-
-
-class SquaredError(ExplicitFunction):
-    """y = (x - t)² elementwise, their mean or sum. gx = 2 g (x - t), gt = -gx. Saved: both inputs."""
-
-    @staticmethod
-    def forward(x: Tensor, t: Tensor, reduction: str) -> Tensor:
-        return ops.loss.squared_error(x, t, reduction)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, t, ctx.reduction = inputs
-        save(ctx, (x, t), (x, t))
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, t = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            gx = 2 * (g / x.numel() if ctx.reduction == "mean" else g) * (x - t)
-        else:
-            gx = ops.loss.squared_error_gradient(g, x, t, ctx.reduction)
-        return gx if ctx.needs_input_grad[0] else None, -gx if ctx.needs_input_grad[1] else None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tx: Tensor | None, tt: Tensor | None, _reduction: Any) -> Tensor:
-        x, t = ctx.saved_tensors
-        difference = -tt if tx is None else (tx if tt is None else tx - tt)  # type: ignore[operator]
-        tangents = 2 * (x - t) * difference
-        return tangents if ctx.reduction == "none" else getattr(tangents, ctx.reduction)()
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, t: Tensor, reduction: str) -> tuple[Tensor, int]:
-        first, second = (
-            v.expand(info.batch_size, *v.shape) if dim is None else v.movedim(dim, 0)
-            for v, dim in zip((x, t), in_dims, strict=False)
-        )
-        loss = SquaredError.call(first, second, "none")
-        return loss if reduction == "none" else getattr(loss.flatten(1), reduction)(1) if loss.dim() > 1 else loss, 0
-
-
-def squared_error(x: Tensor, t: Tensor, reduction: str) -> Tensor:
-    """Return (x - t)² for x and t of one shape, elementwise, their mean or their sum."""
-    return SquaredError.call(x, t, reduction)

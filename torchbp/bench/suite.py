@@ -35,6 +35,7 @@ class Case:
         build: makes the module from ``torch.nn`` or ``torchbp.nn``.
         shape: of the input.
         classes: for losses and networks, how many classes the targets are drawn from.
+        values: whether the layer compares its input with numbers between 0 and 1 of the same shape.
         passes: how often the input has to be read, and in backward whatever the size of the input: twice where
             statistics over more than a cache holds come first.
         quick: part of ``--quick``.
@@ -47,6 +48,7 @@ class Case:
     build: Callable[[ModuleType], Module]
     shape: Shape
     classes: int | None = None
+    values: bool = False
     passes: int = 1
     quick: bool = False
     resident: bool = False
@@ -57,7 +59,9 @@ class Case:
         return self.family == MODEL_FAMILY
 
     def targets(self, output_shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw the class indices that the loss compares logits of ``output_shape`` with; none without a loss."""
+        """Draw what the layer compares an output of ``output_shape`` with: class indices, numbers or nothing."""
+        if self.values:
+            return (torch.rand(tuple(output_shape), generator=generator),)
         if self.classes is None:
             return ()
         return (torch.randint(self.classes, (output_shape[0], *output_shape[2:]), generator=generator),)
@@ -303,6 +307,14 @@ def _losses() -> Iterator[Case]:
     shapes: tuple[Shape, ...] = ((1, 1000), (64, 1000), (16, 21, 64, 64))
     for shape in shapes:
         yield _case("cross-entropy", "", layer, shape, classes=shape[1], quick=len(shape) == 4)
+
+    for name in ("SmoothL1Loss", "BCEWithLogitsLoss"):
+        yield _case("pointwise-loss", "", _Layer(name), (512, 2048), values=True, quick=name == "SmoothL1Loss")
+    yield _case("margin-loss", "", _Layer("MultiMarginLoss"), (4096, 100), classes=100, quick=True)
+    layer = _Layer("LinearCrossEntropyLoss", 256, 8000)
+    yield _case("cross-entropy", "256-8000", layer, (512, 256), classes=8000)
+    for name in ("PairwiseDistance", "CosineSimilarity"):
+        yield _case("distance", "", _Layer(name), (512, 2048), values=True, quick=name == "PairwiseDistance")
 
 
 def _dropouts() -> Iterator[Case]:

@@ -25,6 +25,10 @@ the input, and then do the same.
     attention           softmax between two products
     normalization       a layer whose statistics depend on the input
     loss                where the gradient starts
+    pointwise_loss      losses of every element: a table
+    margin_loss         margins between the scores of classes
+    ctc_loss            the likelihood of all alignments of a labelling
+    distance            p-norms of the differences of rows
     dropout             a layer with a random factor
 
 Functions take and return NumPy arrays and change none of their arguments. Sums run in float64 (complex128)
@@ -96,6 +100,8 @@ from .convolution import (
     transposed_convolution_weight,
     transposed_output_size,
 )
+from .ctc_loss import ctc_loss, ctc_loss_gradient
+from .distance import pair_distances, pair_distances_gradients
 from .dropout import (
     alpha_dropout,
     alpha_dropout_gradient,
@@ -113,6 +119,7 @@ from .fractional_pooling import (
 from .interpolation import interpolate, interpolate_adjoint
 from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
 from .loss import cross_entropy, cross_entropy_gradient, mse_loss, mse_loss_gradient, nll_loss, nll_loss_gradient
+from .margin_loss import margin_loss, margin_loss_gradient
 from .max_unpooling import max_unpool, max_unpool_adjoint
 from .normalization import (
     batch_norm,
@@ -133,6 +140,7 @@ from .normalization import (
     update_running,
 )
 from .padding import pad, pad_adjoint
+from .pointwise_loss import pointwise_loss, pointwise_loss_gradient
 from .pooling import (
     average_pool,
     average_pool_adjoint,
@@ -175,6 +183,8 @@ __all__ = [
     "convolution_weight",
     "cross_entropy",
     "cross_entropy_gradient",
+    "ctc_loss",
+    "ctc_loss_gradient",
     "dropout",
     "dropout_gradient",
     "elu",
@@ -220,6 +230,8 @@ __all__ = [
     "logsigmoid_derivative",
     "lp_pool",
     "lp_pool_gradient",
+    "margin_loss",
+    "margin_loss_gradient",
     "max_pool",
     "max_pool_gather",
     "max_pool_indices",
@@ -237,8 +249,12 @@ __all__ = [
     "output_size",
     "pad",
     "pad_adjoint",
+    "pair_distances",
+    "pair_distances_gradients",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "pointwise_loss",
+    "pointwise_loss_gradient",
     "pooled_size",
     "prelu",
     "prelu_gradient",

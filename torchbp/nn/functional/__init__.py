@@ -52,6 +52,8 @@ from torchbp.nn.functional.convolution import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from torchbp.nn.functional.ctc_loss import ctc_loss
+from torchbp.nn.functional.distance import cdist, cosine_similarity, pairwise_distance, pdist
 from torchbp.nn.functional.dropout import (
     alpha_dropout,
     dropout,
@@ -63,7 +65,15 @@ from torchbp.nn.functional.dropout import (
 from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
+from torchbp.nn.functional.linear_cross_entropy import linear_cross_entropy
 from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
+from torchbp.nn.functional.margin_loss import (
+    cosine_embedding_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from torchbp.nn.functional.normalization import (
     batch_norm,
     group_norm,
@@ -74,6 +84,21 @@ from torchbp.nn.functional.normalization import (
     rms_norm,
 )
 from torchbp.nn.functional.padding import pad
+from torchbp.nn.functional.pointwise_loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multilabel_soft_margin_loss,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+)
 from torchbp.nn.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -116,6 +141,9 @@ __all__ = [
     "bilinear",
     "celu",
     "celu_",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cdist",
     "channel_shuffle",
     "conv1d",
     "conv2d",
@@ -123,7 +151,10 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",
@@ -134,6 +165,7 @@ __all__ = [
     "fold",
     "fractional_max_pool2d",
     "fractional_max_pool3d",
+    "gaussian_nll_loss",
     "gelu",
     "glu",
     "grid_sample",
@@ -144,17 +176,23 @@ __all__ = [
     "hardswish",
     "hardtanh",
     "hardtanh_",
+    "hinge_embedding_loss",
+    "huber_loss",
     "interpolate",
+    "kl_div",
+    "l1_loss",
     "layer_norm",
     "leaky_relu",
     "leaky_relu_",
     "linear",
     "local_response_norm",
+    "linear_cross_entropy",
     "log_softmax",
     "logsigmoid",
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",
+    "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
@@ -164,12 +202,18 @@ __all__ = [
     "mish",
     "mse_loss",
     "multi_head_attention_forward",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "normalize",
     "pad",
+    "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "prelu",
+    "poisson_nll_loss",
     "relu",
     "rms_norm",
     "relu6",
@@ -182,6 +226,8 @@ __all__ = [
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",
+    "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
     "softmin",
     "softplus",
@@ -191,6 +237,8 @@ __all__ = [
     "tanhshrink",
     "threshold",
     "threshold_",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "unfold",
     "upsample",
     "upsample_bilinear",

@@ -1,69 +1,15 @@
-"""Losses."""
+"""Losses of classes."""
 
 from __future__ import annotations
 
 import functools
-import warnings
 
 import torch
 from torch import Tensor
 
 from torchbp import autograd
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_tensors
-
-
-def _reduction(op: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    if size_average is not None or reduce is not None:
-        reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{op}(): reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    return reduction
-
-
-def _reduce(loss: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.mean()
-
-
-@autocast_to("float32")
-def mse_loss(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    weight: Tensor | None = None,
-) -> Tensor:
-    """Return (x - t)², its mean or its sum.
-
-    Shapes: input and target alike, or broadcast with a warning; weight likewise, multiplies the squares.
-
-    Raises:
-        ValueError: if ``reduction`` is unknown or weight does not fit.
-        NotImplementedError: if input and target are integers.
-    """
-    op = "mse_loss"
-    check_tensors(op, "weight", input=input, target=target, weight=weight)
-    reduction = _reduction(op, size_average, reduce, reduction)
-    if input.shape != target.shape:
-        warnings.warn(
-            f"{op}(): input and target have different shapes, {tuple(input.shape)} and {tuple(target.shape)}, "
-            "and are broadcast",
-            stacklevel=3,  # past the autocast wrapper
-        )
-    dtype = torch.promote_types(input.dtype, target.dtype)
-    if not (dtype.is_floating_point or dtype.is_complex):
-        raise NotImplementedError(f"{op}(): input must be floating-point, got {input.dtype}")
-    x, t = input.to(dtype), target.to(dtype)
-    if x.shape != t.shape:
-        x, t = torch.broadcast_tensors(x, t)
-    if weight is None:
-        return autograd.loss.squared_error(x, t, reduction)
-    if weight.shape != input.shape:
-        raise ValueError(f"{op}(): weight must have shape {tuple(input.shape)}, got {tuple(weight.shape)}")
-    loss = autograd.loss.squared_error(x, t, "none") * weight
-    return loss.sum() / weight.sum() if reduction == "mean" else _reduce(loss, reduction)
+from torchbp.nn.functional.pointwise_loss import reduced, reduction_of
 
 
 def _class_weight(op: str, weight: Tensor | None, classes: int) -> None:
@@ -132,7 +78,7 @@ def nll_loss(
         RuntimeError, ValueError: if a shape, dtype or the reduction does not fit.
     """
     op = "nll_loss"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = reduction_of(op, size_average, reduce, reduction)
     check_tensors(op, input=input, target=target)
     x, t, unbatched = _samples(op, input, target, probabilities=False)
     _class_weight(op, weight, x.shape[1])
@@ -168,7 +114,7 @@ def cross_entropy(
         RuntimeError, ValueError: if a shape, dtype, the reduction or ``label_smoothing`` (0 to 1) does not fit.
     """
     op = "cross_entropy"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = reduction_of(op, size_average, reduce, reduction)
     check_tensors(op, "weight", input=input, target=target, weight=weight)
     ignore_index = as_int(op, "ignore_index", ignore_index)
     label_smoothing = as_number(op, "label_smoothing", label_smoothing)
@@ -189,7 +135,7 @@ def cross_entropy(
         loss = autograd.loss.negative_expectation(q, p, fixed)
         if reduction == "mean":
             return loss.sum() / (x.numel() / classes if classes else 0)
-        return loss.squeeze(0) if reduction == "none" and unbatched else _reduce(loss, reduction)
+        return loss.squeeze(0) if reduction == "none" and unbatched else reduced(loss, reduction)
     t, weight = _class_indices(op, t, x, weight)
     loss = autograd.loss.cross_entropy(x, t, weight, ignore_index, label_smoothing, reduction)
     return loss.squeeze(0) if reduction == "none" and unbatched else loss

@@ -8,14 +8,6 @@ from torch import Tensor
 import torchbp.nn.functional as F
 
 
-class MSELoss(torch.nn.MSELoss):
-    """(x - t)², its mean or its sum."""
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss."""
-        return F.mse_loss(input, target, reduction=self.reduction)
-
-
 class NLLLoss(torch.nn.NLLLoss):
     """Negative log-likelihood of class indices."""
 
