@@ -312,6 +312,7 @@ def test_function_derivatives(name: str, op: OpInfo, spread: Any) -> None:
                 order = 0
             if op.variant_test_name in ONCE_VARIANTS:
                 order = min(order, 1)
+            what = f"{dtype} sample {i} {theirs.arguments}"
             if name in INEXACT and order == 2:
                 equal(derivatives(mine, 1), derivatives(theirs, 1), what)
             tolerance = INEXACT[name][0] if name in INEXACT else TOLERANCES.get(name, 1e-10)

@@ -66,7 +66,7 @@ from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
 from torchbp.nn.functional.linear_cross_entropy import linear_cross_entropy
-from torchbp.nn.functional.loss import cross_entropy, mse_loss, nll_loss
+from torchbp.nn.functional.loss import cross_entropy, nll_loss
 from torchbp.nn.functional.margin_loss import (
     cosine_embedding_loss,
     multi_margin_loss,

@@ -60,7 +60,7 @@ from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
 from torchbp.nn.modules.linear_cross_entropy import AdaptiveLogSoftmaxWithLoss, LinearCrossEntropyLoss
-from torchbp.nn.modules.loss import CrossEntropyLoss, MSELoss, NLLLoss
+from torchbp.nn.modules.loss import CrossEntropyLoss, NLLLoss
 from torchbp.nn.modules.margin_loss import (
     CosineEmbeddingLoss,
     MultiLabelMarginLoss,
