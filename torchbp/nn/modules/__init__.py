@@ -71,6 +71,7 @@ from torchbp.nn.modules.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from torchbp.nn.modules.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchbp.nn.modules.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 
 __all__ = [
@@ -106,10 +107,14 @@ __all__ = [
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
     "GELU",
+    "GRU",
+    "GRUCell",
     "GroupNorm",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LSTM",
+    "LSTMCell",
     "LayerNorm",
     "LazyConv1d",
     "LazyConv2d",
@@ -130,6 +135,8 @@ __all__ = [
     "NLLLoss",
     "PixelShuffle",
     "PixelUnshuffle",
+    "RNN",
+    "RNNCell",
     "ReLU",
     "ReflectionPad1d",
     "ReflectionPad2d",
