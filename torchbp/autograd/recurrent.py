@@ -88,7 +88,7 @@ def _whole(state: Tensor, done: list[Tensor]) -> Tensor:
 
 def _rows(x: Tensor) -> Tensor:
     """Return a sequence, (T, N, size) or already packed, as the rows of its steps."""
-    return x.flatten(0, 1) if x.dim() == 3 else x
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2]) if x.dim() == 3 else x
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,16 @@ def _stacked(states: Sequence[Tensor]) -> Tensor:
 
 def _directions(parameters: Sequence[Tensor | None]) -> list[Weights]:
     return [Weights(*parameters[i : i + 5]) for i in range(0, len(parameters), 5)]
+
+
+def _joined(gates: Tensor) -> Tensor:
+    """Return (rows, gates · size) from (rows, gates, size)."""
+    return gates.reshape(gates.shape[0], gates.shape[1] * gates.shape[2])
+
+
+def _times(k: Tensor, v: Tensor) -> Tensor:
+    """Return k v, or for a mask zero where it is set and v elsewhere, also where v is infinite."""
+    return v.masked_fill(k, 0) if k.dtype == torch.bool else k * v
 
 
 def _affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -174,7 +184,7 @@ class OneState(Linear):
     """A step of one state, dh = carry dh' + Σ over the gates of K_x da_x + K_h (da_h + W_hh dh').
 
     Attributes:
-        k_x: the coefficients of the gates' input part, (rows, gates, hidden_size).
+        k_x: the coefficients of the gates' input part, (rows, gates, hidden_size); or True for 0 and False for 1.
         k_h: of their recurrent part.
         carry: of the state itself, None for zero.
         w_hh: the recurrent weight; None where no cotangent goes back from the only step.
@@ -188,7 +198,7 @@ class OneState(Linear):
     def push(self, steps: Steps, tx: Tensor, th: Tensor, h: Tensor, c: Any, w_hr: Any) -> tuple[Any, ...]:
         """Go through the steps in their order."""
         shape = self.k_h.shape
-        free = steps.split(((self.k_x * tx.view(shape)) + (self.k_h * th.view(shape))).sum(1))
+        free = steps.split((_times(self.k_x, tx.view(shape)) + _times(self.k_h, th.view(shape))).sum(1))
         k_h = steps.split(self.k_h)
         carry = None if self.carry is None else steps.split(self.carry)
         outputs = list(free)
@@ -196,7 +206,7 @@ class OneState(Linear):
         state = h[: steps.sizes[steps.order[0]]]
         for t in steps.order:
             state = _fitted(state, steps.sizes[t], h, done)
-            moved = free[t] + (k_h[t] * (state @ self.w_hh.t()).view(k_h[t].shape)).sum(1)
+            moved = free[t] + _times(k_h[t], (state @ self.w_hh.t()).view(k_h[t].shape)).sum(1)
             state = moved if carry is None else moved + carry[t] * state
             outputs[t] = state
         return torch.cat(outputs), _whole(state, done), None
@@ -216,12 +226,12 @@ class OneState(Linear):
             if cotangents is not None:
                 state = state + cotangents[t]
             along[t] = state
-            a[t] = (state.unsqueeze(1) * k_h[t]).flatten(1) if k_h[t].dim() == 3 else state * k_h[t]
+            a[t] = _joined(state.unsqueeze(1) * k_h[t]) if k_h[t].dim() == 3 else _times(k_h[t], state)
             if self.w_hh is not None:
                 back = torch.mm(a[t], self.w_hh)
                 state = back if carry is None else back.addcmul(carry[t], state)
         a_h = torch.cat(a)
-        a_x = a_h if self.k_x is self.k_h else (torch.cat(along).unsqueeze(1) * self.k_x).flatten(1)
+        a_x = a_h if self.k_x is self.k_h else _joined(torch.cat(along).unsqueeze(1) * self.k_x)
         return a_x, a_h, _whole(state, done), None, None
 
 
@@ -248,7 +258,7 @@ class RNN(Cell):
 
     def linearized(self, steps: Steps, y: Tensor, earlier: Tensor, kept: Any, c: Any, w: Weights) -> OneState:
         """Return the coefficients."""
-        k = (torch.ones_like(y).masked_fill(y <= 0, 0) if self.relu else 1 - y * y).unsqueeze(1)
+        k = (y <= 0 if self.relu else 1 - y * y).unsqueeze(1)
         return OneState(k, k, None, w.hh)
 
 
@@ -425,7 +435,7 @@ class TwoStates(Linear):
             if self.w_hr is not None:
                 state = state @ self.w_hr
             cell = torch.addcmul(cell, slope[t], state)
-            a[t] = torch.cat([(cell.unsqueeze(1) * k_c[t]).flatten(1), state * k_o[t]], 1)
+            a[t] = torch.cat([_joined(cell.unsqueeze(1) * k_c[t]), state * k_o[t]], 1)
             cell = forget[t] * cell
             state = torch.mm(a[t], self.w_hh)
         a_h = torch.cat(a)
@@ -469,7 +479,9 @@ class Recurrence(ExplicitFunction):
         ctx.shape, ctx.states = x.shape, (h.shape, None if c is None else c.shape)
         everything = (x, h, c, y, *parameters)
         read = _read(ctx.cell, ctx.needs_input_grad[2:], len(ctx.sizes))
-        save(ctx, (*[t if i in read else None for i, t in enumerate(everything)], *kept), everything)
+        needed = [t if i in read else None for i, t in enumerate(everything)]
+        ctx.active = _active(ctx.needs_input_grad[2:])
+        save(ctx, (*needed, *[t if on else None for t, on in zip(kept, ctx.active, strict=False)]), everything)
 
     @staticmethod
     def backward(ctx: Any, gy: Any, gh: Any, *others: Any) -> tuple[Any, ...]:
@@ -488,6 +500,9 @@ class Recurrence(ExplicitFunction):
         found: list[Any] = []
         gradients: list[Any] = []
         for d, w in enumerate(directions):
+            if not ctx.active[d]:
+                gradients += [None] * 5
+                continue
             own, g = (None if t is None else _rows(t.chunk(len(directions), -1)[d]) for t in (y, gy))
             state, cell, ghd, gcd = (None if t is None else t[d] for t in (h, c, gh, gc))
             gates = None if torch.is_grad_enabled() or not kept else kept[d]
@@ -553,23 +568,26 @@ def _unfold(tensor: Tensor, size: int, axis: int) -> Tensor:
     return tensor.unflatten(axis, (tensor.shape[axis] // size if size else 0, size)).movedim(axis + 1, 0)
 
 
+def _active(wanted: Sequence[bool]) -> list[bool]:
+    """Tell for each direction whether a gradient of x, h, c or of its parameters is wanted."""
+    return [any(wanted[:3]) or any(wanted[i : i + 5]) for i in range(3, len(wanted), 5)]
+
+
 def _read(cell: Cell, wanted: tuple[bool, ...], steps: int) -> set[int]:
     """Return the places, among x, h, c, y and the parameters, of what backward reads.
 
     RNN's derivative is written from y; the others compute their gates again where a higher derivative is recorded.
     """
-    if not any(wanted):
-        return set()
-    count = len(wanted) - 3
-    if not isinstance(cell, RNN):
-        return {i for i in range(4 + count) if i != 3 or steps > 1}
-    read = {3}
-    for ih in range(4, 4 + count, 5):
-        hh = ih + 1
-        read |= {0} if wanted[ih - 1] else set()
-        read |= {ih} if wanted[0] else set()
-        read |= {hh} if wanted[1] or steps > 1 else set()
-        read |= {1} if wanted[hh - 1] else set()
+    read = set()
+    for d, active in enumerate(_active(wanted)):
+        ih, hh = 4 + 5 * d, 5 + 5 * d
+        if not active:
+            continue
+        if not isinstance(cell, RNN):
+            read |= {0, 1, 2, *range(ih, ih + 5)} | ({3} if steps > 1 else set())
+            continue
+        read |= {3} | ({0} if wanted[ih - 1] else set()) | ({1} if wanted[hh - 1] else set())
+        read |= ({ih} if wanted[0] else set()) | ({hh} if wanted[1] or steps > 1 else set())
     return read
 
 
@@ -702,7 +720,7 @@ def _with_biases(w: Sequence[Any]) -> Sequence[Any]:
     return *w[:2], zeros, zeros
 
 
-def _is_fused(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, parameters: Sequence[Tensor | None]) -> bool:
+def is_fused(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, parameters: Sequence[Tensor | None]) -> bool:
     """Tell whether the built-in computes such a layer with oneDNN, and nothing asks for its steps."""
     return (
         isinstance(cell, LSTM)
@@ -743,7 +761,7 @@ def recurrent(
             W_hr (out, hidden_size), where gates is 1, 3 or 4; both biases may be None, and so may W_hr.
         sizes: rows of each step, if x is packed.
     """
-    if c is not None and _is_fused(cell, x, h, c, parameters):
+    if c is not None and is_fused(cell, x, h, c, parameters):
         found = [
             FusedLSTM.call(bool(d), x, h[d], c[d], *parameters[5 * d : 5 * d + 4]) for d in range(len(parameters) // 5)
         ]

@@ -14,7 +14,8 @@ from torchbp.autograd.function import records_derivative
 from torchbp.autograd.recurrent import GRU as GRUSteps
 from torchbp.autograd.recurrent import LSTM as LSTMSteps
 from torchbp.autograd.recurrent import RNN as RNNSteps
-from torchbp.autograd.recurrent import Cell, recurrent
+from torchbp.autograd.recurrent import Cell
+from torchbp.nn.functional.recurrent import recurrent
 
 
 def _states(layer: torch.nn.RNNBase, x: Tensor, sequences: int) -> tuple[Tensor, ...]:

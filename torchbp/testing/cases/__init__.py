@@ -15,6 +15,7 @@ from torchbp.testing.cases import (
     normalization,
     padding,
     pooling,
+    recurrent,
     sampling,
     shuffle,
 )
@@ -35,6 +36,7 @@ _FAMILIES = (
     normalization,
     dropout,
     loss,
+    recurrent,
 )
 
 
