@@ -22,10 +22,14 @@ def stem(layer: str) -> str:
 FIRST = {stem(case.layer): case.name for case in reversed(CASES)}
 # One layer of every kind of Function, for what takes long and depends on little else.
 SAMPLE = {"linear", "conv", "conv_transpose", "max_pool", "grid_sample", "relu", "batch_norm", "cross_entropy"}
+# Layers of many inputs, whose graph grows with the steps: one case of each, without what goes through all subsets.
+LONG = {"rnn", "gru", "lstm"}
 
 
 def is_slow(case: LayerCase, name: str) -> bool:
     first = FIRST[stem(case.layer)] == case.name
+    if case.layer in LONG and (not first or name in ("kinks", "saved_in_vain", "nested_forward")):
+        return True
     if name == "compiled":
         return not first
     return name in ("compiled_gradient", "compiled_transform") and not (first and stem(case.layer) in SAMPLE)

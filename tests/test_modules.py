@@ -30,6 +30,7 @@ ARGUMENTS: dict[str, tuple] = {
     "LogSoftmax": (1,),
     "PixelShuffle": (2,),
     "PixelUnshuffle": (2,),
+    **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), (6, 4)),
     "Softmax": (1,),
     "Unfold": (2,),
     "Upsample": (3,),
@@ -50,7 +51,11 @@ INPUTS: dict[str, tuple[int, ...]] = {
     "BatchNorm1d": (4, 3),
     "Fold": (2, 12, 12),
     "PixelShuffle": (2, 4, 3, 3),
+    **dict.fromkeys(("RNN", "LSTM", "GRU"), (5, 2, 6)),
+    **dict.fromkeys(("RNNCell", "LSTMCell", "GRUCell"), (2, 6)),
 }
+# Modules that return several tensors.
+SEVERAL = {"RNN", "LSTM", "GRU", "LSTMCell"}
 SHAPES = {"1d": (2, 3, 6), "3d": (2, 3, 4, 4, 5)}
 OURS_ALONE = {"ScaledTanh"}
 NAMES = [name for name in nn.explicit_layers() if name not in OURS_ALONE]
@@ -198,7 +203,7 @@ def test_evaluation_mode() -> None:
         assert torch.equal(norm.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("Loss") and n != "Bilinear"])
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("Loss") and n not in {"Bilinear", *SEVERAL}])
 def test_hooks(name: str) -> None:
     """Forward and backward hooks see what torch.nn's see, and may change it."""
     seen: list[list[torch.Tensor]] = []
@@ -366,7 +371,7 @@ def test_pointwise_strided_channels_last_weight_gradient() -> None:
 
 def test_the_incoming_gradient_is_left_alone() -> None:
     for name in NAMES:
-        if name.endswith("Loss") or name == "Bilinear":
+        if name.endswith("Loss") or name in {"Bilinear", *SEVERAL}:
             continue
         module, (leaf, *rest) = make(nn, name), inputs(name)
         y = module.double()(leaf, *rest)

@@ -23,6 +23,7 @@ the input, and then do the same.
     activation          functions of one number
     softmax             a layer whose outputs share one Jacobian
     normalization       a layer whose statistics depend on the input
+    recurrent           a layer that reads its own output
     loss                where the gradient starts
     dropout             a layer with a random factor
 
@@ -103,6 +104,7 @@ from .pooling import (
     max_pool_scatter,
     pooled_size,
 )
+from .recurrent import gru, gru_gradients, lstm, lstm_gradients, rnn, rnn_gradients
 from .sampling import affine_grid, affine_grid_adjoint, grid_sample, grid_sample_gradients
 from .shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from .softmax import log_softmax, log_softmax_gradient, softmax, softmax_gradient
@@ -143,6 +145,8 @@ __all__ = [
     "grid_sample_gradients",
     "group_norm",
     "group_norm_gradients",
+    "gru",
+    "gru_gradients",
     "interpolate",
     "interpolate_adjoint",
     "layer_norm",
@@ -157,6 +161,8 @@ __all__ = [
     "log_softmax_gradient",
     "lp_pool",
     "lp_pool_gradient",
+    "lstm",
+    "lstm_gradients",
     "max_pool",
     "max_pool_gather",
     "max_pool_indices",
@@ -175,6 +181,8 @@ __all__ = [
     "pooled_size",
     "relu",
     "relu_derivative",
+    "rnn",
+    "rnn_gradients",
     "scaled_tanh",
     "scaled_tanh_derivative",
     "sigmoid",
