@@ -50,11 +50,21 @@ WITHOUT_CASES = {
     "affine_grid": "PyTorch's op_db has none",
     "ScaledTanh": "PyTorch has no such module",
     **dict.fromkeys(
-        ("Dropout", "ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"),
+        (
+            "Dropout",
+            "EmbeddingBag",
+            "ChannelShuffle",
+            "PixelShuffle",
+            "PixelUnshuffle",
+            "MaxUnpool1d",
+            "MaxUnpool2d",
+            "MaxUnpool3d",
+        ),
         "PyTorch's module_db has none; its function is in op_db",
     ),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),
     "Dropout": "PyTorch's module_db has none; its function is in op_db",
+    "EmbeddingBag": "the same",
     "fold": "PyTorch has cases of unfold only",
     "Fold": "the same",
     "Unfold": "PyTorch's module_db has none; its function is in op_db",
@@ -217,12 +227,22 @@ def identified(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {"argvalues": pairs, "ids": ids}
 
 
+# What op_db gives in another order than the function takes.
+SWAPPED = {"embedding", "embedding_bag"}
+
+
+def placed(place: Any, name: str) -> Callable[..., Any]:
+    """Return a function of a namespace, in the order of its samples' arguments."""
+    function = getattr(place, name)
+    return (lambda a, b, *args, **kwargs: function(b, a, *args, **kwargs)) if name in SWAPPED else function
+
+
 def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> Iterator[tuple[Case, Case]]:
     """Yield each sample input that we take as a call of ours and one of the built-in."""
     for sample in op.sample_inputs("cpu", dtype, requires_grad=requires_grad):
         arguments = ((sample.input, *sample.args), sample.kwargs)
         if name not in REFUSED or not REFUSED[name][0](arguments[0]):
-            yield tuple(Case(getattr(place, name), arguments, sample.output_process_fn_grad) for place in (F, builtin))
+            yield tuple(Case(placed(place, name), arguments, sample.output_process_fn_grad) for place in (F, builtin))
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, tuple] = {
     "BatchNorm3d": (3,),
     "Bilinear": (3, 4, 5),
     "ChannelShuffle": (3,),
+    **dict.fromkeys(("Embedding", "EmbeddingBag"), (5, 4)),
     "Fold": ((4, 5), 2),
     "GroupNorm": (1, 3),
     "LayerNorm": (6,),
@@ -56,6 +57,8 @@ INPUTS: dict[str, tuple[int, ...]] = {
 }
 # Modules that return several tensors.
 SEVERAL = {"RNN", "LSTM", "GRU", "LSTMCell"}
+# Modules that take indices.
+LOOKED_UP = {"Embedding", "EmbeddingBag"}
 SHAPES = {"1d": (2, 3, 6), "3d": (2, 3, 4, 4, 5)}
 OURS_ALONE = {"ScaledTanh"}
 NAMES = [name for name in nn.explicit_layers() if name not in OURS_ALONE]
@@ -203,7 +206,9 @@ def test_evaluation_mode() -> None:
         assert torch.equal(norm.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("Loss") and n not in {"Bilinear", *SEVERAL}])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if not n.endswith("Loss") and n not in {"Bilinear", *SEVERAL, *LOOKED_UP}]
+)
 def test_hooks(name: str) -> None:
     """Forward and backward hooks see what torch.nn's see, and may change it."""
     seen: list[list[torch.Tensor]] = []
@@ -371,7 +376,7 @@ def test_pointwise_strided_channels_last_weight_gradient() -> None:
 
 def test_the_incoming_gradient_is_left_alone() -> None:
     for name in NAMES:
-        if name.endswith("Loss") or name in {"Bilinear", *SEVERAL}:
+        if name.endswith("Loss") or name in {"Bilinear", *SEVERAL, *LOOKED_UP}:
             continue
         module, (leaf, *rest) = make(nn, name), inputs(name)
         y = module.double()(leaf, *rest)

@@ -23,6 +23,7 @@ the input, and then do the same.
     activation          functions of one number
     softmax             a layer whose outputs share one Jacobian
     normalization       a layer whose statistics depend on the input
+    embedding           rows of a table, and their sums
     recurrent           a layer that reads its own output
     loss                where the gradient starts
     dropout             a layer with a random factor
@@ -71,6 +72,7 @@ from .convolution import (
     transposed_output_size,
 )
 from .dropout import dropout, dropout_gradient
+from .embedding import embedding, embedding_adjoint, embedding_bag, embedding_bag_gradients
 from .folding import fold, unfold
 from .fractional_pooling import (
     fractional_max_pool,
@@ -134,6 +136,10 @@ __all__ = [
     "cross_entropy_gradient",
     "dropout",
     "dropout_gradient",
+    "embedding",
+    "embedding_adjoint",
+    "embedding_bag",
+    "embedding_bag_gradients",
     "fold",
     "fractional_max_pool",
     "fractional_max_pool_gather",

@@ -18,6 +18,7 @@ from torchbp.nn.functional.convolution import (
     conv_transpose3d,
 )
 from torchbp.nn.functional.dropout import dropout
+from torchbp.nn.functional.embedding import embedding, embedding_bag
 from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
@@ -72,6 +73,8 @@ __all__ = [
     "conv_transpose3d",
     "cross_entropy",
     "dropout",
+    "embedding",
+    "embedding_bag",
     "fold",
     "fractional_max_pool2d",
     "fractional_max_pool3d",

@@ -27,6 +27,7 @@ from torchbp.nn.modules.convolution import (
     LazyConvTranspose3d,
 )
 from torchbp.nn.modules.dropout import Dropout
+from torchbp.nn.modules.embedding import Embedding, EmbeddingBag
 from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
@@ -103,6 +104,8 @@ __all__ = [
     "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
+    "EmbeddingBag",
     "Fold",
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",

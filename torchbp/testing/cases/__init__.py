@@ -8,6 +8,7 @@ from torchbp.testing.cases import (
     activation,
     convolution,
     dropout,
+    embedding,
     folding,
     interpolation,
     linear,
@@ -36,6 +37,7 @@ _FAMILIES = (
     normalization,
     dropout,
     loss,
+    embedding,
     recurrent,
 )
 
