@@ -50,16 +50,7 @@ WITHOUT_CASES = {
     "affine_grid": "PyTorch's op_db has none",
     "ScaledTanh": "PyTorch has no such module",
     **dict.fromkeys(
-        (
-            "Dropout",
-            "EmbeddingBag",
-            "ChannelShuffle",
-            "PixelShuffle",
-            "PixelUnshuffle",
-            "MaxUnpool1d",
-            "MaxUnpool2d",
-            "MaxUnpool3d",
-        ),
+        ("Dropout", "ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"),
         "PyTorch's module_db has none; its function is in op_db",
     ),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchbp.autograd.adjoint import LinearMap, linear_map
-from torchbp.autograd.function import ExplicitFunction, save
+from torchbp.autograd.function import ExplicitFunction, records_derivative, save
 
 _aten = torch.ops.aten
 MODES = ("sum", "mean", "max")
@@ -155,6 +155,13 @@ class Winners(LinearMap):
         return g.new_zeros(self.rows, g.shape[1]).scatter_add(0, winner.long(), g)
 
 
+def _arguments(bags: Bags, w: Tensor, index: Tensor, offsets: Tensor, s: Tensor | None) -> tuple[Any, ...]:
+    """Return what PyTorch's operator takes; it reads strided indices as if they were contiguous."""
+    index, offsets, mode = index.contiguous(), offsets.contiguous(), MODES.index(bags.mode)
+    options = mode, bags.sparse, s, bags.include_last_offset, bags.map.padding_idx
+    return w, index, offsets, bags.map.by_frequency, *options
+
+
 class EmbeddingBag(ExplicitFunction):
     """y[b] = Σ or mean or max over the indices i of bag b of s[i] w[index[i]], padding left out.
 
@@ -169,18 +176,7 @@ class EmbeddingBag(ExplicitFunction):
     def forward(
         bags: Bags, w: Tensor, index: Tensor, offsets: Tensor, s: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        map = bags.map
-        y, _, sizes, winner = _aten._embedding_bag(
-            w,
-            index.contiguous(),
-            offsets.contiguous(),
-            map.by_frequency,
-            MODES.index(bags.mode),
-            bags.sparse,
-            s,
-            bags.include_last_offset,
-            map.padding_idx,
-        )
+        y, _, sizes, winner = _aten._embedding_bag(*_arguments(bags, w, index, offsets, s))
         return y, sizes, winner.clone() if bags.mode == "max" else winner.new_empty(0)
 
     @staticmethod
@@ -259,4 +255,6 @@ def embedding(w: Tensor, index: Tensor, padding_idx: int, by_frequency: bool, sp
 
 def embedding_bag(w: Tensor, index: Tensor, offsets: Tensor, s: Tensor | None, bags: Bags) -> Tensor:
     """Return the reduced rows of each bag, (bags, size), for index (n,), offsets and weights s (n,) or None."""
-    return EmbeddingBag.call(bags, w, index, offsets, s)[0]
+    if records_derivative(w, s):
+        return EmbeddingBag.call(bags, w, index, offsets, s)[0]
+    return _aten._embedding_bag_forward_only(*_arguments(bags, w, index, offsets, s))[0]

@@ -118,8 +118,7 @@ def embedding_bag(
     elif input.dim() == 2:
         if offsets is not None:
             raise ValueError(f"{op}(): offsets must be None if input is 2-D, got {type(offsets).__name__}")
-        count, width = input.shape
-        offsets = torch.arange(count, dtype=input.dtype, device=input.device) * width
+        offsets = torch.arange(0, input.numel(), input.shape[1], dtype=input.dtype, device=input.device)
         include_last_offset = False
         input = input.reshape(-1)
         per_sample_weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
