@@ -47,17 +47,19 @@ class Steps:
     reverse: bool
 
     @property
-    def order(self) -> list[int]:
+    def order(self) -> range:
         """The steps as the layer reads them."""
-        every = range(len(self.sizes))
-        return list(reversed(every)) if self.reverse else list(every)
+        count = len(self.sizes)
+        return range(count - 1, -1, -1) if self.reverse else range(count)
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:
         """Return the rows of each step."""
-        return rows.split(self.sizes)
+        return rows.split(self.sizes) if len(self.sizes) > 1 else (rows,)
 
     def earlier(self, states: Tensor, first: Tensor) -> Tensor:
         """Return, for every row, the state that its step starts from: the one before, or the first."""
+        if len(self.sizes) == 1:
+            return first
         if self.sizes[0] == self.sizes[-1]:
             count, size = states.shape[0], self.sizes[0]
             return torch.cat([states[size:], first] if self.reverse else [first, states[: count - size]])
@@ -86,6 +88,11 @@ def _whole(state: Tensor, done: list[Tensor]) -> Tensor:
     return torch.cat([state, *reversed(done)]) if done else state
 
 
+def _joined(steps: Sequence[Tensor]) -> Tensor:
+    """Return the rows of all steps."""
+    return torch.cat(list(steps)) if len(steps) > 1 else steps[0]
+
+
 def _rows(x: Tensor) -> Tensor:
     """Return a sequence, (T, N, size) or already packed, as the rows of its steps."""
     return x.reshape(x.shape[0] * x.shape[1], x.shape[2]) if x.dim() == 3 else x
@@ -111,7 +118,7 @@ def _directions(parameters: Sequence[Tensor | None]) -> list[Weights]:
     return [Weights(*parameters[i : i + 5]) for i in range(0, len(parameters), 5)]
 
 
-def _joined(gates: Tensor) -> Tensor:
+def _flat(gates: Tensor) -> Tensor:
     """Return (rows, gates · size) from (rows, gates, size)."""
     return gates.reshape(gates.shape[0], gates.shape[1] * gates.shape[2])
 
@@ -167,7 +174,7 @@ class Linear:
         """
         raise NotImplementedError
 
-    def pull(self, steps: Steps, gy: Any, gh: Tensor, gc: Any) -> tuple[Any, ...]:
+    def pull(self, steps: Steps, gy: Any, gh: Tensor, gc: Any, start: bool) -> tuple[Any, ...]:
         """Return the cotangents of W_ih x + b_ih, of W_hh h' + b_hh, of the first states h and c, and of W_hr.
 
         Args:
@@ -175,6 +182,7 @@ class Linear:
             gy: the cotangents of the outputs' rows, None for zeros.
             gh: the cotangent of the last state.
             gc: the cotangent of the last cell state.
+            start: whether the cotangent of the first state h is wanted.
         """
         raise NotImplementedError
 
@@ -187,7 +195,7 @@ class OneState(Linear):
         k_x: the coefficients of the gates' input part, (rows, gates, hidden_size); or True for 0 and False for 1.
         k_h: of their recurrent part.
         carry: of the state itself, None for zero.
-        w_hh: the recurrent weight; None where no cotangent goes back from the only step.
+        w_hh: the recurrent weight.
     """
 
     k_x: Tensor
@@ -209,9 +217,9 @@ class OneState(Linear):
             moved = free[t] + _times(k_h[t], (state @ self.w_hh.t()).view(k_h[t].shape)).sum(1)
             state = moved if carry is None else moved + carry[t] * state
             outputs[t] = state
-        return torch.cat(outputs), _whole(state, done), None
+        return _joined(outputs), _whole(state, done), None
 
-    def pull(self, steps: Steps, gy: Any, gh: Tensor, gc: Any) -> tuple[Any, ...]:
+    def pull(self, steps: Steps, gy: Any, gh: Tensor, gc: Any, start: bool) -> tuple[Any, ...]:
         """Go back through the steps: da_h = K_h dh, dh' = W_hhᵀ da_h + carry dh; at last da_x = K_x dh."""
         order = steps.order[::-1]
         k_h = steps.split(self.k_h if self.k_h.shape[1] > 1 else self.k_h.squeeze(1))
@@ -226,12 +234,12 @@ class OneState(Linear):
             if cotangents is not None:
                 state = state + cotangents[t]
             along[t] = state
-            a[t] = _joined(state.unsqueeze(1) * k_h[t]) if k_h[t].dim() == 3 else _times(k_h[t], state)
-            if self.w_hh is not None:
+            a[t] = _flat(state.unsqueeze(1) * k_h[t]) if k_h[t].dim() == 3 else _times(k_h[t], state)
+            if start or t != order[-1]:
                 back = torch.mm(a[t], self.w_hh)
                 state = back if carry is None else back.addcmul(carry[t], state)
-        a_h = torch.cat(a)
-        a_x = a_h if self.k_x is self.k_h else _joined(torch.cat(along).unsqueeze(1) * self.k_x)
+        a_h = _joined(a)
+        a_x = a_h if self.k_x is self.k_h else _flat(_joined(along).unsqueeze(1) * self.k_x)
         return a_x, a_h, _whole(state, done), None, None
 
 
@@ -366,7 +374,7 @@ class LSTM(Cell):
         for t in steps.order:
             state = torch.addcmul(parts[t], forget[t], _fitted(state, steps.sizes[t], c, done))
             cells[t] = state
-        return torch.cat(cells)
+        return _joined(cells)
 
 
 @dataclass(frozen=True)
@@ -414,9 +422,9 @@ class TwoStates(Linear):
             if added is not None:
                 state = state + added[t]
             outputs[t] = state
-        return torch.cat(outputs), _whole(state, done), _whole(cell, cells_done)
+        return _joined(outputs), _whole(state, done), _whole(cell, cells_done)
 
-    def pull(self, steps: Steps, gy: Any, gh: Tensor, gc: Any) -> tuple[Any, ...]:
+    def pull(self, steps: Steps, gy: Any, gh: Tensor, gc: Any, start: bool) -> tuple[Any, ...]:
         """Go back through the steps: dm = W_hrᵀ dh, dc += s dm, da = K_c dc and k_o dm, dc' = f dc, dh' = W_hhᵀ da."""
         order = steps.order[::-1]
         k_c, k_o, slope, forget = self._parts(steps)
@@ -435,11 +443,12 @@ class TwoStates(Linear):
             if self.w_hr is not None:
                 state = state @ self.w_hr
             cell = torch.addcmul(cell, slope[t], state)
-            a[t] = torch.cat([_joined(cell.unsqueeze(1) * k_c[t]), state * k_o[t]], 1)
+            a[t] = torch.cat([_flat(cell.unsqueeze(1) * k_c[t]), state * k_o[t]], 1)
             cell = forget[t] * cell
-            state = torch.mm(a[t], self.w_hh)
-        a_h = torch.cat(a)
-        gw_hr = None if self.w_hr is None else torch.cat(along).t() @ self.memory
+            if start or t != order[-1]:
+                state = torch.mm(a[t], self.w_hh)
+        a_h = _joined(a)
+        gw_hr = None if self.w_hr is None else _joined(along).t() @ self.memory
         return a_h, a_h, _whole(state, done), _whole(cell, cells_done), gw_hr
 
 
@@ -506,7 +515,7 @@ class Recurrence(ExplicitFunction):
             own, g = (None if t is None else _rows(t.chunk(len(directions), -1)[d]) for t in (y, gy))
             state, cell, ghd, gcd = (None if t is None else t[d] for t in (h, c, gh, gc))
             gates = None if torch.is_grad_enabled() or not kept else kept[d]
-            part = (wanted[0], *wanted[3 + 5 * d : 8 + 5 * d])
+            part = (wanted[0], *wanted[3 + 5 * d : 8 + 5 * d], wanted[1])
             steps = Steps(ctx.sizes, bool(d))
             *first, gw = _gradient(ctx.cell, steps, rows, state, cell, own, gates, w, (g, ghd, gcd), part)
             found.append(first)
@@ -615,15 +624,15 @@ def _gradient(
         kept: what the cell kept, None if it must be differentiated.
         w: the weights.
         cotangents: of y, None for zeros, and of the last states.
-        wanted: whether x and the parameters want a gradient.
+        wanted: whether x, the parameters and h want a gradient.
     """
     earlier: Any = None
     if h is not None and (wanted[2] or not isinstance(cell, RNN)):
-        earlier = h if len(steps.sizes) == 1 else steps.earlier(y, h)
+        earlier = steps.earlier(y, h)
     if kept is None:
         kept = cell.gates(x, earlier, w)
     linear = cell.linearized(steps, y, earlier, kept, c, w)
-    a_x, a_h, gh, gc, gw_hr = linear.pull(steps, *cotangents)
+    a_x, a_h, gh, gc, gw_hr = linear.pull(steps, *cotangents, wanted[6])
     gb_ih = a_x.sum(0) if wanted[3] else None
     gb_hh = (gb_ih.clone() if a_x is a_h and gb_ih is not None else a_h.sum(0)) if wanted[4] else None
     gw_ih = torch.mm(a_x.t(), x) if wanted[1] else None
@@ -693,11 +702,11 @@ class FusedLSTM(ExplicitFunction):
             return None, gx, gh, gc, gw_ih, gw_hh, *((gb_ih, gb_hh) if biased else (None, None))
         given = next(g for g in (gy, gh, gc) if g is not None)
         gh, gc = (given.new_zeros(h.shape) if g is None else g for g in (gh, gc))
-        wanted = [*(ctx.needs_input_grad[i] for i in (1, 4, 5, 6, 7)), False]
+        wanted = [*(ctx.needs_input_grad[i] for i in (1, 4, 5, 6, 7)), False, ctx.needs_input_grad[2]]
         steps, rows = Steps((x.shape[1],) * x.shape[0], ctx.reverse), (_rows(x), h, c, _rows(y))
         cotangents = None if gy is None else _rows(gy), gh, gc
         gx, gh, gc, gw = _gradient(LSTM(), steps, *rows, None, _directions((*w, None))[0], cotangents, wanted)
-        return None, None if gx is None else gx.view(x.shape), gh, gc, *gw[:4]
+        return None, None if gx is None else gx.view(x.shape), gh if wanted[6] else None, gc, *gw[:4]
 
     @staticmethod
     def jvp(ctx: Any, _reverse: Any, tx: Any, th: Any, tc: Any, *tw: Any) -> tuple[Any, ...]:

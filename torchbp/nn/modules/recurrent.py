@@ -154,6 +154,8 @@ class RNNCell(torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the new state."""
+        if _plain(input, hx, self):
+            return super().forward(input, hx)
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return _step(self, RNNSteps(self.nonlinearity == "relu"), input, None if hx is None else (hx,))[0]
@@ -164,6 +166,8 @@ class LSTMCell(torch.nn.LSTMCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the new states (h, c)."""
+        if _plain(input, hx, self):
+            return super().forward(input, hx)
         h, c = _step(self, LSTMSteps(), input, hx)
         return h, c
 
@@ -173,4 +177,6 @@ class GRUCell(torch.nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the new state."""
+        if _plain(input, hx, self):
+            return super().forward(input, hx)
         return _step(self, GRUSteps(), input, None if hx is None else (hx,))[0]
