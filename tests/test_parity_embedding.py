@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -144,38 +143,3 @@ def test_the_second_derivative_of_a_bag(mode: str) -> None:
     (gw,) = torch.autograd.grad(y.square().sum(), w, create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):
         torch.autograd.grad(gw.sum(), w)
-
-
-@pytest.mark.parametrize(
-    ("name", "index", "weight", "options"),
-    [
-        ("embedding", torch.tensor([7]), torch.zeros(3, 2), {}),
-        ("embedding", torch.tensor([-1]), torch.zeros(3, 2), {}),
-        ("embedding", torch.tensor([1.0]), torch.zeros(3, 2), {}),
-        ("embedding", torch.tensor([1]), torch.zeros(3), {}),
-        ("embedding", torch.tensor([1]), torch.zeros(3, 2), {"padding_idx": 3}),
-        ("embedding", torch.tensor([1]), torch.zeros(3, 2), {"padding_idx": -4}),
-        ("embedding_bag", torch.tensor([1]), torch.zeros(3, 2), {}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"offsets": torch.tensor([0])}),
-        ("embedding_bag", torch.tensor([1]), torch.zeros(3, 2), {"offsets": torch.tensor([[0]])}),
-        ("embedding_bag", torch.tensor([1]), torch.zeros(3, 2), {"offsets": torch.tensor([1])}),
-        ("embedding_bag", torch.tensor([1]), torch.zeros(3, 2), {"offsets": torch.tensor([0, 9])}),
-        ("embedding_bag", torch.tensor([9]), torch.zeros(3, 2), {"offsets": torch.tensor([0])}),
-        ("embedding_bag", torch.tensor([[[1]]]), torch.zeros(3, 2), {}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3), {}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"mode": "median"}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"mode": "max", "sparse": True}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"mode": "max", "scale_grad_by_freq": True}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"per_sample_weights": torch.ones(1, 1)}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"per_sample_weights": torch.ones(2)}),
-        ("embedding_bag", torch.tensor([[1]]), torch.zeros(3, 2), {"padding_idx": 3}),
-    ],
-)
-def test_errors(name: str, index: Tensor, weight: Tensor, options: dict[str, Any]) -> None:
-    found = []
-    for place in (F, builtin):
-        with warnings.catch_warnings(), pytest.raises(Exception) as error:  # noqa: PT011
-            warnings.simplefilter("ignore")
-            getattr(place, name)(index, weight, **options)
-        found.append(error.type)
-    assert found[0] is found[1]

@@ -124,36 +124,6 @@ def test_graphs_hold_our_functions_only(name: str) -> None:
         assert seen - views <= {"RecurrenceBackward", "FusedLSTMBackward"}, seen
 
 
-@pytest.mark.parametrize(
-    ("name", "x", "hx"),
-    [
-        *((name, torch.zeros(2, 3, 4, 3), None) for name in LAYERS),
-        *((name, torch.zeros(2, 3, 7), None) for name in LAYERS),
-        *((name, torch.zeros(0, 2, 3), None) for name in LAYERS),
-        *((name, torch.zeros(2, 2, 3, dtype=torch.float64), None) for name in LAYERS),
-        *((name, torch.zeros(2, 2, 3), torch.zeros(1, 4)) for name in ("RNN", "GRU")),
-        *((name, torch.zeros(2, 3), torch.zeros(1, 2, 4)) for name in ("RNN", "GRU")),
-        *((name, torch.zeros(2, 2, 3), torch.zeros(1, 3, 4)) for name in ("RNN", "GRU")),
-        ("LSTM", torch.zeros(2, 2, 3), (torch.zeros(1, 2, 4), torch.zeros(1, 4))),
-        ("LSTM", torch.zeros(2, 2, 3), (torch.zeros(1, 2, 4), torch.zeros(1, 2, 5))),
-        ("RNNCell", torch.zeros(2, 2, 3), None),
-        ("RNNCell", torch.zeros(2, 7), None),
-        ("GRUCell", torch.zeros(2, 3), torch.zeros(3, 4)),
-        ("GRUCell", torch.zeros(2, 3), torch.zeros(2, 5)),
-        ("GRUCell", torch.zeros(2, 3), torch.zeros(1, 2, 4)),
-        ("LSTMCell", torch.zeros(2, 3), (torch.zeros(2, 4), torch.zeros(2, 3))),
-        ("LSTMCell", torch.zeros(3), (torch.zeros(2, 4), torch.zeros(2, 4))),
-    ],
-)
-def test_errors(name: str, x: Tensor, hx: Any) -> None:
-    found = []
-    for place in (nn, builtin):
-        with pytest.raises((RuntimeError, ValueError)) as error:
-            getattr(place, name)(3, 4)(x, hx)
-        found.append(error.type)
-    assert found[0] is found[1]
-
-
 def test_states_come_back_in_the_order_given() -> None:
     sequences = [normal((n, 3), n) for n in (2, 5, 1)]
     module = nn.GRU(3, 4, bidirectional=True).double()

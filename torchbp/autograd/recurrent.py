@@ -240,7 +240,7 @@ class OneState(Linear):
                 state = back if carry is None else back.addcmul(carry[t], state)
         a_h = _joined(a)
         a_x = a_h if self.k_x is self.k_h else _flat(_joined(along).unsqueeze(1) * self.k_x)
-        return a_x, a_h, _whole(state, done), None, None
+        return a_x, a_h, _whole(state, done) if start else None, None, None
 
 
 @dataclass(frozen=True)
@@ -449,7 +449,7 @@ class TwoStates(Linear):
                 state = torch.mm(a[t], self.w_hh)
         a_h = _joined(a)
         gw_hr = None if self.w_hr is None else _joined(along).t() @ self.memory
-        return a_h, a_h, _whole(state, done), _whole(cell, cells_done), gw_hr
+        return a_h, a_h, _whole(state, done) if start else None, _whole(cell, cells_done), gw_hr
 
 
 # --------------------------------------------------------------------------------------------------
