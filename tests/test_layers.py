@@ -23,12 +23,12 @@ FIRST = {stem(case.layer): case.name for case in reversed(CASES)}
 # One layer of every kind of Function, for what takes long and depends on little else.
 SAMPLE = {"linear", "conv", "conv_transpose", "max_pool", "grid_sample", "relu", "batch_norm", "cross_entropy"}
 # Layers of many inputs, whose graph grows with the steps: one case of each, without what goes through all subsets.
-LONG = {"rnn", "gru", "lstm"}
+LONG = {"rnn", "gru", "lstm", "rnn_cell", "gru_cell", "lstm_cell"}
 
 
 def is_slow(case: LayerCase, name: str) -> bool:
     first = FIRST[stem(case.layer)] == case.name
-    if case.layer in LONG and (not first or name in ("kinks", "saved_in_vain", "nested_forward")):
+    if case.layer in LONG and (not first or name in ("kinks", "saved_in_vain", "nested_forward", "compiled")):
         return True
     if name == "compiled":
         return not first

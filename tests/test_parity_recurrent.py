@@ -10,7 +10,7 @@ import torch
 import torch.nn as builtin
 from hypothesis import given
 from hypothesis import strategies as st
-from parity import arranged, normal, parity, seeds, times
+from parity import arranged, normal, parity, seeds
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
@@ -51,7 +51,6 @@ def layer_arguments(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(layer_arguments())
-@times(2)
 def test_layers(arguments: dict[str, Any]) -> None:
     name, options, how, seed = (arguments[key] for key in ("name", "options", "how", "seed"))
     dtype, lengths = arguments["dtype"], arguments["lengths"]
