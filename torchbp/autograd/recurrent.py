@@ -464,7 +464,7 @@ class Recurrence(ExplicitFunction):
 
     Saved: x, y, the first states and the weights, as far as the wanted gradients read them, and what the cells keep:
     besides x and y nothing for an RNN, whose derivative is written from y alone, 3 hidden_size numbers per row for a
-    GRU, 4 for an LSTM. To compute these again in every backward pass would cost about a third of its time.
+    GRU, 4 for an LSTM. Without them every backward pass would need the two products over all rows, too.
     """
 
     @staticmethod
