@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as builtin
 from test_conformance import (
     FUNCTIONS,
     REFUSED,
-    VALUE_ONLY,
     Case,
+    builtin_function,
     derivatives,
     equal,
     functional,
+    order_of,
+    placed,
+    tolerance_of,
 )
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleInfo, module_db
@@ -150,7 +152,12 @@ def judged(row: Row, pairs: Iterable[tuple[Case, Case | None, int]]) -> Row:
         row.samples += 1
         if theirs is not None:
             try:
-                equal(derivatives(mine, order), derivatives(theirs, order), row.name)
+                equal(
+                    derivatives(mine, order),
+                    derivatives(theirs, order),
+                    row.name,
+                    tolerance_of(row.name.partition(" ")[0]),
+                )
             except Exception:
                 row.failed += 1
         found = graph_of(mine)
@@ -172,12 +179,11 @@ def function_row(name: str, op: OpInfo) -> Row:
             if plain in REFUSED and REFUSED[plain][0](arguments[0]):
                 row.samples, row.refused = row.samples + 1, row.refused + 1
                 continue
-            order = (2 if op.supports_gradgrad else 1) if differentiable else 0
-            if plain in VALUE_ONLY and VALUE_ONLY[plain][0](arguments[0]):
-                order = 0
+            order = order_of(plain, op, arguments[0]) if differentiable else 0
             process = sample.output_process_fn_grad
             if row.ours:
-                mine, theirs = (Case(getattr(place, plain), arguments, process) for place in (F, builtin))
+                both = (placed(getattr(F, plain), plain), placed(builtin_function(plain), plain))
+                mine, theirs = (Case(function, arguments, process) for function in both)
                 yield mine, theirs, order
             else:
                 yield Case(op.op, arguments, process), None, 0
@@ -210,7 +216,7 @@ def module_row(name: str, info: ModuleInfo) -> Row:
                 parameters = {key for key, _ in layers[0].named_parameters()}
                 state = {k: v.detach().requires_grad_(k in parameters) for k, v in layers[0].state_dict().items()}
                 cases = [Case(functional(layer), ((state, *args), kwargs)) for layer in layers]
-                yield cases[0], cases[1] if row.ours else None, 2 if info.supports_gradgrad else 1
+                yield cases[0], cases[1] if row.ours else None, order_of(name, info, ())
 
     return judged(row, pairs())
 

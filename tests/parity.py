@@ -44,7 +44,9 @@ def arranged(tensor: Tensor, layout: str) -> Tensor:
         order = tuple(reversed(range(tensor.dim())))
         return tensor.permute(order).contiguous().permute(order)
     if layout == "strided":
-        return torch.stack([tensor, torch.full_like(tensor, 7 if tensor.dtype == torch.int64 else NAN)], dim=-1)[..., 0]
+        return torch.stack(
+            [tensor, torch.full_like(tensor, 7 if tensor.dtype in (torch.int64, torch.int32) else NAN)], dim=-1
+        )[..., 0]
     return tensor.contiguous()
 
 

@@ -32,8 +32,8 @@ def _one_thread():
 
 def shrunk(case, size=6):
     """The same layer on a small input: two samples, maps of ``size``, channels as they are."""
-    if case.layer in ("LayerNorm", "RMSNorm") or case.family == "attention":
-        return dataclasses.replace(case, shape=(2, 3, case.shape[-1]))
+    if case.layer in ("LayerNorm", "RMSNorm") or case.family in ("attention", "recurrent", "embedding"):
+        return dataclasses.replace(case, shape=(2, *(min(3, axis) for axis in case.shape[1:-1]), case.shape[-1]))
     return dataclasses.replace(case, shape=(2, case.shape[1], *(min(size, axis) for axis in case.shape[2:])))
 
 

@@ -75,6 +75,7 @@ WITHOUT_CASES = {
         for n in (1, 2, 3)
     },
     "AdaptiveLogSoftmaxWithLoss": "PyTorch's module_db has none",
+    "EmbeddingBag": "PyTorch's module_db has none; its function is in op_db",
     "fold": "PyTorch has cases of unfold only",
     "Fold": "the same",
     "Unfold": "PyTorch's module_db has none; its function is in op_db",
@@ -127,6 +128,18 @@ def builtin_function(name: str) -> Callable[..., Any]:
 
 # The built-in's derivative, 1/6, has float32's digits in every dtype; test_activation.py shows it and tests ours.
 TOLERANCES = {"hardsigmoid": 2e-8}
+
+
+def order_of(name: str, info: OpInfo | ModuleInfo, arguments: Any) -> int:
+    """Return up to which order the built-in's derivatives are those of its value."""
+    if name in VALUE_ONLY and VALUE_ONLY[name][0](arguments):
+        return 0
+    once = name in ONCE or getattr(info, "variant_test_name", "") in ONCE_VARIANTS
+    return 2 if info.supports_gradgrad and not once else 1
+
+
+def tolerance_of(name: str) -> float:
+    return INEXACT[name][0] if name in INEXACT else TOLERANCES.get(name, 1e-10)
 
 
 def test_every_name_has_cases_or_a_reason() -> None:
@@ -269,12 +282,21 @@ def identified(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {"argvalues": [pytest.param(*pair, marks=m) for pair, m in zip(pairs, slow, strict=True)], "ids": ids}
 
 
+# What op_db gives in another order than the function takes.
+SWAPPED = {"embedding", "embedding_bag"}
+
+
+def placed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a function in the order of its samples' arguments."""
+    return (lambda a, b, *args, **kwargs: function(b, a, *args, **kwargs)) if name in SWAPPED else function
+
+
 def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> Iterator[tuple[Case, Case]]:
     """Yield each sample input that we take as a call of ours and one of the built-in."""
     for sample in op.sample_inputs("cpu", dtype, requires_grad=requires_grad):
         arguments = ((sample.input, *sample.args), sample.kwargs)
         if name not in REFUSED or not REFUSED[name][0](arguments[0]):
-            both = (getattr(F, name), builtin_function(name))
+            both = (placed(getattr(F, name), name), placed(builtin_function(name), name))
             yield tuple(Case(function, arguments, sample.output_process_fn_grad) for function in both)
 
 
@@ -307,15 +329,10 @@ def test_function_derivatives(name: str, op: OpInfo, spread: Any) -> None:
         if dtype not in op.supported_backward_dtypes("cpu"):
             continue
         for i, (mine, theirs) in enumerate(spread(samples(name, op, dtype, True), 20)):
-            order = 2 if op.supports_gradgrad else 1
-            if name in VALUE_ONLY and VALUE_ONLY[name][0](theirs.arguments[0]):
-                order = 0
-            if op.variant_test_name in ONCE_VARIANTS:
-                order = min(order, 1)
+            order, tolerance = order_of(name, op, theirs.arguments[0]), tolerance_of(name)
             what = f"{dtype} sample {i} {theirs.arguments}"
             if name in INEXACT and order == 2:
                 equal(derivatives(mine, 1), derivatives(theirs, 1), what)
-            tolerance = INEXACT[name][0] if name in INEXACT else TOLERANCES.get(name, 1e-10)
             equal(derivatives(mine, order), derivatives(theirs, order), what, tolerance)
 
 
@@ -325,7 +342,7 @@ def test_function_forward_mode(name: str, op: OpInfo, spread: Any) -> None:
         pytest.skip("the built-in has no forward mode")
     for i, (mine, theirs) in enumerate(spread(samples(name, op, torch.float64, True), 25)):
         if theirs.places():
-            equal([tangent(mine)], [tangent(theirs)], f"sample {i} {theirs.arguments}", TOLERANCES.get(name, 1e-10))
+            equal([tangent(mine)], [tangent(theirs)], f"sample {i} {theirs.arguments}", tolerance_of(name))
 
 
 @pytest.mark.slow
@@ -417,10 +434,9 @@ def functional(module: torch.nn.Module) -> Callable[..., Any]:
 @pytest.mark.parametrize("training", (True, False), ids=("training", "evaluation"))
 @pytest.mark.parametrize(("name", "info"), **identified(MODULES))
 def test_module_derivatives(name: str, info: ModuleInfo, training: bool, spread: Any) -> None:
-    order = 0 if name in VALUE_ONLY else (2 if info.supports_gradgrad and name not in ONCE else 1)
     for i, (mine, theirs, desc) in enumerate(spread(module_cases(name, info, training), 30)):
-        tolerance = INEXACT[name][0] if name in INEXACT else 1e-10
-        equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}", tolerance)
+        order = order_of(name, info, ())
+        equal(derivatives(mine, order), derivatives(theirs, order), f"input {i} {desc}", tolerance_of(name))
 
 
 @pytest.mark.parametrize(("name", "info"), **identified([(n, m) for n, m in MODULES if n not in ONCE]))

@@ -826,6 +826,28 @@ bad("affine_grid", THETA, (3, 1, 3, 4), **CORNERS, says=("theta", "(2, 2, 3)", "
 for dtype in (torch.int64, torch.complex64):
     bad("affine_grid", THETA.to(dtype), (2, 1, 3, 4), **CORNERS, says=("theta", str(dtype)))
 
+ONE, TABLE = torch.tensor([1]), t(3, 2)
+for index in (torch.tensor([7]), torch.tensor([-1])):
+    bad("embedding", index, TABLE, says="index")
+bad("embedding", torch.tensor([1.0]), TABLE, says="indices")
+bad("embedding", ONE, t(3), says=("weight", "(3,)"))
+for index in (3, -4):
+    bad("embedding", ONE, TABLE, padding_idx=index, says=("padding_idx", str(index)))
+    bad("embedding_bag", ONE.view(1, 1), TABLE, padding_idx=index, says=("padding_idx", str(index)))
+bad("embedding_bag", ONE, TABLE, says=("offsets", "None"))
+bad("embedding_bag", ONE.view(1, 1), TABLE, torch.tensor([0]), says=("offsets", "Tensor"))
+bad("embedding_bag", ONE, TABLE, torch.tensor([[0]]), says=("offsets", "(1, 1)"))
+for offsets in ([1], [0, 9]):
+    bad("embedding_bag", ONE, TABLE, torch.tensor(offsets), says="offsets")
+bad("embedding_bag", torch.tensor([9]), TABLE, torch.tensor([0]), says=("idx", "9"))
+bad("embedding_bag", ONE.view(1, 1, 1), TABLE, says=("input", "(1, 1, 1)"))
+bad("embedding_bag", ONE.view(1, 1), t(3), says=("weight", "(3,)"))
+bad("embedding_bag", ONE.view(1, 1), TABLE, mode="median", says=("mode", "median"))
+bad("embedding_bag", ONE.view(1, 1), TABLE, mode="max", sparse=True, says=("sparse", "True"))
+bad("embedding_bag", ONE.view(1, 1), TABLE, mode="max", scale_grad_by_freq=True, says=("scale_grad_by_freq", "True"))
+bad("embedding_bag", ONE.view(1, 1), TABLE, per_sample_weights=t(1, 1), says=("per_sample_weights", "mean"))
+bad("embedding_bag", ONE.view(1, 1), TABLE, per_sample_weights=t(2), says=("per_sample_weights", "(2,)"))
+
 
 # Attention
 HEADS = t(2, 4, 3, 5)
@@ -1040,6 +1062,28 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     ("AdaptiveLogSoftmaxWithLoss", (3, 5, [7]), {}, ()),
     ("PairwiseDistance", (), {}, (Q, t(4, 4))),
     ("CosineSimilarity", (2,), {}, (Q, Q)),
+    ("Embedding", (3, 2), {}, (torch.tensor([7]),)),
+    ("Embedding", (3, 2), {"padding_idx": 3}, ()),
+    ("EmbeddingBag", (3, 2), {}, (ONE,)),
+    ("EmbeddingBag", (3, 2), {"mode": "median"}, (ONE.view(1, 1),)),
+]
+F32 = {"dtype": torch.float32}
+for name in ("RNN", "LSTM", "GRU"):
+    for x in (t(2, 3, 4, 3, **F32), t(2, 3, 7, **F32), t(0, 2, 3, **F32), t(2, 2, 3)):
+        MODULES.append((name, (3, 4), {}, (x,)))
+for name in ("RNN", "GRU"):
+    for x, h in (((2, 2, 3), (1, 4)), ((2, 3), (1, 2, 4)), ((2, 2, 3), (1, 3, 4))):
+        MODULES.append((name, (3, 4), {}, (t(*x, **F32), t(*h, **F32))))
+MODULES += [
+    ("LSTM", (3, 4), {}, (t(2, 2, 3, **F32), (t(1, 2, 4, **F32), t(1, 4, **F32)))),
+    ("LSTM", (3, 4), {}, (t(2, 2, 3, **F32), (t(1, 2, 4, **F32), t(1, 2, 5, **F32)))),
+    ("RNNCell", (3, 4), {}, (t(2, 2, 3, **F32),)),
+    ("RNNCell", (3, 4), {}, (t(2, 7, **F32),)),
+    ("GRUCell", (3, 4), {}, (t(2, 3, **F32), t(3, 4, **F32))),
+    ("GRUCell", (3, 4), {}, (t(2, 3, **F32), t(2, 5, **F32))),
+    ("GRUCell", (3, 4), {}, (t(2, 3, **F32), t(1, 2, 4, **F32))),
+    ("LSTMCell", (3, 4), {}, (t(2, 3, **F32), (t(2, 4, **F32), t(2, 3, **F32)))),
+    ("LSTMCell", (3, 4), {}, (t(3, **F32), (t(2, 4, **F32), t(2, 4, **F32)))),
 ]
 for n, x in SINGLE.items():
     for lazy in ("", "Lazy"):

@@ -29,6 +29,8 @@ POINTWISE = {*MAPS, "relu6", "celu", "selu"}
 FIRST = {kind(case.layer): case.name for case in reversed(CASES)}
 # One layer of every kind of Function, for what takes long and depends on little else.
 SAMPLE = {"linear", "conv", "conv_transpose", "max_pool", "grid_sample", "relu", "batch_norm", "cross_entropy"}
+# Layers of many inputs, whose graph grows with the steps: one case of each, without what goes through all subsets.
+LONG = {"rnn", "gru", "lstm", "rnn_cell", "gru_cell", "lstm_cell"}
 
 
 # Of attention the quick part has these cases: test_attention.py holds its ways to compute against each other.
@@ -43,6 +45,8 @@ def is_slow(case: LayerCase, name: str) -> bool:
     if "attention" in case.layer and case.name not in ATTENTION:
         return True
     first = FIRST[kind(case.layer)] == case.name
+    if case.layer in LONG and (not first or name in ("kinks", "saved_in_vain", "nested_forward", "compiled")):
+        return True
     if name == "compiled":
         return not first
     if name in ("third_order", "functional_transforms"):

@@ -22,6 +22,7 @@ ARGUMENTS: dict[str, tuple] = {
     "AdaptiveLogSoftmaxWithLoss": (4, 7, [2, 4]),
     "Bilinear": (3, 4, 5),
     "ChannelShuffle": (3,),
+    **dict.fromkeys(("Embedding", "EmbeddingBag"), (5, 4)),
     "Fold": ((4, 5), 2),
     "GroupNorm": (1, 3),
     "LayerNorm": (6,),
@@ -35,6 +36,7 @@ ARGUMENTS: dict[str, tuple] = {
     "PixelShuffle": (2,),
     "PixelUnshuffle": (2,),
     "RMSNorm": (6,),
+    **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), (6, 4)),
     "Softmax": (1,),
     "SyncBatchNorm": (3,),
     "Softmin": (1,),
@@ -61,12 +63,20 @@ INPUTS: dict[str, tuple[int, ...]] = {
     "BatchNorm1d": (4, 3),
     "Fold": (2, 12, 12),
     "PixelShuffle": (2, 4, 3, 3),
+    **dict.fromkeys(("RNN", "LSTM", "GRU"), (5, 2, 6)),
+    **dict.fromkeys(("RNNCell", "LSTMCell", "GRUCell"), (2, 6)),
 }
+# Modules that return several tensors.
+SEVERAL = {"RNN", "LSTM", "GRU", "LSTMCell"}
+# Modules that take indices.
+LOOKED_UP = {"Embedding", "EmbeddingBag"}
 SHAPES = {"1d": (2, 3, 6), "3d": (2, 3, 4, 4, 5)}
 OURS_ALONE = {"ScaledTanh"}
 # Of several inputs; test_attention.py calls them.
 ATTENTION = [name for name in nn.explicit_layers() if name.startswith(("Multihead", "Transformer"))]
 NAMES = [name for name in nn.explicit_layers() if name not in OURS_ALONE]
+# Modules that do not take one floating-point tensor and return one; nor do the losses.
+NOT_ONE_TO_ONE = {"Bilinear", *SEVERAL, *LOOKED_UP, *ATTENTION}
 
 
 def inputs(name: str) -> tuple[torch.Tensor, ...]:
@@ -223,8 +233,7 @@ def test_evaluation_mode() -> None:
 
 # The losses, Bilinear and attention take several inputs; of CrossMapLRN2d the built-in computes something else.
 @pytest.mark.parametrize(
-    "name",
-    [n for n in NAMES if not n.endswith("Loss") and n not in ("Bilinear", "CrossMapLRN2d", *ATTENTION)],
+    "name", [n for n in NAMES if not n.endswith("Loss") and n not in {*NOT_ONE_TO_ONE, "CrossMapLRN2d"}]
 )
 def test_hooks(name: str) -> None:
     """Forward and backward hooks see what torch.nn's see, and may change it."""
@@ -395,7 +404,7 @@ def test_pointwise_strided_channels_last_weight_gradient() -> None:
 
 def test_the_incoming_gradient_is_left_alone() -> None:
     for name in NAMES:
-        if name.endswith("Loss") or name in ("Bilinear", *ATTENTION):
+        if name.endswith("Loss") or name in NOT_ONE_TO_ONE:
             continue
         module, (leaf, *rest) = make(nn, name), inputs(name)
         y = module.double()(leaf, *rest)

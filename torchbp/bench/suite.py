@@ -120,6 +120,8 @@ def _all_cases() -> list[Case]:
         *_attentions(),
         *_losses(),
         *_dropouts(),
+        *_recurrent_layers(),
+        *_embeddings(),
         *_models(),
     ]
 
@@ -133,6 +135,55 @@ class _Layer:
     def __call__(self, nn: ModuleType) -> Module:
         made: Module = getattr(nn, self.name)(*self.arguments, **self.options)
         return made
+
+
+class _Outputs(Module):
+    """The first result of a module that has several."""
+
+    def __init__(self, module: Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the first result."""
+        output: Tensor = self.module(input)[0]
+        return output
+
+
+class _Recurrent(_Layer):
+    """A recurrent layer without its last states."""
+
+    def __call__(self, nn: ModuleType) -> Module:
+        return _Outputs(super().__call__(nn))
+
+
+class _Lookups(Module):
+    """The input, of the indices' size or less, plus what a table has at fixed indices."""
+
+    index: Tensor
+
+    def __init__(self, table: Module, shape: Shape, rows: int) -> None:
+        super().__init__()
+        self.table = table
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("index", torch.randint(rows, shape, generator=generator))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the sum."""
+        here = tuple(slice(size) for size in input.shape[: self.index.dim()])
+        output: Tensor = input + self.table(self.index[here] if input.dim() > 2 else self.index[here[0]])
+        return output
+
+
+class _Table(_Layer):
+    """An embedding, looked up at indices of a shape."""
+
+    def __init__(self, name: str, rows: int, size: int, indices: Shape) -> None:
+        super().__init__(name, rows, size)
+        self.indices = indices
+
+    def __call__(self, nn: ModuleType) -> Module:
+        return _Lookups(super().__call__(nn), self.indices, self.arguments[0])
 
 
 def _case(family: str, label: str, layer: _Layer, shape: Shape, **facts: Any) -> Case:
@@ -321,6 +372,17 @@ def _dropouts() -> Iterator[Case]:
     shapes: tuple[Shape, ...] = ((1, 4096), (64, 4096), (16, 64, 56, 56))
     for shape in shapes:
         yield _case("dropout", "", _Layer("Dropout", 0.5), shape, quick=shape == (64, 4096))
+
+
+def _recurrent_layers() -> Iterator[Case]:
+    for name in ("RNN", "GRU", "LSTM"):
+        for shape in ((32, 1, 64), (32, 32, 256)):
+            yield _case("recurrent", str(shape[-1]), _Recurrent(name, shape[-1], shape[-1]), shape, quick=shape[1] == 1)
+
+
+def _embeddings() -> Iterator[Case]:
+    yield _case("embedding", "10000x128", _Table("Embedding", 10000, 128, (32, 128)), (32, 128, 128), quick=True)
+    yield _case("embedding", "10000x128 of 16", _Table("EmbeddingBag", 10000, 128, (256, 16)), (256, 128))
 
 
 def _models() -> Iterator[Case]:

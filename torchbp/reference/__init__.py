@@ -24,6 +24,8 @@ the input, and then do the same.
     softmax             a layer whose outputs share one Jacobian
     attention           softmax between two products
     normalization       a layer whose statistics depend on the input
+    embedding           rows of a table, and their sums
+    recurrent           a layer that reads its own output
     loss                where the gradient starts
     pointwise_loss      losses of every element: a table
     margin_loss         margins between the scores of classes
@@ -109,6 +111,7 @@ from .dropout import (
     dropout_gradient,
     feature_dropout,
 )
+from .embedding import embedding, embedding_adjoint, embedding_bag, embedding_bag_gradients
 from .folding import fold, unfold
 from .fractional_pooling import (
     fractional_max_pool,
@@ -152,6 +155,7 @@ from .pooling import (
     max_pool_scatter,
     pooled_size,
 )
+from .recurrent import gru, gru_gradients, lstm, lstm_gradients, rnn, rnn_gradients
 from .sampling import affine_grid, affine_grid_adjoint, grid_sample, grid_sample_gradients
 from .shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from .softmax import log_softmax, log_softmax_gradient, softmax, softmax_gradient
@@ -190,6 +194,10 @@ __all__ = [
     "elu",
     "elu_derivative",
     "feature_dropout",
+    "embedding",
+    "embedding_adjoint",
+    "embedding_bag",
+    "embedding_bag_gradients",
     "fold",
     "fractional_max_pool",
     "fractional_max_pool_gather",
@@ -212,6 +220,8 @@ __all__ = [
     "hardswish_derivative",
     "hardtanh",
     "hardtanh_derivative",
+    "gru",
+    "gru_gradients",
     "interpolate",
     "interpolate_adjoint",
     "layer_norm",
@@ -232,6 +242,8 @@ __all__ = [
     "lp_pool_gradient",
     "margin_loss",
     "margin_loss_gradient",
+    "lstm",
+    "lstm_gradients",
     "max_pool",
     "max_pool_gather",
     "max_pool_indices",
@@ -262,6 +274,8 @@ __all__ = [
     "relu_derivative",
     "rms_norm",
     "rms_norm_gradients",
+    "rnn",
+    "rnn_gradients",
     "scaled_tanh",
     "scaled_tanh_derivative",
     "shrink_derivative",

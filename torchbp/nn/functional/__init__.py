@@ -62,6 +62,7 @@ from torchbp.nn.functional.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
+from torchbp.nn.functional.embedding import embedding, embedding_bag
 from torchbp.nn.functional.folding import fold, unfold
 from torchbp.nn.functional.interpolation import interpolate, upsample, upsample_bilinear, upsample_nearest
 from torchbp.nn.functional.linear import bilinear, linear
@@ -162,6 +163,8 @@ __all__ = [
     "elu",
     "elu_",
     "feature_alpha_dropout",
+    "embedding",
+    "embedding_bag",
     "fold",
     "fractional_max_pool2d",
     "fractional_max_pool3d",

@@ -56,6 +56,7 @@ from torchbp.nn.modules.convolution import (
 from torchbp.nn.modules.ctc_loss import CTCLoss
 from torchbp.nn.modules.distance import CosineSimilarity, PairwiseDistance
 from torchbp.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from torchbp.nn.modules.embedding import Embedding, EmbeddingBag
 from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from torchbp.nn.modules.linear import Bilinear, Linear
@@ -142,6 +143,7 @@ from torchbp.nn.modules.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from torchbp.nn.modules.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from torchbp.nn.modules.shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 
 __all__ = [
@@ -187,11 +189,15 @@ __all__ = [
     "Dropout3d",
     "ELU",
     "FeatureAlphaDropout",
+    "Embedding",
+    "EmbeddingBag",
     "Fold",
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
     "GELU",
     "GLU",
+    "GRU",
+    "GRUCell",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
@@ -208,6 +214,8 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LSTM",
+    "LSTMCell",
     "LayerNorm",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
@@ -248,6 +256,8 @@ __all__ = [
     "MultiMarginLoss",
     "PairwiseDistance",
     "PoissonNLLLoss",
+    "RNN",
+    "RNNCell",
     "ReLU",
     "ReLU6",
     "ReflectionPad1d",

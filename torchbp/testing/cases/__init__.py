@@ -11,6 +11,7 @@ from torchbp.testing.cases import (
     ctc_loss,
     distance,
     dropout,
+    embedding,
     folding,
     interpolation,
     linear,
@@ -21,6 +22,7 @@ from torchbp.testing.cases import (
     padding,
     pointwise_loss,
     pooling,
+    recurrent,
     sampling,
     shuffle,
 )
@@ -47,6 +49,8 @@ _FAMILIES = (
     margin_loss,
     ctc_loss,
     linear_cross_entropy,
+    embedding,
+    recurrent,
 )
 
 
