@@ -18,7 +18,7 @@ def embedding(index: Array, weight: Array) -> Array:
     output = zeros((*np.shape(index), np.shape(weight)[1]), result_dtype(weight))
     for place in np.ndindex(*np.shape(index)):
         output[place] = weight[index[place]]
-    return output
+    return output.astype(result_dtype(weight))
 
 
 def embedding_adjoint(
@@ -33,12 +33,12 @@ def embedding_adjoint(
         padding_idx: a row that gets none; -1 for no such row.
         by_frequency: whether a row's gradient is divided by how often it occurs.
     """
-    grad = zeros((rows, np.shape(grad_output)[-1]), result_dtype(grad_output))
+    grad = np.zeros((rows, np.shape(grad_output)[-1]))
     for place in np.ndindex(*np.shape(index)):
         row = index[place]
         if row != padding_idx:
-            grad[row] += grad_output[place] / (np.sum(index == row) if by_frequency else 1)
-    return grad
+            grad[row] += widen(grad_output)[place] / (np.sum(index == row) if by_frequency else 1)
+    return grad.astype(result_dtype(grad_output))
 
 
 def _bags(index: Array, offsets: Array, padding_idx: int) -> Iterator[tuple[int, list[int]]]:
@@ -76,7 +76,8 @@ def embedding_bag(
 
     Equals `torch.nn.functional.embedding_bag`.
     """
-    output = zeros((len(offsets), np.shape(weight)[1]), result_dtype(weight))
+    given = (weight,) if per_sample_weights is None else (weight, per_sample_weights)
+    output = zeros((len(offsets), np.shape(weight)[1]), result_dtype(*given))
     s = np.ones(len(index)) if per_sample_weights is None else widen(per_sample_weights)
     for b, places in _bags(index, offsets, padding_idx):
         rows = np.array([s[i] * widen(weight)[index[i]] for i in places])
@@ -84,7 +85,7 @@ def embedding_bag(
             output[b] = [column[_winner(column)] for column in rows.T]
         elif places:
             output[b] = rows.sum(0) / (len(places) if mode == "mean" else 1)
-    return output
+    return output.astype(result_dtype(*given))
 
 
 def embedding_bag_gradients(
@@ -105,6 +106,7 @@ def embedding_bag_gradients(
         grad_output: gradient of the output, (bags, size); the rest as in `embedding_bag`.
     """
     s = np.ones(len(index)) if per_sample_weights is None else widen(per_sample_weights)
+    dtype, weight, grad_output = result_dtype(grad_output, weight), widen(weight), widen(grad_output)
     grad, grad_s = np.zeros(np.shape(weight)), np.zeros(len(index))
     for b, places in _bags(index, offsets, padding_idx):
         if mode == "max" and places:
@@ -115,4 +117,4 @@ def embedding_bag_gradients(
         for i in places:
             grad[index[i]] += s[i] * grad_output[b] / (len(places) if mode == "mean" else 1)
             grad_s[i] = np.sum(weight[index[i]] * grad_output[b])
-    return grad, grad_s
+    return grad.astype(dtype), grad_s.astype(dtype)

@@ -17,7 +17,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._arrays import Array, widen
+from ._arrays import Array, result_dtype, widen
+
+
+def _rounded(results: Sequence[Array], *given: Array) -> tuple[Array, ...]:
+    """Return the results in the dtype of what was given."""
+    dtype = result_dtype(*given)
+    return tuple(result.astype(dtype) for result in results)
 
 
 def _sigmoid(a: Array) -> Array:
@@ -40,7 +46,7 @@ def rnn(x: Array, h: Array, weights: Sequence[Array], relu: bool = False) -> Arr
     for step in widen(x):
         a = step @ w.T + b + states[-1] @ v.T + d
         states.append(np.maximum(a, 0) if relu else np.tanh(a))
-    return np.stack(states[1:])
+    return _rounded([np.stack(states[1:])], x, h, *weights)[0]
 
 
 def rnn_gradients(
@@ -53,8 +59,10 @@ def rnn_gradients(
     Args:
         grad_output: gradient of the outputs, (T, N, hidden); the rest as in `rnn`.
     """
-    x, (w, v) = widen(x), (widen(p) for p in weights[:2])
-    states = [widen(h), *rnn(x, h, weights, relu)]
+    given = (grad_output, x, h, *weights)
+    x, weights = widen(x), [widen(p) for p in weights]
+    w, v = weights[:2]
+    states = [widen(h), *rnn(x, widen(h), weights, relu)]
     gx, gw, gv, gb = np.zeros_like(x), np.zeros_like(w), np.zeros_like(v), np.zeros(len(w))
     gh = np.zeros_like(states[0])
     for t in reversed(range(len(x))):
@@ -62,7 +70,7 @@ def rnn_gradients(
         ga = gh * (states[t + 1] > 0 if relu else 1 - states[t + 1] ** 2)
         gx[t], gh = ga @ w, ga @ v
         gw, gv, gb = gw + ga.T @ x[t], gv + ga.T @ states[t], gb + ga.sum(0)
-    return gx, gh, gw, gv, gb, gb.copy()
+    return _rounded((gx, gh, gw, gv, gb, gb), *given)
 
 
 def _gru_step(x: Array, h: Array, weights: Sequence[Array]) -> tuple[Array, ...]:
@@ -78,12 +86,12 @@ def gru(x: Array, h: Array, weights: Sequence[Array]) -> Array:
 
     Equals `torch.gru` with one layer.
     """
-    weights, state, states = [widen(p) for p in weights], widen(h), []
+    wide, state, states = [widen(p) for p in weights], widen(h), []
     for step in widen(x):
-        _, z, n, _ = _gru_step(step, state, weights)
+        _, z, n, _ = _gru_step(step, state, wide)
         state = (1 - z) * n + z * state
         states.append(state)
-    return np.stack(states)
+    return _rounded([np.stack(states)], x, h, *weights)[0]
 
 
 def gru_gradients(grad_output: Array, x: Array, h: Array, weights: Sequence[Array]) -> tuple[Array, ...]:
@@ -95,8 +103,9 @@ def gru_gradients(grad_output: Array, x: Array, h: Array, weights: Sequence[Arra
     Args:
         grad_output: gradient of the outputs, (T, N, hidden); the rest as in `gru`.
     """
+    given = (grad_output, x, h, *weights)
     x, weights = widen(x), [widen(p) for p in weights]
-    states = [widen(h), *gru(x, h, weights)]
+    states = [widen(h), *gru(x, widen(h), weights)]
     gx, gh = np.zeros_like(x), np.zeros_like(states[0])
     gw, gv, gb, gd = (np.zeros_like(p) for p in weights)
     for t in reversed(range(len(x))):
@@ -108,7 +117,7 @@ def gru_gradients(grad_output: Array, x: Array, h: Array, weights: Sequence[Arra
         ax, ah = np.concatenate([ar, az, an], axis=1), np.concatenate([ar, az, an * r], axis=1)
         gx[t], gh = ax @ weights[0], ah @ weights[1] + gh * z
         gw, gv, gb, gd = gw + ax.T @ x[t], gv + ah.T @ states[t], gb + ax.sum(0), gd + ah.sum(0)
-    return gx, gh, gw, gv, gb, gd
+    return _rounded((gx, gh, gw, gv, gb, gd), *given)
 
 
 def _lstm_step(x: Array, h: Array, weights: Sequence[Array]) -> tuple[Array, ...]:
@@ -129,14 +138,15 @@ def lstm(x: Array, h: Array, c: Array, weights: Sequence[Array]) -> tuple[Array,
 
     Equals `torch.lstm` with one layer.
     """
-    weights = [widen(p) for p in weights]
+    wide = [widen(p) for p in weights]
     outputs, cells = [widen(h)], [widen(c)]
     for step in widen(x):
-        i, f, g, o = _lstm_step(step, outputs[-1], weights)
+        i, f, g, o = _lstm_step(step, outputs[-1], wide)
         cells.append(f * cells[-1] + i * g)
         memory = o * np.tanh(cells[-1])
-        outputs.append(memory @ weights[4].T if len(weights) > 4 else memory)
-    return np.stack(outputs[1:]), np.stack(cells[1:])
+        outputs.append(memory @ wide[4].T if len(wide) > 4 else memory)
+    y, states = _rounded([np.stack(outputs[1:]), np.stack(cells[1:])], x, h, c, *weights)
+    return y, states
 
 
 def lstm_gradients(grad_output: Array, x: Array, h: Array, c: Array, weights: Sequence[Array]) -> tuple[Array, ...]:
@@ -148,8 +158,9 @@ def lstm_gradients(grad_output: Array, x: Array, h: Array, c: Array, weights: Se
     Args:
         grad_output: gradient of the outputs, (T, N, out); the rest as in `lstm`.
     """
-    x, weights = widen(x), [widen(p) for p in weights]
-    outputs, cells = ([widen(first), *rest] for first, rest in zip((h, c), lstm(x, h, c, weights), strict=True))
+    given = (grad_output, x, h, c, *weights)
+    x, h, c, weights = widen(x), widen(h), widen(c), [widen(p) for p in weights]
+    outputs, cells = ([first, *rest] for first, rest in zip((h, c), lstm(x, h, c, weights), strict=True))
     gx, gh, gc = np.zeros_like(x), np.zeros_like(outputs[0]), np.zeros_like(cells[0])
     gradients = [np.zeros_like(p) for p in weights]
     for t in reversed(range(len(x))):
@@ -166,4 +177,4 @@ def lstm_gradients(grad_output: Array, x: Array, h: Array, c: Array, weights: Se
         for k, part in enumerate((a.T @ x[t], a.T @ outputs[t], a.sum(0), a.sum(0))):
             gradients[k] += part
         gx[t], gh, gc = a @ weights[0], a @ weights[1], gc * f
-    return gx, gh, gc, *gradients
+    return _rounded((gx, gh, gc, *gradients), *given)
