@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from test_conformance import (
     REFUSED,
     Case,
     builtin_function,
+    comparable,
     derivatives,
     equal,
     functional,
@@ -257,8 +257,7 @@ def page(module_rows: list[Row], function_rows: list[Row]) -> str:
 def rows(only: str = "") -> tuple[list[Row], list[Row]]:
     """Return the rows of all modules and of all functions whose names contain a text."""
     before = torch.get_default_dtype()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with comparable():
         found = (
             [module_row(name, info) for name, info in modules() if only in name],
             [function_row(name, op) for name, op in functions() if only in name],

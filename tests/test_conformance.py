@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -300,14 +301,20 @@ def samples(name: str, op: OpInfo, dtype: torch.dtype, requires_grad: bool) -> I
             yield tuple(Case(function, arguments, sample.output_process_fn_grad) for function in both)
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+@contextmanager
+def comparable() -> Iterator[None]:
     """Silence what the built-in warns of (dim not given, size_average); test_errors.py has the warnings.
 
     And choose the form of the built-in's attention that has more than one derivative.
     """
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with comparable():
         yield
 
 
