@@ -101,11 +101,10 @@ class Data:
 
     def double(self) -> Data:
         """The same numbers in float64."""
-        state = {key: value.double() if value.is_floating_point() else value for key, value in self.state.items()}
         return Data(
             self.input.double(),
-            self.targets,
-            state,
+            tuple(_in_dtype(target, torch.float64) for target in self.targets),
+            {key: _in_dtype(value, torch.float64) for key, value in self.state.items()},
             self.has_weights,
             self.grad_output.double(),
             self.multiply_adds,
@@ -130,12 +129,16 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
             output = meta(meta_input, *(target.to("meta") for target in targets))
     return Data(
         input,
-        targets,
+        tuple(_in_dtype(target, dtype) for target in targets),
         network.state_dict(),
         any(True for _ in network.parameters()),
         torch.randn(output.shape, generator=generator).to(dtype),
         counter.get_total_flops() // 2,
     )
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _compiled(module: Module) -> Callable[..., Tensor]:

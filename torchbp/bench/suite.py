@@ -119,6 +119,7 @@ def _all_cases() -> list[Case]:
         *_softmaxes(),
         *_attentions(),
         *_losses(),
+        *_linear_maps(),
         *_dropouts(),
         *_recurrent_layers(),
         *_embeddings(),
@@ -276,6 +277,8 @@ def _pools(family: str, name: str) -> Iterator[Case]:
         yield pool(2, window, (64, 64, 28, 28), quick=window == (2, 2, 0))
     for window in _WINDOWS:
         yield pool(1, window, (16, 64, 4096))
+    if name == "MaxPool":
+        yield _case(family, "7x7", _Layer("AdaptiveMaxPool2d", 7), (16, 64, 56, 56))
     for window in _WINDOWS:
         yield pool(3, window, (4, 16, 16, 28, 28))
 
@@ -316,8 +319,13 @@ def _activations() -> Iterator[Case]:
     for name in ("ReLU", "GELU", "SiLU", "Tanh", "Sigmoid"):
         for shape in ((1, 64, 56, 56), (16, 64 if name == "ReLU" else 32, 112, 112), (64, 64, 14, 14)):
             yield _case("activation", "", _Layer(name), shape, quick=name in ("ReLU", "GELU") and shape[0] == 64)
-    for name in ("ELU", "Hardswish", "LogSigmoid", "Softsign", "PReLU"):
+    others = (
+        *("ELU", "SELU", "Mish", "LeakyReLU", "ReLU6", "Hardtanh", "Hardshrink", "Hardsigmoid", "Hardswish"),
+        *("LogSigmoid", "Softplus", "Softshrink", "Softsign", "Tanhshrink", "PReLU"),
+    )
+    for name in others:
         yield _case("activation", "", _Layer(name), (64, 64, 14, 14))
+    yield _case("activation", "", _Layer("Threshold", 0.1, 0.0), (64, 64, 14, 14))
     yield _case("activation", "dim 1", _Layer("GLU", 1), (64, 64, 14, 14))
 
 
@@ -359,13 +367,27 @@ def _losses() -> Iterator[Case]:
     for shape in shapes:
         yield _case("cross-entropy", "", layer, shape, classes=shape[1], quick=len(shape) == 4)
 
-    for name in ("SmoothL1Loss", "BCEWithLogitsLoss"):
+    yield _case("cross-entropy", "", _Layer("NLLLoss"), (64, 1000), classes=1000)
+    pointwise = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss", "BCEWithLogitsLoss")
+    for name in (*pointwise, "SoftMarginLoss", "HingeEmbeddingLoss", "MultiLabelSoftMarginLoss"):
         yield _case("pointwise-loss", "", _Layer(name), (512, 2048), values=True, quick=name == "SmoothL1Loss")
+    yield _case("pointwise-loss", "", _Layer("KLDivLoss", reduction="batchmean"), (512, 2048), values=True)
     yield _case("margin-loss", "", _Layer("MultiMarginLoss"), (4096, 100), classes=100, quick=True)
     layer = _Layer("LinearCrossEntropyLoss", 256, 8000)
     yield _case("cross-entropy", "256-8000", layer, (512, 256), classes=8000)
     for name in ("PairwiseDistance", "CosineSimilarity"):
         yield _case("distance", "", _Layer(name), (512, 2048), values=True, quick=name == "PairwiseDistance")
+
+
+def _linear_maps() -> Iterator[Case]:
+    yield _case("linear", "512-512", _Layer("Linear", 512, 512), (64, 512), quick=True)
+    yield _case("linear", "768-3072", _Layer("Linear", 768, 3072), (512, 768))
+    for name in ("ZeroPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d"):
+        yield _case("rearranging", "1", _Layer(name, 1), (16, 32, 56, 56), quick=name == "ReflectionPad2d")
+    for mode in ("nearest", "bilinear"):
+        yield _case("rearranging", mode, _Layer("Upsample", scale_factor=2, mode=mode), (16, 32, 28, 28))
+    yield _case("rearranging", "2", _Layer("PixelShuffle", 2), (16, 64, 28, 28))
+    yield _case("rearranging", "3x3", _Layer("Unfold", 3, padding=1), (16, 16, 28, 28))
 
 
 def _dropouts() -> Iterator[Case]:
