@@ -143,3 +143,28 @@ def test_the_second_derivative_of_a_bag(mode: str) -> None:
     (gw,) = torch.autograd.grad(y.square().sum(), w, create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):
         torch.autograd.grad(gw.sum(), w)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("mode", ("sum", "mean", "max"))
+@pytest.mark.parametrize("given", ([0, 5, 2], [0, -3, 3], [0, 10**6, 2], [1, 2], [0, 7]))
+def test_offsets_that_do_not_ascend_are_refused(given: list[int], mode: str, dtype: torch.dtype) -> None:
+    """The built-in looks at the first and the last only, and reads beyond the indices for some of the others."""
+    index, offsets = torch.tensor([0, 3, 3, 1, 0, 3]), torch.tensor(given)
+    for wanted in (False, True):
+        table = torch.randn(4, 2, dtype=dtype, requires_grad=wanted)
+        with pytest.raises(RuntimeError, match=r"offsets must ascend from 0 up to the 6 indices .*, got \[") as error:
+            F.embedding_bag(index, table, offsets, mode=mode)
+        assert str(given) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("mode", ("sum", "mean", "max"))
+def test_indices_without_bags(mode: str, dtype: torch.dtype) -> None:
+    """The built-in crashes for float32."""
+    index, offsets = torch.tensor([0, 3, 3]), torch.tensor([], dtype=torch.int64)
+    table = torch.randn(4, 8, dtype=dtype, requires_grad=True)
+    y = F.embedding_bag(index, table, offsets, mode=mode)
+    assert y.shape == (0, 8)
+    (gradient,) = torch.autograd.grad(y.sum(), table)
+    assert torch.equal(gradient, torch.zeros_like(table))

@@ -113,12 +113,14 @@ class Bags:
         map: how a row of the table gets its gradient.
         sparse: whether that is a sparse tensor.
         include_last_offset: whether the offsets end with the number of indices.
+        regular: whether the offsets are known to ascend from 0 up to the number of indices at most.
     """
 
     mode: str
     map: Rows
     sparse: bool
     include_last_offset: bool
+    regular: bool = False
 
     def count(self, offsets: Tensor) -> int:
         """Return the number of bags."""
@@ -155,8 +157,22 @@ class Winners(LinearMap):
         return g.new_zeros(self.rows, g.shape[1]).scatter_add(0, winner.long(), g)
 
 
+def _check_offsets(index: Tensor, offsets: Tensor) -> None:
+    """Raise unless the offsets ascend within the indices: PyTorch's operator looks at the first and the last only."""
+    if torch.compiler.is_compiling() or offsets.is_meta or offsets.shape[0] == 0:
+        return
+    bounds = torch.cat([offsets, offsets.new_full((1,), index.shape[0])])
+    if int(offsets[0]) != 0 or bool((bounds[1:] < bounds[:-1]).any()):
+        raise RuntimeError(
+            f"embedding_bag(): offsets must ascend from 0 up to the {index.shape[0]} indices of input at most, "
+            f"got {offsets.tolist()}"
+        )
+
+
 def _arguments(bags: Bags, w: Tensor, index: Tensor, offsets: Tensor, s: Tensor | None) -> tuple[Any, ...]:
     """Return what PyTorch's operator takes; it reads strided indices as if they were contiguous."""
+    if not bags.regular:
+        _check_offsets(index, offsets)
     index, offsets, mode = index.contiguous(), offsets.contiguous(), MODES.index(bags.mode)
     options = mode, bags.sparse, s, bags.include_last_offset, bags.map.padding_idx
     return w, index, offsets, bags.map.by_frequency, *options
@@ -255,6 +271,8 @@ def embedding(w: Tensor, index: Tensor, padding_idx: int, by_frequency: bool, sp
 
 def embedding_bag(w: Tensor, index: Tensor, offsets: Tensor, s: Tensor | None, bags: Bags) -> Tensor:
     """Return the reduced rows of each bag, (bags, size), for index (n,), offsets and weights s (n,) or None."""
+    if offsets.shape[0] == 0:  # no bags; PyTorch's operator would look for the first one all the same
+        index, s = index[:0], None if s is None else s[:0]
     if records_derivative(w, s):
         return EmbeddingBag.call(bags, w, index, offsets, s)[0]
     return _aten._embedding_bag_forward_only(*_arguments(bags, w, index, offsets, s))[0]

@@ -93,7 +93,7 @@ def embedding_bag(
     Raises:
         ValueError: if a shape, the mode or a combination of arguments does not fit.
         NotImplementedError: if ``per_sample_weights`` are given and the mode is not ``"sum"``.
-        IndexError, RuntimeError: if an index is no row, or a dtype does not fit.
+        IndexError, RuntimeError: if an index is no row, offsets do not ascend, or a dtype does not fit.
     """
     op = "embedding_bag"
     check_tensors(op, "offsets", "per_sample_weights", input=input, weight=weight, offsets=offsets)
@@ -108,6 +108,7 @@ def embedding_bag(
         )
     if weight.dim() != 2:
         raise ValueError(f"{op}(): weight must be 2-D, got shape {tuple(weight.shape)}")
+    regular = False
     if input.dim() == 2 and input.is_nested:
         if per_sample_weights is not None and not per_sample_weights.is_nested:
             raise ValueError(f"{op}(): per_sample_weights must be nested, as input is, got {per_sample_weights.layout}")
@@ -116,6 +117,7 @@ def embedding_bag(
         if per_sample_weights is not None:
             per_sample_weights = per_sample_weights.values().reshape(-1)
     elif input.dim() == 2:
+        regular = True
         if offsets is not None:
             raise ValueError(f"{op}(): offsets must be None if input is 2-D, got {type(offsets).__name__}")
         offsets = torch.arange(0, input.numel(), input.shape[1], dtype=input.dtype, device=input.device)
@@ -139,5 +141,5 @@ def embedding_bag(
     if padding_idx is not None and not -rows <= padding_idx < rows:
         raise RuntimeError(f"{op}(): padding_idx must be one of {rows} rows, got {padding_idx}")
     map = Rows(rows, -1 if padding_idx is None else padding_idx % rows, scale_grad_by_freq)
-    bags = Bags(mode, map, sparse, include_last_offset)
+    bags = Bags(mode, map, sparse, include_last_offset, regular)
     return autograd.embedding.embedding_bag(weight, input, offsets, per_sample_weights, bags)
