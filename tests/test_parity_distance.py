@@ -217,3 +217,14 @@ def test_modules_call_the_functions() -> None:
             nodes += [further for further, _ in node.next_functions if further is not None]
         found = {type(node).__name__ for node in nodes}
         assert found <= {"CosineBackward", "DistanceBackward", "PointwiseLossMapBackward", "AccumulateGrad"}, name
+
+
+@pytest.mark.parametrize("p", (0.0, 1.0, 2.0, 3.0, float("inf")))
+@pytest.mark.parametrize("rows", (0, 1))
+def test_pdist_without_pairs(rows: int, p: float) -> None:
+    """The built-in's backward crashes without rows."""
+    x = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
+    y = F.pdist(x, p)
+    assert y.shape == (0,)
+    assert gradcheck(lambda x: F.pdist(x, p), (x,))
+    assert gradgradcheck(lambda x: F.pdist(x, p), (x,))

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from torchbp import nn
+from torchbp.autograd.recurrent import LSTM
+from torchbp.nn.functional.recurrent import recurrent
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 LAYERS = ("RNN", "LSTM", "GRU")
@@ -142,3 +144,17 @@ def test_the_second_derivative_in_float32(name: str) -> None:
         (g,) = torch.autograd.grad(module(x)[0].square().sum(), x, create_graph=True)
         results.append([v.double() for v in torch.autograd.grad(g.square().sum(), [x, *module.parameters()])])
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-5)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    """Of parameters and states of other shapes the operators that compute a layer read out of bounds."""
+    good: dict[str, tuple[int, ...]] = {"h": (1, 2, 4), "c": (1, 2, 4), "w_ih": (16, 3), "w_hh": (16, 4)}
+    good |= {"b_ih": (16,), "b_hh": (16,)}
+    for name, shape in good.items():
+        for axis in range(len(shape)):
+            bad = {**good, name: (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])}
+            h, c, *parameters = (torch.zeros(size) for size in bad.values())
+            with pytest.raises(RuntimeError, match=r"must have"):
+                recurrent(LSTM(), torch.zeros(5, 2, 3), h, c, [*parameters, None])
+    h, c, *parameters = (torch.zeros(size) for size in good.values())
+    assert recurrent(LSTM(), torch.zeros(5, 2, 3), h, c, [*parameters, None])[0].shape == (5, 2, 4)

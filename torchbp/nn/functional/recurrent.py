@@ -8,7 +8,32 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.autograd.recurrent import LSTM, RNN, Cell, is_fused
+from torchbp.autograd.recurrent import GRU, LSTM, RNN, Cell, is_fused
+
+_GATES: dict[type[Cell], int] = {RNN: 1, GRU: 3, LSTM: 4}
+
+
+def _check_shapes(
+    cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, parameters: Sequence[Tensor | None], batch: int
+) -> None:
+    """Raise unless states and parameters fit; oneDNN's operator and PyTorch's read others out of bounds."""
+    w_hh, w_hr = parameters[1], parameters[4]
+    assert w_hh is not None
+    rows, directions = w_hh.shape[0], len(parameters) // 5
+    hidden = rows // _GATES[type(cell)]
+    out = hidden if w_hr is None else w_hr.shape[0]
+    wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [("h", h, (directions, batch, out))]
+    if c is not None:
+        wanted.append(("c", c, (directions, batch, hidden)))
+    for start in range(0, 5 * directions, 5):
+        w_ih, w_hh, b_ih, b_hh, w_hr = parameters[start : start + 5]
+        wanted += [("w_ih", w_ih, (rows, x.shape[-1])), ("w_hh", w_hh, (rows, out))]
+        wanted += [("b_ih", b_ih, (rows,)), ("b_hh", b_hh, (rows,)), ("w_hr", w_hr, (out, hidden))]
+    for name, tensor, shape in wanted:
+        if tensor is not None and tensor.shape != shape:
+            raise RuntimeError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if rows != hidden * _GATES[type(cell)]:
+        raise RuntimeError(f"w_hh must have {_GATES[type(cell)]} rows per element of a state, got {rows} rows")
 
 
 def recurrent(
@@ -28,9 +53,7 @@ def recurrent(
         RuntimeError: if the shapes do not fit.
     """
     batch = x.shape[1] if sizes is None else max(sizes, default=0)
-    for name, state in (("h", h), ("c", c)):
-        if state is not None and (state.dim() != 3 or state.shape[1] != batch):
-            raise RuntimeError(f"{name} must have {batch} rows per direction, as x has, got shape {tuple(state.shape)}")
+    _check_shapes(cell, x, h, c, parameters, batch)
     device = x.device.type
     if not torch._C._is_any_autocast_enabled() or device == "meta" or not torch.is_autocast_enabled(device):
         return autograd.recurrent.recurrent(cell, x, h, c, parameters, sizes)
