@@ -45,7 +45,8 @@ class PointwiseLoss:
         name: of the loss.
         value: ``(*operands, *parameters) -> l``.
         slopes: one for each operand, None where there is no derivative.
-        odd: whether the slope by the second operand is minus that by the first, as for functions of a - b.
+        odd: whether the slope by the second operand is :func:`_opposite` to that by the first, as for functions of
+            a - b.
         real: whether the loss of complex operands is real, its slopes then being what a gradient is multiplied by;
             other losses are holomorphic.
         forward: ``(*operands, reduction, *parameters) -> y``, ATen's; optional.
@@ -177,6 +178,11 @@ def _share(g: Tensor, operands: list[Any], reduction: str) -> Tensor:
 _BOTH = (0, 1)
 
 
+def _opposite(slope: Slope) -> tuple[Slope, Slope]:
+    """Return the slopes by two operands of which the loss reads the difference."""
+    return slope, Slope(lambda *given: -slope.of(*given), slope.reads)
+
+
 def _of_difference(
     name: str, value: Callable[..., Tensor], slope: Callable[..., Tensor], **facts: Any
 ) -> PointwiseLoss:
@@ -184,10 +190,7 @@ def _of_difference(
     return PointwiseLoss(
         name,
         lambda x, t, *parameters: value(x - t, *parameters),
-        (
-            Slope(lambda x, t, *parameters: slope(x - t, *parameters), _BOTH),
-            Slope(lambda x, t, *parameters: -slope(x - t, *parameters), _BOTH),
-        ),
+        _opposite(Slope(lambda x, t, *parameters: slope(x - t, *parameters), _BOTH)),
         odd=True,
         **facts,
     )
@@ -349,8 +352,7 @@ _RANKING = PointwiseLoss(
     "ranking",
     lambda a, b, t, margin: (-t * (a - b) + margin).clamp(min=0),
     (
-        Slope(lambda a, b, t, margin: -t * _excess(-t * (a - b), margin), (0, 1, 2)),
-        Slope(lambda a, b, t, margin: t * _excess(-t * (a - b), margin), (0, 1, 2)),
+        *_opposite(Slope(lambda a, b, t, margin: -t * _excess(-t * (a - b), margin), (0, 1, 2))),
         Slope(lambda a, b, t, margin: (b - a) * _excess(-t * (a - b), margin), (0, 1, 2)),
     ),
     odd=True,
@@ -358,10 +360,7 @@ _RANKING = PointwiseLoss(
 _TRIPLET = PointwiseLoss(
     "triplet",
     lambda d, n, margin: (margin + d - n).clamp(min=0),
-    (
-        Slope(lambda d, n, margin: _excess(d - n, margin), _BOTH),
-        Slope(lambda d, n, margin: -_excess(d - n, margin), _BOTH),
-    ),
+    _opposite(Slope(lambda d, n, margin: _excess(d - n, margin), _BOTH)),
     odd=True,
 )
 
@@ -406,8 +405,7 @@ _GAUSSIAN = PointwiseLoss(
     "gaussian",
     _gaussian_value,
     (
-        Slope(lambda x, t, v, eps, _: (x - t) / _floored(v, eps), (0, 1, 2)),
-        Slope(lambda x, t, v, eps, _: (t - x) / _floored(v, eps), (0, 1, 2)),
+        *_opposite(Slope(lambda x, t, v, eps, _: (x - t) / _floored(v, eps), (0, 1, 2))),
         Slope(_gaussian_by_variance, (0, 1, 2)),
     ),
     odd=True,
