@@ -258,9 +258,9 @@ def convolution_algorithm(
     """Return the algorithm that one product of a convolution would run with, one of :func:`convolution_algorithms`.
 
     At ``torch.get_float32_matmul_precision() == "highest"``, the default, no algorithm has more than twice the error
-    of the built-in convolution on the same data; at ``"high"`` or ``"medium"`` the fastest one runs, ``winograd_4x4``. float64 is always computed
-    as at ``"highest"``, and types of 16 bits as float32. Without a compiled extension, or for a dtype without kernels,
-    the answer is ``"composite"``: operators of PyTorch.
+    of the built-in convolution on the same data; at ``"high"`` or ``"medium"`` the fastest one runs,
+    ``winograd_4x4``. float64 is always computed as at ``"highest"``, and types of 16 bits as float32. Without a
+    compiled extension, or for a dtype without kernels, the answer is ``"composite"``: operators of PyTorch.
 
     Args:
         product: ``"output"``, ``"input"`` or ``"weight"``: the output, or the gradient of the input or the weight.
