@@ -193,7 +193,7 @@ def parity(
     mine: Callable[..., Any],
     theirs: Callable[..., Any],
     *tensors: Tensor | None,
-    terms: int,
+    terms: float,
     linear: bool = False,
     seed: int = 0,
     narrow: Callable[..., Any] | None = None,
