@@ -111,8 +111,9 @@ def convert(model: Module, include: Choice | None = None, exclude: Choice | None
             continue
         elif isinstance(after, str):
             report.left[name] = after
+        elif failure := _become(module, after):
+            report.left[name] = failure
         else:
-            _become(module, after)
             report.converted[name] = (before, after)
     return report
 
@@ -256,30 +257,12 @@ def _title(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-class _Converted:
-    """First base of a class that puts torchbp's layer between a subclass of torch.nn's layer and that layer."""
-
-    _torchbp_original: type
+class _Uncounted:
+    """First base of a class that convert makes of one whose bases are told of subclasses: it is none."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        if _Converted not in cls.__bases__:  # a class that convert makes is no new subclass to those who register them
+        if _Uncounted not in cls.__bases__:
             super().__init_subclass__(**keywords)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle as the subclass, which can be imported, and convert what is made of that."""
-        function, args, *rest = cast(tuple, super().__reduce_ex__(protocol))
-        cls, original = type(self), type(self)._torchbp_original
-        substituted = tuple(original if arg is cls else arg for arg in args)
-        return _made, (original if function is cls else function, substituted), *rest
-
-
-def _made(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Make an object and convert it; its state is set afterwards."""
-    module = function(*args)
-    cls = _explicit(type(module))
-    if not isinstance(cls, str):
-        object.__setattr__(module, "__class__", cls)
-    return module
 
 
 def _derived(cls: type, ours: type) -> type:
@@ -289,11 +272,31 @@ def _derived(cls: type, ours: type) -> type:
         if vars(known).get("_torchbp_original") is cls:
             return known
     namespace = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    namespace["_torchbp_original"] = cls
+    namespace |= {"_torchbp_original": cls, "__reduce_ex__": _reduce}
     becomes = getattr(cls, "cls_to_become", None)  # a lazy layer's class after its first input
     if isinstance(becomes, type) and not isinstance(explicit := _explicit(becomes), str):
         namespace["cls_to_become"] = explicit
-    return types.new_class(cls.__name__, (_Converted, cls, ours), exec_body=lambda names: names.update(namespace))
+    told = inspect.ismethod(cls.__init_subclass__)  # not object's
+    bases = (_Uncounted, cls, ours) if told else (cls, ours)
+    return types.new_class(cls.__name__, bases, exec_body=lambda names: names.update(namespace))
+
+
+def _reduce(self: Module, protocol: Any) -> Any:
+    """Pickle as the subclass, which can be imported, and convert what is made of that."""
+    derived: Any = next(cls for cls in type(self).__mro__ if "_torchbp_original" in vars(cls))
+    original = vars(derived)["_torchbp_original"]
+    function, args, *rest = cast(tuple, super(derived, self).__reduce_ex__(protocol))
+    function, *substituted = (original if value is derived else value for value in (function, *args))
+    return _made, (function, tuple(substituted)), *rest
+
+
+def _made(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Make an object and convert it; its state is set afterwards."""
+    module = function(*args)
+    cls = _explicit(type(module))
+    if not isinstance(cls, str):
+        object.__setattr__(module, "__class__", cls)
+    return module
 
 
 def _is_parametrized(module: Module) -> bool:
@@ -319,13 +322,17 @@ def _original(cls: type) -> type:
     return cls if bases == cls.__bases__ else _rebased(cls, bases)
 
 
-def _become(module: Module, cls: type) -> None:
-    """Give a module its new class, and the transformers' layers torchbp's activation function."""
+def _become(module: Module, cls: type) -> str:
+    """Give a module its new class, and a transformer's layer torchbp's activation function; return why not, or ""."""
+    try:
+        object.__setattr__(module, "__class__", cls)
+    except TypeError as error:  # __slots__, say
+        return f"Python refuses: {error}"
     replaced = {}
     if isinstance(module, torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer):
         activation = module.__dict__.get("activation")
         if inspect.isroutine(activation) and activation in ACTIVATIONS:
             replaced["activation"] = activation
             module.__dict__["activation"] = ACTIVATIONS[activation]
-    object.__setattr__(module, "__class__", cls)
     module.__dict__[_MARK] = replaced
+    return ""
