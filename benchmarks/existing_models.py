@@ -2,9 +2,9 @@
 
     python benchmarks/existing_models.py [--only NAME] [--threads 1] [--rounds 5] [--keep-memory] [--markdown]
 
-The gradients of a step are compared in float64 first; then, from the same weights in float32, steps (gradients set to none,
-forward, backward, SGD) are timed in turn, and what one keeps for its backward pass is counted. ``--keep-memory`` sets
-the allocator as ``torchbp train`` does, for both. Needs the extra ``models``.
+The gradients of a step are compared in float64 first; then, from the same weights in float32, steps (gradients set to
+none, forward, backward, SGD) are timed in turn, and what one keeps for its backward pass is counted. ``--keep-memory``
+has freed memory kept, for both sides. Needs the extra ``models``.
 """
 
 from __future__ import annotations
@@ -51,11 +51,9 @@ def check(name: str, row: RealModel) -> torchbp.ConversionReport:
     report = torchbp.convert(mine)
     for model in (theirs, mine):
         row.step(model, batch).backward()
-    pairs = [
-        (p.grad, q.grad) for p, q in zip(mine.parameters(), theirs.parameters(), strict=True) if q.grad is not None
-    ]
-    largest = max(float(g.abs().max()) for _, g in pairs)
-    error = max(float((mine - theirs).abs().max()) for mine, theirs in pairs) / largest
+    found, expected = ([p.grad for p in model.parameters() if p.grad is not None] for model in (mine, theirs))
+    error = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+    error /= max(float(b.abs().max()) for b in expected)
     if error > 1e-9:
         raise AssertionError(f"{name}: gradients differ by {error} of the largest")
     return report
