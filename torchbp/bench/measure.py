@@ -81,6 +81,6 @@ def _saved(side: Side) -> int:
 
     def forward() -> object:
         output = side.forward()
-        return output if side.loss is None else side.loss(output, *side.targets)
+        return output if side.loss is None else side.loss(output, *side.others)
 
     return saved_bytes(forward, exclude=side.parameters.values())
