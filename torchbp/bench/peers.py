@@ -13,10 +13,10 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.flop_counter import FlopCounterMode
 
 from torchbp import ops
 from torchbp.bench.suite import Case
+from torchbp.costs.multiply_adds import MultiplyAdds
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, STEP = FIGURES = ("forward", "input gradient", "weight gradient", "step")
 
@@ -119,7 +119,7 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
         torch.manual_seed(0)
         network = case.build(nn).to(dtype)
     input = torch.randn(case.shape, generator=generator).to(dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), MultiplyAdds() as counted:
         meta, meta_input = copy.deepcopy(network).to("meta"), input.to("meta")
         if case.is_model:
             logits = output = meta(meta_input)
@@ -133,7 +133,7 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
         network.state_dict(),
         any(True for _ in network.parameters()),
         torch.randn(output.shape, generator=generator).to(dtype),
-        counter.get_total_flops() // 2,
+        counted.total,
     )
 
 
