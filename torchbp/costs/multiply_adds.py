@@ -12,6 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 _aten = torch.ops.aten
 
 
+class _NoModules:
+    """Tracks no modules: PyTorch's tracker puts hooks into graphs, which torch.utils.checkpoint does not bear."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 class MultiplyAdds(FlopCounterMode):
     """Counts the multiply-adds of products of matrices, convolutions and the like in a ``with`` block.
 
@@ -23,6 +35,7 @@ class MultiplyAdds(FlopCounterMode):
     def __init__(self) -> None:
         """Count nothing yet."""
         super().__init__(display=False, custom_mapping=_FORMULAS)
+        self.mod_tracker: Any = _NoModules()
 
     @property
     def total(self) -> int:

@@ -36,7 +36,7 @@ class SavedStorages:
     def _pack(self, tensor: Tensor) -> Tensor:
         # Keeping the tensor keeps its address from being used again while we count.
         self._alive.append(tensor.detach())
-        key = tensor.untyped_storage().data_ptr()
+        key = _key(tensor)
         elements = (
             0
             if tensor.numel() == 0
@@ -48,12 +48,17 @@ class SavedStorages:
 
     def bytes(self, exclude: Iterable[Tensor] = ()) -> Counter[Hashable]:
         """Return the bytes by owner, without the storages of ``exclude``."""
-        left_out = {tensor.untyped_storage().data_ptr() for tensor in exclude}
+        left_out = {_key(tensor) for tensor in exclude}
         counted: Counter[Hashable] = Counter()
         for key, (owner, size) in self._found.items():
             if key not in left_out:
                 counted[owner] += size
         return counted
+
+
+def _key(tensor: Tensor) -> int:
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata  # on the meta device no storage has an address
 
 
 def saved_bytes(function: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:
