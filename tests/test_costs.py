@@ -550,3 +550,86 @@ def test_a_missing_package_is_named_with_its_extra(report, monkeypatch, package,
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"the table needs {package}, install it with: pip install torchbp\[cli\]"):
         show(report)
+
+
+# The command
+
+
+MODELS = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self, width=5):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, width), nn.Dropout()
+
+    def forward(self, x, scale=1):
+        return self.last(self.first(x)) * scale
+
+def build():
+    return nn.Sequential(nn.Embedding(10, 4).double(), Network().double())
+
+number = 3
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs ``torchbp cost`` on a name in a file."""
+    pytest.importorskip("typer")
+    from torchbp.cli.main import main
+
+    (tmp_path / "networks.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    random = torch.get_rng_state()
+
+    def run(name, *arguments):
+        code = main(["cost", f"networks.py:{name}", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield run
+    torch.set_rng_state(random)
+
+
+def test_command(command):
+    code, out, err = command("Network", "--inputs", "randn(3, 4)", "--rounds", "1")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 100
+    assert "first" in out and "Dropout*" in out and "ms" in out
+
+
+def test_command_with_named_inputs_and_json(command, tmp_path):
+    arguments = ["--inputs", "randn(3, 4)", "--keyword", "scale = full((1,), 2.0)", "--no-time", "--eval"]
+    code, out, _ = command("Network(width=6)", *arguments, "--json", "-", "--exclude", "first")
+    found = torchbp.CostReport.from_json(out)
+    assert code == 0 and found["first"].before.multiply_adds.forward == 72 and not found["first"].converted
+    assert found["last"].after.saved_bytes == 0 and found["last"].converted
+    assert (
+        command("build", "--inputs", "randint(10, (2,))", "--json", "cost.json", "--png", "cost.png", "--no-time")[0]
+        == 0
+    )
+    found = torchbp.CostReport.from_json((tmp_path / "cost.json").read_text())
+    assert found["1.last"].before.saved_bytes > 0 and found.total.before.seconds is None
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["number"], "the model networks.py:number: is no torch.nn.Module but int"),
+        (["torch.zeros"], "the model networks.py:torch.zeros: TypeError"),
+        (["nothing"], "the model networks.py:nothing: NameError"),
+        (["Network", "--inputs", "randn(3, 5)"], "networks.py:Network: mat1 and mat2 shapes cannot be multiplied"),
+        (["Network", "--inputs", "rand(3"], "networks.py:Network: inputs 'rand(3' cannot be evaluated"),
+        (["Network", "--keyword", "x"], "--keyword x: must be a name and a value"),
+        (["Network", "--json", "missing/cost.json"], "--json missing/cost.json: cannot be written"),
+        (["Network", "--png", "missing/cost.png"], "--png missing/cost.png: cannot be written"),
+    ],
+)
+def test_command_errors_are_one_line(command, arguments, message):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"torchbp: {message}") and err.count("\n") == 1

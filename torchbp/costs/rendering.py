@@ -60,7 +60,7 @@ def _numbers(title: str, rows: list[Row], shown: Callable[[float], str], get: Ca
 
 def _products(rows: list[Row]) -> list[_Column]:
     return [
-        _numbers(f"multiply-adds\n{title}", rows, _short, attrgetter(f"multiply_adds.{name}"))
+        _numbers(f"multiply-\nadds\n{title}", rows, _short, attrgetter(f"multiply_adds.{name}"))
         for name, title in _FIGURES.items()
     ]
 
