@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torchbp.costs.report import CostReport, Row
 
@@ -22,10 +22,11 @@ _BEFORE, _AFTER = "#f4a259", "#1d3557"
 
 @dataclass(frozen=True)
 class _Column:
-    """Cells, one for each row of the table; ``values`` are the numbers before and after, for bars."""
+    """Cells, one for each row of a table; ``values`` are the numbers before and after, for bars."""
 
     title: str
     cells: list[str]
+    group: str = ""
     values: list[tuple[float | None, float | None]] = field(default_factory=list)
     numeric: bool = True
 
@@ -49,31 +50,32 @@ def _described(rows: list[Row]) -> list[_Column]:
     ]
 
 
-def _numbers(title: str, rows: list[Row], shown: Callable[[float], str], get: Callable[[Any], Any]) -> _Column:
+def _numbers(rows: list[Row], title: str, group: str, get: attrgetter[Any], shown: Callable[[float], str]) -> _Column:
     values = [(get(row.before), get(row.after)) for row in rows]
     cells = []
     for pair in values:
         before, after = (_NOTHING if value is None else shown(value) for value in pair)
         cells.append(before if before == after else f"{before} → {after}")
-    return _Column(title, cells, values)
+    return _Column(title, cells, group, values)
+
+
+def _kept(rows: list[Row]) -> _Column:
+    return _numbers(rows, "kept for backward", "", attrgetter("saved_bytes"), _binary)
 
 
 def _products(rows: list[Row]) -> list[_Column]:
     return [
-        _numbers(f"multiply-\nadds\n{title}", rows, _short, attrgetter(f"multiply_adds.{name}"))
+        _numbers(rows, title, "multiply-adds", attrgetter(f"multiply_adds.{name}"), _short)
         for name, title in _FIGURES.items()
     ]
-
-
-def _kept(rows: list[Row]) -> _Column:
-    return _numbers("kept for\nbackward", rows, _binary, attrgetter("saved_bytes"))
 
 
 def _times(rows: list[Row]) -> list[_Column]:
     if rows[0].before.seconds is None:
         return []
     return [
-        _numbers(f"ms\n{title}", rows, _milliseconds, attrgetter(f"seconds.{name}")) for name, title in _FIGURES.items()
+        _numbers(rows, title, "milliseconds", attrgetter(f"seconds.{name}"), _milliseconds)
+        for name, title in _FIGURES.items()
     ]
 
 
@@ -110,7 +112,7 @@ def _missing(package: str, error: ImportError) -> ImportError:
 
 
 def table(report: CostReport) -> Group:
-    """Return two tables: products and memory; times, if there are any."""
+    """Return the tables: shapes and memory; multiply-adds; times, if there are any."""
     try:
         from rich import box
         from rich.console import Group
@@ -119,21 +121,15 @@ def table(report: CostReport) -> Group:
         raise _missing("rich", error) from error
     rows = _rows(report)
     tables: list[Any] = []
-    for columns in ([*_described(rows), *_products(rows), _kept(rows)], _times(rows)):
+    for columns in ([*_described(rows), _kept(rows)], _products(rows), _times(rows)):
         if not columns:
             continue
-        made = Table(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        made.title = None if tables else _title(report)
+        title = columns[0].group or _title(report)
+        made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         columns = [_named(rows), *columns]
         for column in columns:
-            numeric = bool(column.values) or column.title == "parameters"
-            made.add_column(
-                column.title,
-                justify="right" if numeric else "left",
-                no_wrap=numeric,
-                overflow="fold",
-                vertical="bottom",
-            )
+            justify: Literal["left", "right"] = "right" if column.numeric else "left"
+            made.add_column(column.title, justify=justify, overflow="fold")
         for number, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
             made.add_row(*cells, end_section=number == len(report.rows) - 1)
         tables.append(made)
@@ -159,7 +155,7 @@ def draw(report: CostReport, path: str | PathLike[str]) -> None:
         raise _missing("matplotlib", error) from error
     rows = _rows(report)
     columns = [_named(rows), *_described(rows), *_products(rows), _kept(rows), *_times(rows)]
-    widths = [max(map(len, [*column.cells, *column.title.split("\n")])) + 3 for column in columns]
+    widths = [max(map(len, [*column.cells, column.title, column.group])) + 3 for column in columns]
     width, height = sum(widths), len(rows) + 4
     figure = Figure(figsize=(0.085 * width, 0.2 * height))
     axes = figure.add_axes((0.01, 0, 0.98, 1), xlim=(0, width), ylim=(len(rows) + 1, -3.3))
@@ -172,7 +168,7 @@ def draw(report: CostReport, path: str | PathLike[str]) -> None:
         place: dict[str, Any] = {"x": left, "horizontalalignment": "left"}
         if column.numeric:
             place = {"x": left + wide - 2, "horizontalalignment": "right"}
-        axes.text(y=-1.4, s=column.title, weight="bold", **style, **place)
+        axes.text(y=-1.4, s=f"{column.group}\n{column.title}", weight="bold", **style, **place)
         for y, cell in enumerate(column.cells):
             axes.text(y=y, s=cell, **style, **place)
         layers = column.values[: len(report.rows)]

@@ -85,7 +85,7 @@ class CostReport:
         return self.table()
 
     def table(self) -> Group:
-        """Return the tables for rich: products and memory, and times.
+        """Return the tables for rich: shapes and memory, multiply-adds, times.
 
         Raises:
             ImportError: without rich.
