@@ -179,4 +179,4 @@ def draw(report: CostReport, path: str | PathLike[str]) -> None:
         left += wide
     for edge in (-0.6, len(report.rows) - 0.5):
         axes.axhline(edge, color="black", linewidth=0.6)
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(path, format="png", dpi=100)
