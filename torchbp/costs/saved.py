@@ -13,14 +13,15 @@ from torch import Tensor
 class SavedStorages:
     """What autograd saves in a ``with`` block.
 
-    Every storage counts once, with the bytes of its largest saved tensor (a saved view counts for what it
-    views, not for the whole storage), and belongs to whoever was the owner when it was saved first.
+    Every part of a storage counts once (a saved view counts for what it spans, not for the whole storage), and belongs
+    to whoever was the owner when it was saved first.
     """
 
     def __init__(self, owner: Callable[[], Hashable] = lambda: None) -> None:
         """``owner()`` tells whose each saved tensor is."""
         self._owner = owner
-        self._found: dict[int, tuple[Hashable, int]] = {}
+        self._spans: dict[int, list[tuple[int, int]]] = {}
+        self._bytes: dict[int, Counter[Hashable]] = {}
         self._alive: list[Tensor] = []
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
@@ -36,24 +37,23 @@ class SavedStorages:
     def _pack(self, tensor: Tensor) -> Tensor:
         # Keeping the tensor keeps its address from being used again while we count.
         self._alive.append(tensor.detach())
-        key = _key(tensor)
-        elements = (
-            0
-            if tensor.numel() == 0
-            else 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        )
-        owner, size = self._found.get(key) or (self._owner(), 0)
-        self._found[key] = (owner, max(size, elements * tensor.element_size()))
+        if tensor.numel():
+            key = _key(tensor)
+            start = int(tensor.storage_offset()) * tensor.element_size()
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            end = start + (1 + last) * tensor.element_size()
+            spans = self._spans.get(key, [])
+            met = [span for span in spans if span[0] <= end and start <= span[1]]
+            whole = (min([start, *(span[0] for span in met)]), max([end, *(span[1] for span in met)]))
+            self._spans[key] = [*(span for span in spans if span not in met), whole]
+            grown = whole[1] - whole[0] - sum(span[1] - span[0] for span in met)
+            self._bytes.setdefault(key, Counter())[self._owner()] += grown
         return tensor.detach()  # the tensor itself would hold the graph that holds it
 
     def bytes(self, exclude: Iterable[Tensor] = ()) -> Counter[Hashable]:
         """Return the bytes by owner, without the storages of ``exclude``."""
         left_out = {_key(tensor) for tensor in exclude}
-        counted: Counter[Hashable] = Counter()
-        for key, (owner, size) in self._found.items():
-            if key not in left_out:
-                counted[owner] += size
-        return counted
+        return sum((found for key, found in self._bytes.items() if key not in left_out), Counter())
 
 
 def _key(tensor: Tensor) -> int:
