@@ -95,6 +95,14 @@ def test_attention_in_blocks_makes_the_scores_again():
     assert row.after.multiply_adds.input_gradient == MATRICES + 5 * ATTENTION
 
 
+def test_a_gru_makes_one_product_again():
+    row = counted(nn.GRU(D, H), torch.randn(T, N, D)).total
+    forward, back, again = T * N * 3 * H * (D + H), (T - 1) * N * 3 * H * H, T * N * H * H
+    expected = (forward, T * N * 3 * H * D + back, forward + back, forward + back)
+    assert products(row.before) == expected
+    assert products(row.after) == (forward, *(each + again for each in expected[1:]))
+
+
 def test_multiply_adds_of_a_bilinear_form():
     row = counted(nn.Bilinear(4, 5, 6), torch.randn(3, 4), torch.randn(3, 5)).total
     assert row.before.multiply_adds.forward == row.after.multiply_adds.forward == 3 * 6 * (4 * 5 + 5)
@@ -178,6 +186,14 @@ def test_buffers_are_not_kept_for_the_backward_pass():
     assert row.before.saved_bytes == row.after.saved_bytes == x.nbytes + 2 * 3 * 4
     row = counted(layer.eval(), x).total
     assert row.before.saved_bytes <= x.nbytes
+
+
+def test_shared_parameters_count_once_in_the_model():
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10, bias=False))
+    model[1].weight = model[0].weight
+    report = counted(model, torch.randint(10, (2, 3)))
+    assert [row.parameters for row in report.rows] == [40, 40]
+    assert report.total.parameters == 40 and report.elsewhere.parameters == 0
 
 
 def test_frozen_parameters_cost_no_gradient():

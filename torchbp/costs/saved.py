@@ -37,23 +37,38 @@ class SavedStorages:
     def _pack(self, tensor: Tensor) -> Tensor:
         # Keeping the tensor keeps its address from being used again while we count.
         self._alive.append(tensor.detach())
-        if tensor.numel():
-            key = _key(tensor)
-            start = int(tensor.storage_offset()) * tensor.element_size()
-            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            end = start + (1 + last) * tensor.element_size()
-            spans = self._spans.get(key, [])
-            met = [span for span in spans if span[0] <= end and start <= span[1]]
-            whole = (min([start, *(span[0] for span in met)]), max([end, *(span[1] for span in met)]))
-            self._spans[key] = [*(span for span in spans if span not in met), whole]
-            grown = whole[1] - whole[0] - sum(span[1] - span[0] for span in met)
-            self._bytes.setdefault(key, Counter())[self._owner()] += grown
+        for part in _parts(tensor):
+            if part.numel():
+                self._add(part)
         return tensor.detach()  # the tensor itself would hold the graph that holds it
+
+    def _add(self, tensor: Tensor) -> None:
+        start = int(tensor.storage_offset()) * tensor.element_size()
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        end = start + (1 + last) * tensor.element_size()
+        key = _key(tensor)
+        spans = self._spans.get(key, [])
+        met = [span for span in spans if span[0] <= end and start <= span[1]]
+        whole = (min([start, *(span[0] for span in met)]), max([end, *(span[1] for span in met)]))
+        self._spans[key] = [*(span for span in spans if span not in met), whole]
+        grown = whole[1] - whole[0] - sum(span[1] - span[0] for span in met)
+        self._bytes.setdefault(key, Counter())[self._owner()] += grown
 
     def bytes(self, exclude: Iterable[Tensor] = ()) -> Counter[Hashable]:
         """Return the bytes by owner, without the storages of ``exclude``."""
-        left_out = {_key(tensor) for tensor in exclude}
+        left_out = {_key(part) for tensor in exclude for part in _parts(tensor)}
         return sum((found for key, found in self._bytes.items() if key not in left_out), Counter())
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors with a storage that a tensor, sparse maybe, is made of."""
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor]
 
 
 def _key(tensor: Tensor) -> int:
