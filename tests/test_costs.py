@@ -343,10 +343,11 @@ def test_autocast_and_no_grad_inside_the_model():
     # The input and its bfloat16 copy's share: the copy of the weight is no parameter.
     assert report["head"].before.saved_bytes == 2 * (3 * 5)
     assert report["backbone"].before.saved_bytes == 0
-    inputs = torch.randn(3, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        ambient = torchbp.cost(nn.Linear(4, 5), inputs, rounds=2).total
-    assert products(ambient.before) == products(ambient.after) == (60, 60, 60, 60)
+        around = torchbp.cost(nn.Sequential(nn.Linear(4, 5)), torch.randn(3, 4), rounds=2).total
+        assert torch.is_autocast_enabled("cpu")
+    assert products(around.before) == products(around.after) == (60, 60, 60, 60)
+    assert around.before.saved_bytes == 2 * 3 * 4
 
 
 def test_derivatives_are_recorded_whatever_surrounds_the_call():
@@ -387,6 +388,14 @@ def test_weight_norm(normalized):
 def test_compiled_models_are_measured_as_they_were_before():
     model = nn.Sequential(nn.Linear(4, 5))
     assert products(counted(torch.compile(model), torch.randn(3, 4)).total.before) == (60, 60, 60, 60)
+
+
+@pytest.mark.slow
+def test_what_is_compiled_inside_is_one_layer():
+    model = nn.Sequential(torch.compile(nn.Linear(4, 5), backend="eager"), nn.ReLU())
+    report = counted(model, torch.randn(3, 4))
+    assert [row.name for row in report.rows] == ["0", "1"]
+    assert products(report["0"].after) == (60, 60, 60, 60)
 
 
 @pytest.mark.slow

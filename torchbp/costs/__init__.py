@@ -7,6 +7,7 @@ too. ``calls`` finds the layers that a model calls, ``measure`` measures one, ``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 from collections.abc import Iterable, Mapping
@@ -68,12 +69,15 @@ def cost(
     if time and any(tensor.device.type == "meta" for tensor in tensors):
         raise ValueError("time must be False on the meta device, got True")
     devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
-    with (
-        torch.random.fork_rng(devices, device_type=next((device.type for device in devices), "cuda")),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        return _cost(model, Call.of(inputs, dict(kwargs or {})), include, exclude, time=time, rounds=rounds)
+    with contextlib.ExitStack() as stack:
+        kind = next((device.type for device in devices), "cuda")
+        stack.enter_context(torch.random.fork_rng(devices, device_type=kind))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        root = Call.of(inputs, dict(kwargs or {}))
+        for name in {"cpu", kind} if devices else {"cpu"}:
+            stack.enter_context(torch.autocast(name, enabled=False))  # forward passes alone run under it, as they did
+        return _cost(model, root, include, exclude, time=time, rounds=rounds)
 
 
 def _cost(
@@ -83,7 +87,7 @@ def _cost(
         model = replica(model)
         args, kwargs, _ = root.fresh(frozenset(), copied=True)
         with torch.no_grad():
-            model(*args, **kwargs)
+            root.run(model, args, kwargs)
     before, after = replica(model), replica(model)
     convert(after, include, exclude)
     state = torch.get_rng_state()

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,14 +126,14 @@ class Call:
         args, kwargs = mapped(lambda tensor: given[id(tensor)], self.arguments)
         return args, kwargs, leaves
 
-    @contextlib.contextmanager
-    def surroundings(self) -> Iterator[None]:
-        """Record derivatives, and cast, as when the layer was called."""
+    def run(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module, under autocast as when it was called."""
+        if not self.autocast:
+            return module(*args, **kwargs)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(self.records))
             for device, dtype in self.autocast:
                 stack.enter_context(torch.autocast(device, dtype))
-            yield
+            return module(*args, **kwargs)
 
 
 def _autocast(devices: set[str]) -> tuple[tuple[str, torch.dtype], ...]:
@@ -199,7 +199,8 @@ class _Frame:
 def record(model: Module, given: Call) -> Recording:
     """Run a model with the arguments of a call; see what it calls and keeps."""
     root = dataclasses.replace(given, count=0)
-    names = {module: name for name, module in model.named_modules()}
+    # What torch.compile has compiled is one layer.
+    names = {module: name for name, module in model.named_modules() if "_orig_mod" not in name.split(".")}
     found: dict[str, dict[Hashable, Call]] = {}
     frames: list[_Frame] = []
 
@@ -231,7 +232,7 @@ def record(model: Module, given: Call) -> Recording:
     args, kwargs, _ = given.fresh(given.wanted, copied=True)
     try:
         with SavedStorages(lambda: tuple(frame.name for frame in frames)) as saved:
-            output = model(*args, **kwargs)
+            output = given.run(model, args, kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -135,7 +135,7 @@ class _Run:
             parameter.requires_grad_(trainable)
 
     def _forward(self) -> Any:
-        return self.module(*self.args, **self.kwargs)
+        return self.call.run(self.module, self.args, self.kwargs)
 
     def _finish(self) -> None:
         if self.synchronized:
@@ -146,7 +146,7 @@ def measure(modules: Mapping[str, Module], call: Call, *, time: bool, rounds: in
     """Measure ``modules``, which do the same, on the arguments of ``call``, and time them in turn."""
     counted: dict[str, dict[str, Any]] = {name: dict.fromkeys(FIGURES) for name in modules}
     taken: dict[str, dict[str, Any]] = {name: dict.fromkeys(FIGURES) for name in modules}
-    with call.surroundings():
+    with torch.set_grad_enabled(call.records):
         for figure in FIGURES:
             runs = {name: _Run(module, call, figure) for name, module in modules.items()}
             try:
