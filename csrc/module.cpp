@@ -44,7 +44,7 @@ std::vector<pybind11::bytes> workspace_contents(int64_t bytes, int64_t tasks) {
   return {found.begin(), found.end()};
 }
 
-std::string convolution_algorithm(const std::string& product, const std::vector<int64_t>& input_size,
+std::string convolution_algorithm(const std::string& product, int64_t batch, const std::vector<int64_t>& input_size,
                                   const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
                                   const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
                                   int64_t groups, int64_t input_channels, int64_t output_channels, bool single,
@@ -53,7 +53,8 @@ std::string convolution_algorithm(const std::string& product, const std::vector<
   const auto which = product == "output"  ? torchbp::Product::output
                      : product == "input" ? torchbp::Product::input
                                           : torchbp::Product::weight;
-  torchbp::Geometry geometry = torchbp::geometry_of(op, input_size, kernel_size, stride, padding, dilation, groups);
+  torchbp::Geometry geometry =
+      torchbp::geometry_of(op, batch, input_size, kernel_size, stride, padding, dilation, groups);
   geometry.channels_last = channels_last;
   return torchbp::algorithm_name(
       torchbp::algorithm_for(op, which, geometry, input_channels, output_channels, single ? at::kFloat : at::kDouble));

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -192,7 +193,7 @@ def parity(
     mine: Callable[..., Any],
     theirs: Callable[..., Any],
     *tensors: Tensor | None,
-    terms: int,
+    terms: float,
     linear: bool = False,
     seed: int = 0,
     narrow: Callable[..., Any] | None = None,
@@ -254,3 +255,13 @@ def parity(
                 near(name, actual, truth, bound)
             else:
                 assert torch.equal(actual, truth), f"{name}:\n{actual}\n{truth}"
+
+
+def refused_alike(
+    mine: Callable[..., Any], theirs: Callable[..., Any], says: str, *given: Any, **keywords: Any
+) -> None:
+    """Require that ours raises the built-in's type of exception, and what its message says."""
+    with pytest.raises(Exception) as expected:
+        theirs(*given, **keywords)
+    with pytest.raises(expected.type, match=says):
+        mine(*given, **keywords)

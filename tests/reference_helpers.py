@@ -6,9 +6,12 @@ Every array handed to the reference is read-only, so a function that writes to i
 import math
 
 import numpy as np
+import pytest
 import torch
 
 INF, NAN = math.inf, math.nan
+# What the windows of a max pool may hold.
+WINDOWS = ("distinct", "ties", "equal", "nan", "all-nan", "infinite", "all-minus-infinite", "mixed")
 
 
 def frozen(array):
@@ -47,3 +50,32 @@ def gradients(function, arrays, grad_output):
 def check_adjoint(y, grad_output, x, grad_input):
     """Compare <A x, g> with <x, A^T g>, given A x and A^T g."""
     np.testing.assert_allclose(np.vdot(y, grad_output), np.vdot(x, grad_input), rtol=1e-12, atol=1e-12)
+
+
+def windowed(kind, shape):
+    """Draw an input whose windows hold one of WINDOWS."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal(shape)
+    if kind == "ties":
+        x = rng.integers(0, 3, shape).astype(np.float64)
+    elif kind == "equal":
+        x = np.full(shape, 2.0)
+    elif kind == "nan":
+        x[rng.random(shape) < 0.4] = NAN
+    elif kind == "all-nan":
+        x[...] = NAN
+    elif kind == "infinite":
+        x = rng.choice([-INF, -INF, -INF, 0.0, INF], shape)
+    elif kind == "all-minus-infinite":
+        x[...] = -INF
+    elif kind == "mixed":
+        x = rng.choice([-INF, NAN, 1.0, 1.0, 2.0], shape)
+    return frozen(x)
+
+
+def check_refused(call, builtin, message, error=(IndexError, RuntimeError, ValueError)):
+    """Require that PyTorch refuses what the reference refuses, which says so."""
+    with pytest.raises(error):
+        builtin()
+    with pytest.raises(error, match=message):
+        call()

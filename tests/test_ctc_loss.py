@@ -81,6 +81,32 @@ def test_a_target_without_alignment() -> None:
         torch.testing.assert_close(gx[:, 1].sum(), torch.tensor(-2.0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("lifted", [0.0, 3.0], ids=["probabilities", "above zero"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_behind_the_last_step_does_not_count(value: float, lifted: float) -> None:
+    """Steps that fill up a batch may hold anything."""
+    rest, found = (LABELS, STEPS, LENGTHS), []
+    for filled in (0.0, value):
+        x = X.double() + lifted
+        x[STEPS[1] :, 1] = filled
+        x.requires_grad_()
+        y = F.ctc_loss(x, *rest, reduction="none")
+        once = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]
+        first = torch.autograd.grad(y.square().sum(), x, create_graph=True)[0]
+        second = torch.autograd.grad(first.square().sum(), x)[0]
+        found.append((y, once, first, second))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_an_infinite_score_that_no_path_goes_through() -> None:
+    """The loss stays what it is, as the built-in's."""
+    x = X.double()
+    x[0, 0, 2] = math.inf
+    losses = [place.ctc_loss(x, LABELS, STEPS, LENGTHS, reduction="none") for place in (F, builtin)]
+    assert losses[0].isfinite().all()
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+
+
 def test_second_derivative_of_concatenated_targets() -> None:
     x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
     rest = torch.tensor([1, 2, 2]), (5, 4), (1, 2)

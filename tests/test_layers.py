@@ -74,6 +74,21 @@ def test_property(case: LayerCase, name: str) -> None:
     assert result.status == "pass", result.detail
 
 
+# But for what crashes, what is up to the kernels, and what compiles for long.
+SKIPS = [
+    pytest.param(case, name, id=f"{case.name}-{name}")
+    for case in CASES
+    for name in case.skip
+    if case.layer != "grid_sample" and not case.layer.startswith("conv") and not name.startswith("compiled")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "name"), SKIPS)
+def test_what_is_skipped_would_fail(case: LayerCase, name: str) -> None:
+    assert run_property(case.subject, name).status == "fail"
+
+
 def test_names_are_unique() -> None:
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)

@@ -145,8 +145,10 @@ def samples() -> dict[str, list[tuple]]:
                 calls["nll_loss"].append((x, target, weight, -100, reduction))
                 calls["nll_loss_gradient"].append((g, target, weight, total, 4, -100, reduction))
                 g = laid(draw(*x.shape, seed=9), layout) if reduction == "none" else g
-                calls["squared_error"].append((x, draw(*x.shape, seed=5), reduction))
-                calls["squared_error_gradient"].append((g, x, draw(*x.shape, seed=5), reduction))
+                for loss in ops.loss.DIFFERENCES:
+                    options = (draw(*x.shape, seed=5), loss, 0.75, reduction)
+                    calls["difference_loss"].append((x, *options))
+                    calls["difference_loss_gradient"].append((g, x, *options))
             for dim, log in ((1, False), (-1, True), (0, True)):
                 calls["softmax"].append((x, dim, log))
                 y = O.softmax(x, dim, log)
@@ -231,7 +233,7 @@ FAMILIES = {
     "activation": ops.activation,
     "cross": ops.loss,
     "nll": ops.loss,
-    "squared": ops.loss,
+    "difference": ops.loss,
     "softmax": ops.softmax,
 }
 COMPOSITES = {
@@ -266,8 +268,8 @@ COMPOSITES = {
     "cross_entropy_gradient": "_composite_cross_entropy_gradient",
     "nll_loss": "_composite_nll",
     "nll_loss_gradient": "_composite_nll_gradient",
-    "squared_error": "_composite_error",
-    "squared_error_gradient": "_composite_error_gradient",
+    "difference_loss": "_composite_difference",
+    "difference_loss_gradient": "_composite_difference_gradient",
     "softmax": "_composite",
     "softmax_gradient": "_composite_gradient",
     "channel_affine": "_affine_composite",
@@ -652,8 +654,8 @@ def test_pointwise_kernels_do_not_depend_on_threads() -> None:
                     ops.softmax.softmax(scores, 1, True),
                     ops.softmax.softmax(scores.t(), 0, False),
                     *(ops.softmax.softmax_gradient(x, x.flip(0), dim, True) for dim in (0, 1)),
-                    ops.loss.squared_error(x, x.flip(0), "sum"),
-                    ops.loss.squared_error_gradient(loss, x, x.flip(0), "mean"),
+                    ops.loss.difference_loss(x, x.flip(0), "huber", 0.5, "sum"),
+                    ops.loss.difference_loss_gradient(loss, x, x.flip(0), "squared", 0.0, "mean"),
                     loss,
                     ops.loss.cross_entropy_gradient(loss, scores, target, None, total, normalizer, -100, 0.1, "mean"),
                 ]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_helpers import INF, NAN, check, frozen, gradients, ones, optional, tensor
+from reference_helpers import INF, NAN, WINDOWS, check, frozen, gradients, ones, optional, tensor, windowed
 
 from torchbp import reference
 
@@ -149,37 +149,14 @@ MAX_POOLS = {
 }
 
 
-def winners_of(kind, shape):
-    """Draw an input whose windows hold ties, NaN or -inf, or neither."""
-    rng = np.random.default_rng(7)
-    x = rng.standard_normal(shape)
-    if kind == "ties":
-        x = rng.integers(0, 3, shape).astype(np.float64)
-    elif kind == "equal":
-        x = np.full(shape, 2.0)
-    elif kind == "nan":
-        x[rng.random(shape) < 0.4] = NAN
-    elif kind == "all-nan":
-        x[...] = NAN
-    elif kind == "infinite":
-        x = rng.choice([-INF, -INF, -INF, 0.0, INF], shape)
-    elif kind == "all-minus-infinite":
-        x[...] = -INF
-    elif kind == "mixed":
-        x = rng.choice([-INF, NAN, 1.0, 1.0, 2.0], shape)
-    return frozen(x)
-
-
 @pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize(
-    "kind", ["distinct", "ties", "equal", "nan", "all-nan", "infinite", "all-minus-infinite", "mixed"]
-)
+@pytest.mark.parametrize("kind", WINDOWS)
 @pytest.mark.parametrize("case", MAX_POOLS.values(), ids=MAX_POOLS)
 def test_max_pool(values, case, kind, ceil_mode):
     input_shape, *window = case
     input_size = input_shape[-len(window[0]) :]
     pool = MAX_POOL[len(input_size)]
-    x = winners_of(kind, input_shape)
+    x = windowed(kind, input_shape)
     leaf = tensor(x, requires_grad=True)
     expected, indices = pool(leaf, *window, ceil_mode=ceil_mode, return_indices=True)
     y, winner = reference.max_pool(x, *window, ceil_mode)

@@ -10,33 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_helpers import INF, NAN, check, check_adjoint, frozen, gradients, ones, tensor
+from reference_helpers import INF, NAN, WINDOWS, check, check_adjoint, frozen, gradients, ones, tensor, windowed
 
 from torchbp import reference
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-KINDS = ["distinct", "ties", "equal", "nan", "all-nan", "infinite", "all-minus-infinite"]
-
-
-def draw(kind, shape):
-    """Draw an input whose windows hold ties, NaN or -inf, or neither."""
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal(shape)
-    if kind == "ties":
-        x = rng.integers(0, 3, shape).astype(np.float64)
-    elif kind == "equal":
-        x = np.full(shape, 2.0)
-    elif kind == "nan":
-        x[rng.random(shape) < 0.4] = NAN
-    elif kind == "all-nan":
-        x[...] = NAN
-    elif kind == "infinite":
-        x = rng.choice([-INF, -INF, -INF, 0.0, INF], shape)
-    elif kind == "all-minus-infinite":
-        x[...] = -INF
-    return frozen(x)
-
 
 # Adaptive max pooling
 
@@ -73,15 +51,15 @@ def check_adaptive_max_pool(values, x, output_size):
     check_adjoint(gathered, gy, ggx, scattered)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WINDOWS)
 @pytest.mark.parametrize("input_shape, output_size", ADAPTIVE_SIZES)
 def test_adaptive_max_pool(values, input_shape, output_size, kind):
-    check_adaptive_max_pool(values, draw(kind, input_shape), output_size)
+    check_adaptive_max_pool(values, windowed(kind, input_shape), output_size)
 
 
 def test_adaptive_max_pool_for_all_small_sizes(values):
     for size, out in itertools.product(range(1, 9), range(1, 11)):
-        check_adaptive_max_pool(values, draw("ties", (2, size)), (out,))
+        check_adaptive_max_pool(values, windowed("ties", (2, size)), (out,))
 
 
 def test_adaptive_max_pool_to_nothing(values):
@@ -104,10 +82,10 @@ FRACTIONAL_SIZES = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WINDOWS)
 @pytest.mark.parametrize("input_shape, kernel_size, output_size", FRACTIONAL_SIZES)
 def test_fractional_max_pool(values, input_shape, kernel_size, output_size, kind):
-    x = draw(kind, input_shape)
+    x = windowed(kind, input_shape)
     samples = frozen(np.random.default_rng(4).random((*input_shape[:2], len(kernel_size))))
     leaf = tensor(x, requires_grad=True)
     expected, indices = FRACTIONAL[len(kernel_size)](

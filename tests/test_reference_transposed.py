@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_helpers import check, check_adjoint, gradients, ones, tensor
+from reference_helpers import check, check_adjoint, check_refused, gradients, ones, tensor
 
 from torchbp import reference
 
@@ -114,10 +114,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_what_pytorch_refuses(name):
     (call, builtin), message = REFUSED[name]
-    with pytest.raises(RuntimeError):
-        builtin()
-    with pytest.raises(RuntimeError, match=message):
-        call()
+    check_refused(call, builtin, message, RuntimeError)
 
 
 @pytest.mark.parametrize(

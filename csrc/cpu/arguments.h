@@ -54,6 +54,9 @@ inline int64_t checked_sum(const char* op, const char* what, int64_t a, int64_t 
   return sum;
 }
 
+// The quotient of positive numbers, rounded up.
+inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // dilation * (kernel - 1) + 1: what a dilated window covers.
 inline int64_t window_extent(const char* op, int64_t kernel, int64_t dilation) {
   return checked_sum(op, "dilation", checked_product(op, "dilation", dilation, kernel - 1), 1);
@@ -124,7 +127,7 @@ void run_ranges(int64_t tasks, int64_t elements, int64_t workspace_bytes, const 
 // Pointwise maps are cut into chunks, as the number of their elements says.
 constexpr int64_t kChunk = 1 << 15;
 
-inline int64_t chunks(int64_t elements) { return (elements + kChunk - 1) / kChunk; }
+inline int64_t chunks(int64_t elements) { return up(elements, kChunk); }
 
 // Runs chunk(begin, end) for each of them.
 template <typename Chunk>

@@ -18,8 +18,8 @@ namespace torchbp {
 using at::IntArrayRef;
 using at::Tensor;
 
-Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding,
-                     IntArrayRef dilation, int64_t groups) {
+Geometry geometry_of(const char* op, int64_t batch, IntArrayRef input, IntArrayRef kernel, IntArrayRef stride,
+                     IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
   const int64_t dimensions = static_cast<int64_t>(input.size());
   check_list(op, "input_size", input, dimensions, 0);
   check_list(op, "kernel_size", kernel, dimensions, 1);
@@ -31,6 +31,7 @@ Geometry geometry_of(const char* op, IntArrayRef input, IntArrayRef kernel, IntA
               padding);
   Geometry g;
   g.dimensions = dimensions;
+  g.batch = batch;
   g.groups = groups;
   g.input = spatial(input, 1);
   g.kernel = spatial(kernel, 1);
@@ -78,13 +79,12 @@ std::vector<int64_t> with_spatial(int64_t first, int64_t second, const Sizes& si
   return shape;
 }
 
-// Channels-last if either operand is, as the built-in convolution chooses.
-at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
-  for (const Tensor* tensor : {&a, &b}) {
-    const at::MemoryFormat format = tensor->suggest_memory_format();
-    if (format != at::MemoryFormat::Contiguous) return format;
-  }
-  return at::MemoryFormat::Contiguous;
+// Channels-last if either operand is, as the built-in convolution chooses; the geometry is told.
+at::MemoryFormat result_format(const Tensor& a, const Tensor& b, Geometry& g) {
+  at::MemoryFormat format = a.suggest_memory_format();
+  if (format == at::MemoryFormat::Contiguous) format = b.suggest_memory_format();
+  g.channels_last = format != at::MemoryFormat::Contiguous;
+  return format;
 }
 
 // Strides of the spatial dimensions and, first, of the batch.
@@ -566,7 +566,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   TORCH_CHECK(weight.dim() == input.dim(), op, ": weight must have ", input.dim(), " dimensions, but got shape ",
               weight.sizes());
   check_same_type(op, "input", input, "weight", weight);
-  Geometry g = geometry_of(op, input.sizes().slice(2), weight.sizes().slice(2), stride, padding, dilation, groups);
+  Geometry g = geometry_of(op, input.size(0), input.sizes().slice(2), weight.sizes().slice(2), stride, padding,
+                           dilation, groups);
   TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
               " output channels of weight, but got groups = ", groups);
   TORCH_CHECK(weight.size(1) * groups == input.size(1), op, ": weight of shape ", weight.sizes(),
@@ -576,10 +577,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   if (computes_in_float(input))
     return convolution(input.to(at::kFloat), weight.to(at::kFloat), in_float(bias), stride, padding, dilation, groups)
         .to(input.scalar_type());
-  const at::MemoryFormat format = result_format(input, weight);
-  g.channels_last = format != at::MemoryFormat::Contiguous;
   Tensor output = at::empty(with_spatial(input.size(0), weight.size(0), g.output, g.dimensions),
-                            input.options().memory_format(format));
+                            input.options().memory_format(result_format(input, weight, g)));
   if (output.numel() == 0) return output;
   const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { forward<scalar_t>(g, input, weight, dense_bias, output); });
@@ -608,7 +607,8 @@ Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, const 
   check_same_type(op, "grad_output", grad_output, "weight", weight);
   TORCH_CHECK(static_cast<int64_t>(input_size.size()) == grad_output.dim() - 2, op, ": input_size must have ",
               grad_output.dim() - 2, " values, but got ", input_size);
-  Geometry g = geometry_of(op, input_size, weight.sizes().slice(2), stride, padding, dilation, groups);
+  Geometry g =
+      geometry_of(op, grad_output.size(0), input_size, weight.sizes().slice(2), stride, padding, dilation, groups);
   TORCH_CHECK(weight.size(0) % groups == 0, op, ": groups must divide the ", weight.size(0),
               " output channels of weight, but got groups = ", groups);
   check_gradient_shape(op, g, grad_output, weight.size(0));
@@ -618,9 +618,7 @@ Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, const 
                              padding, dilation, groups)
         .to(grad_output.scalar_type());
   const auto shape = with_spatial(grad_output.size(0), weight.size(1) * groups, g.input, g.dimensions);
-  const at::MemoryFormat format = result_format(grad_output, weight);
-  g.channels_last = format != at::MemoryFormat::Contiguous;
-  Tensor grad_input = at::empty(shape, grad_output.options().memory_format(format));
+  Tensor grad_input = at::empty(shape, grad_output.options().memory_format(result_format(grad_output, weight, g)));
   if (grad_input.numel() == 0) return grad_input;
   if (grad_output.numel() == 0 || weight.numel() == 0) {
     grad_input.zero_();
@@ -640,7 +638,7 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
   TORCH_CHECK(grad_output.dim() == input.dim() && grad_output.size(0) == input.size(0), op, ": grad_output must have ",
               input.dim(), " dimensions and a batch of ", input.size(0), ", but got shape ", grad_output.sizes());
   check_same_type(op, "input", input, "grad_output", grad_output);
-  Geometry g = geometry_of(op, input.sizes().slice(2), kernel_size, stride, padding, dilation, groups);
+  Geometry g = geometry_of(op, input.size(0), input.sizes().slice(2), kernel_size, stride, padding, dilation, groups);
   TORCH_CHECK(input.size(1) % groups == 0 && grad_output.size(1) % groups == 0, op, ": groups must divide the ",
               input.size(1), " input and ", grad_output.size(1), " output channels, but got groups = ", groups);
   check_gradient_shape(op, g, grad_output, grad_output.size(1));
@@ -649,9 +647,7 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
                               groups)
         .to(input.scalar_type());
   const auto shape = with_spatial(grad_output.size(1), input.size(1) / groups, g.kernel, g.dimensions);
-  const at::MemoryFormat format = result_format(input, grad_output);
-  g.channels_last = format != at::MemoryFormat::Contiguous;
-  const auto options = input.options().memory_format(format);
+  const auto options = input.options().memory_format(result_format(input, grad_output, g));
   if (input.numel() == 0 || grad_output.numel() == 0) return at::zeros(shape, options);
   Tensor grad_weight = at::empty(shape, options);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,

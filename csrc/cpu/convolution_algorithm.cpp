@@ -90,13 +90,15 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
   constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
   constexpr int64_t kFewPositions = 64;    // whose rows leave most of a matrix product's tiles empty
   constexpr int64_t kLongRun = 4;          // taps that are worth copying together
+  constexpr int64_t kShortSum = 512;       // whose own error is small beside that of the transforms
   constexpr int64_t kManyTaps = 16;        // that pay for reading few channels as vectors
   const bool exact =
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
   const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
   const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
-  const bool runs = g.channels_last || product == Product::input || g.kernel[2] >= kLongRun;
+  const bool runs =
+      product == Product::input || (product == Product::weight && g.channels_last) || g.kernel[2] >= kLongRun;
   if (!few_outputs && runs && is_patches(g, input_channels)) return Algorithm::patches;
   if (!few_inputs && !few_outputs) {
     if (is_matrix_product(g)) {
@@ -105,7 +107,12 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
       return short_rows && positions < kFewPositions ? Algorithm::direct : Algorithm::matrix_product;
     }
     if (input_channels > kManyChannels || output_channels > kManyChannels) return Algorithm::direct;
-    if (takes_winograd(g, 3)) return exact ? Algorithm::winograd_2x4 : Algorithm::winograd_4x4;
+    if (takes_winograd(g, 3)) {
+      if (!exact) return Algorithm::winograd_4x4;
+      const bool short_sums =
+          product == Product::weight && g.channels_last && g.batch * g.output[1] * g.output[2] < kShortSum;
+      return short_sums ? Algorithm::direct : Algorithm::winograd_2x4;
+    }
     if (takes_winograd(g, 1)) return Algorithm::winograd_4;
     return Algorithm::direct;
   }
@@ -130,7 +137,10 @@ std::string algorithm_name(Algorithm algorithm) { return named(algorithm).name; 
 
 std::vector<std::string> algorithm_names() {
   std::vector<std::string> names;
-  for (const Named& one : kAlgorithms) names.emplace_back(one.name);
+  for (const Named& one : kAlgorithms) {
+    const bool product = one.algorithm == Algorithm::matrix_product || one.algorithm == Algorithm::patches;
+    if (!product || products_stay_on_a_thread()) names.emplace_back(one.name);
+  }
   return names;
 }
 

@@ -10,6 +10,7 @@ namespace torchbp {
 
 struct Geometry {
   int64_t dimensions = 0;
+  int64_t batch = 0;
   int64_t groups = 1;
   Sizes kernel, stride, padding, dilation;
   Sizes input, output;
@@ -17,8 +18,8 @@ struct Geometry {
 };
 
 // Checks the arguments and works out the size of the output.
-Geometry geometry_of(const char* op, at::IntArrayRef input, at::IntArrayRef kernel, at::IntArrayRef stride,
-                     at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups);
+Geometry geometry_of(const char* op, int64_t batch, at::IntArrayRef input, at::IntArrayRef kernel,
+                     at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups);
 
 enum class Product { output, input, weight };
 

@@ -40,6 +40,10 @@ const DepthwiseKernels<T>& depthwise_kernels() {
   return kernels_of_type<DepthwiseKernels<T>>();
 }
 template <typename T>
+const DifferenceKernels<T>& difference_kernels() {
+  return kernels_of_type<DifferenceKernels<T>>();
+}
+template <typename T>
 const DirectKernels<T>& direct_kernels() {
   return kernels_of_type<DirectKernels<T>>();
 }
@@ -66,10 +70,6 @@ const SeparableKernels<T>& separable_kernels() {
 template <typename T>
 const SoftmaxKernels<T>& softmax_kernels() {
   return kernels_of_type<SoftmaxKernels<T>>();
-}
-template <typename T>
-const SquaredErrorKernels<T>& squared_error_kernels() {
-  return kernels_of_type<SquaredErrorKernels<T>>();
 }
 
 template <typename T>

@@ -1,4 +1,5 @@
-// Losses with their reductions: cross-entropy and the negative log-likelihood of class indices, squared error.
+// Losses with their reductions: cross-entropy and the negative log-likelihood of class indices, losses
+// of a difference.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/empty.h>
@@ -260,15 +261,30 @@ Tensor nll_loss_gradient(const Tensor& grad_output, const Tensor& target, const 
 // The tensor, copied unless its elements fill a block of memory.
 Tensor dense(const Tensor& tensor) { return tensor.is_non_overlapping_and_dense() ? tensor : tensor.contiguous(); }
 
-// (x - t)^2, their mean or their sum.
-Tensor squared_error(const Tensor& input, const Tensor& target, c10::string_view reduction) {
-  constexpr const char* op = "squared_error";
-  const Reduction kind = reduction_of(op, reduction);
+Difference difference_of(const char* op, c10::string_view name) {
+  if (name == "squared") return Difference::squared;
+  if (name == "absolute") return Difference::absolute;
+  if (name == "smooth_l1") return Difference::smooth_l1;
+  TORCH_CHECK_VALUE(name == "huber", op, ": loss must be squared, absolute, smooth_l1 or huber, but got ", name);
+  return Difference::huber;
+}
+
+void check_target(const char* op, const Tensor& input, const Tensor& target) {
   TORCH_CHECK(target.sizes() == input.sizes() && target.scalar_type() == input.scalar_type(), op,
               ": target must have input's shape and dtype, ", input.sizes(), " of ", input.scalar_type(), ", but got ",
               target.sizes(), " of ", target.scalar_type());
+}
+
+// A loss of x - t, the mean of all or their sum.
+Tensor difference_loss(const Tensor& input, const Tensor& target, c10::string_view loss, double parameter,
+                       c10::string_view reduction) {
+  constexpr const char* op = "difference_loss";
+  const Reduction kind = reduction_of(op, reduction);
+  const Difference which = difference_of(op, loss);
+  check_target(op, input, target);
   if (computes_in_float(input))
-    return squared_error(input.to(at::kFloat), target.to(at::kFloat), reduction).to(input.scalar_type());
+    return difference_loss(input.to(at::kFloat), target.to(at::kFloat), loss, parameter, reduction)
+        .to(input.scalar_type());
   Tensor output = kind == Reduction::kNone ? at::empty_like(input) : at::empty({}, input.options());
   const Tensor x = kind == Reduction::kNone ? laid_out_as(input, output) : dense(input);
   const Tensor t = laid_out_as(target, x);
@@ -276,17 +292,18 @@ Tensor squared_error(const Tensor& input, const Tensor& target, c10::string_view
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const scalar_t* from = x.const_data_ptr<scalar_t>();
     const scalar_t* wanted = t.const_data_ptr<scalar_t>();
+    const scalar_t own = static_cast<scalar_t>(parameter);
     scalar_t* to = output.data_ptr<scalar_t>();
-    const SquaredErrorKernels<scalar_t>& kernel = squared_error_kernels<scalar_t>();
+    const DifferenceKernels<scalar_t>& kernel = difference_kernels<scalar_t>();
     if (kind == Reduction::kNone) {
       run_chunks(count, [&](int64_t begin, int64_t end) {
-        kernel.forward(from + begin, wanted + begin, to + begin, end - begin);
+        kernel.forward(which, own, from + begin, wanted + begin, to + begin, end - begin);
       });
       return;
     }
     std::vector<double> sums(static_cast<size_t>(chunks(count)));
     run_chunks(count, [&](int64_t begin, int64_t end) {
-      sums[static_cast<size_t>(begin / kChunk)] = kernel.sum(from + begin, wanted + begin, end - begin);
+      sums[static_cast<size_t>(begin / kChunk)] = kernel.sum(which, own, from + begin, wanted + begin, end - begin);
     });
     double total = 0;
     for (const double part : sums) total += part;
@@ -295,21 +312,21 @@ Tensor squared_error(const Tensor& input, const Tensor& target, c10::string_view
   return output;
 }
 
-// 2 g (x - t), g divided by the number of elements for a mean.
-Tensor squared_error_gradient(const Tensor& grad_output, const Tensor& input, const Tensor& target,
-                              c10::string_view reduction) {
-  constexpr const char* op = "squared_error_gradient";
+// g times the loss's derivative, g divided by the number of elements for a mean.
+Tensor difference_loss_gradient(const Tensor& grad_output, const Tensor& input, const Tensor& target,
+                                c10::string_view loss, double parameter, c10::string_view reduction) {
+  constexpr const char* op = "difference_loss_gradient";
   const Reduction kind = reduction_of(op, reduction);
-  TORCH_CHECK(target.sizes() == input.sizes() && target.scalar_type() == input.scalar_type(), op,
-              ": target must have input's shape and dtype, ", input.sizes(), " of ", input.scalar_type(), ", but got ",
-              target.sizes(), " of ", target.scalar_type());
+  const Difference which = difference_of(op, loss);
+  check_target(op, input, target);
   const bool each = kind == Reduction::kNone;
   TORCH_CHECK(each ? grad_output.sizes() == input.sizes() : grad_output.dim() == 0, op,
               ": grad_output must have the result's shape, but got ", grad_output.sizes());
   TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(), op, ": grad_output must have input's dtype, ",
               input.scalar_type(), ", but got ", grad_output.scalar_type());
   if (computes_in_float(input))
-    return squared_error_gradient(grad_output.to(at::kFloat), input.to(at::kFloat), target.to(at::kFloat), reduction)
+    return difference_loss_gradient(grad_output.to(at::kFloat), input.to(at::kFloat), target.to(at::kFloat), loss,
+                                    parameter, reduction)
         .to(input.scalar_type());
   Tensor grad_input = at::empty_like(input);
   const Tensor x = laid_out_as(input, grad_input), t = laid_out_as(target, grad_input);
@@ -321,8 +338,9 @@ Tensor squared_error_gradient(const Tensor& grad_output, const Tensor& input, co
     const scalar_t* cotangent = g.const_data_ptr<scalar_t>();
     scalar_t* to = grad_input.data_ptr<scalar_t>();
     run_chunks(input.numel(), [&](int64_t begin, int64_t end) {
-      squared_error_kernels<scalar_t>().gradient(from + begin, wanted + begin, each ? cotangent + begin : cotangent,
-                                                 each ? 1 : 0, static_cast<scalar_t>(scale), to + begin, end - begin);
+      difference_kernels<scalar_t>().gradient(which, static_cast<scalar_t>(parameter), from + begin, wanted + begin,
+                                              each ? cotangent + begin : cotangent, each ? 1 : 0,
+                                              static_cast<scalar_t>(scale), to + begin, end - begin);
     });
   });
   return grad_input;
@@ -335,8 +353,8 @@ TORCH_LIBRARY_IMPL(torchbp, CPU, m) {
   m.impl("cross_entropy_gradient", cross_entropy_gradient);
   m.impl("nll_loss", nll_loss);
   m.impl("nll_loss_gradient", nll_loss_gradient);
-  m.impl("squared_error", squared_error);
-  m.impl("squared_error_gradient", squared_error_gradient);
+  m.impl("difference_loss", difference_loss);
+  m.impl("difference_loss_gradient", difference_loss_gradient);
 }
 
 }  // namespace torchbp

@@ -16,7 +16,7 @@ OneThread::~OneThread() { MKL_Set_Num_Threads_Local(before_); }
 
 namespace {
 
-// The images of a tensor whose spatial dimensions follow each other in memory; none otherwise.
+// Whether the spatial dimensions of a tensor follow each other in memory, so that it has images.
 bool images_of(const Tensor& tensor, Images& images) {
   images = {tensor.size(0), 1, tensor.stride(0), tensor.stride(1), 1};
   bool first = true;
@@ -36,8 +36,7 @@ bool images_of(const Tensor& tensor, Images& images) {
 // The tensor, copied if its spatial dimensions do not follow each other in memory.
 Tensor with_images(const Tensor& tensor, Images& images) {
   if (images_of(tensor, images)) return tensor;
-  Tensor dense = tensor.contiguous(tensor.suggest_memory_format());
-  if (!images_of(dense, images)) dense = tensor.contiguous();
+  const Tensor dense = tensor.contiguous(tensor.suggest_memory_format());
   images_of(dense, images);
   return dense;
 }
@@ -59,6 +58,9 @@ constexpr int64_t kMostRowPositions = 16384;
 constexpr int64_t kBlockBytes = 1 << 20;
 constexpr int64_t kLeastChannels = 16;
 constexpr int64_t kMostChannels = 64;
+// So few positions are added in pieces, which the built-in does; MKL does it for many by itself.
+constexpr int64_t kShortSum = 512;
+constexpr int64_t kShortPiece = 64;
 
 struct Blocks {
   int64_t channels, positions;  // of a block
@@ -159,7 +161,13 @@ void ChannelCorrelation<T>::run(T* sums) const {
         multiply_add(result, result, left, right);
     };
     const int64_t begin = slice * length_;
-    if (source_.count == 1) return add(0, begin, std::min(source_.positions, begin + length_), true);
+    if (source_.count == 1) {
+      const int64_t end = std::min(source_.positions, begin + length_);
+      const int64_t pieces = end - begin < kShortSum ? up(end - begin, kShortPiece) : 1, size = up(end - begin, pieces);
+      for (int64_t from_position = begin; from_position < end; from_position += size)
+        add(0, from_position, std::min(end, from_position + size), from_position == begin);
+      return;
+    }
     for (int64_t image = begin; image < std::min(source_.count, begin + length_); ++image)
       add(image, 0, source_.positions, image == begin);
   });

@@ -39,8 +39,6 @@ void run_products(int64_t tasks, int64_t workspace_elements, const Task& task) {
 
 constexpr int64_t kTasks = 8;  // that threads may share, where there is enough to do
 
-inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <typename T>
 at::Tensor matrix_at(const T* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
   return at::from_blob(const_cast<T*>(data), {rows, columns}, {row_stride, column_stride},

@@ -30,7 +30,6 @@ constexpr int64_t kShort = 32;
 constexpr int64_t kLong = 2048;
 constexpr int64_t kLongest = 65536;
 
-int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 int64_t clamp(int64_t value, int64_t low, int64_t high) { return std::max(low, std::min(value, high)); }
 
 template <typename Task>
@@ -69,9 +68,9 @@ struct Cut {
   int64_t units;
 
   Cut(int64_t rows_, int64_t length_, int64_t wanted) : rows(rows_), length(length_) {
-    pieces = wanted == 1 ? 1 : parts(length, kPiece);
-    per_unit = pieces > 1 ? 1 : parts(rows, std::min(rows, wanted));
-    units = pieces > 1 ? rows * pieces : parts(rows, per_unit);
+    pieces = wanted == 1 ? 1 : up(length, kPiece);
+    per_unit = pieces > 1 ? 1 : up(rows, std::min(rows, wanted));
+    units = pieces > 1 ? rows * pieces : up(rows, per_unit);
   }
   int64_t row(int64_t unit) const { return pieces > 1 ? unit / pieces : unit * per_unit; }
   int64_t offset(int64_t unit) const { return pieces > 1 ? unit % pieces * kPiece : 0; }
@@ -210,7 +209,7 @@ struct Channels {
       columns = chunk = beside * count;
     } else if (!last) {
       const int64_t channels = std::max<int64_t>(1, 512 / spread);
-      chunks = parts(count, channels);
+      chunks = up(count, channels);
       chunk = std::min(count, channels) * spread;
     }
   }
@@ -223,7 +222,7 @@ struct Channels {
   }
   // The cut of what a set has: of a channel's planes, or of a chunk's rows.
   Cut cut() const {
-    if (planes) return {batch, inner, count >= kTasks ? 1 : parts(2 * kTasks, count)};
+    if (planes) return {batch, inner, count >= kTasks ? 1 : up(2 * kTasks, count)};
     return {rows, chunk,
             0 == rows ? 1 : clamp(chunks >= kTasks ? 1 : rows * columns / kGrain, 1, std::min(rows, kMostSlices))};
   }
@@ -676,7 +675,7 @@ void weighted_forward(const Groups& shape, const T* x, const Compute<T>* weight,
   const int64_t length = shape.length(), row = shape.count * length;
   if (!shape.cut()) {
     const int64_t per_task = clamp(kPiece / std::max<int64_t>(1, row), 1, shape.samples);
-    parallel(parts(shape.samples, per_task), per_task * row, [&](int64_t task) {
+    parallel(up(shape.samples, per_task), per_task * row, [&](int64_t task) {
       const int64_t begin = task * per_task, rows = std::min(per_task, shape.samples - begin);
       kernel.weighted_forward(x + begin * row, weight, bias, eps, shape.count, {rows, row, length}, out + begin * row,
                               mean ? mean + begin * shape.count : nullptr, variance + begin * shape.count);
@@ -723,7 +722,7 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
   const int64_t length = shape.length(), row = shape.count * length;
   if (!shape.cut()) {
     const int64_t slices = clamp(std::min(shape.samples / 16, shape.samples * row / kGrain), 1, kMostSlices);
-    const int64_t per_slice = parts(shape.samples, slices);
+    const int64_t per_slice = up(shape.samples, slices);
     std::vector<double> sums(grad_weight ? static_cast<size_t>(2 * slices * row) : 0);
     parallel(slices, per_slice * row, [&](int64_t slice) {
       const int64_t begin = slice * per_slice, rows = std::min(per_slice, shape.samples - begin);
@@ -761,7 +760,7 @@ void weighted_backward(const Groups& shape, const T* g, const T* x, const Comput
         gradient_map<A>(mean ? mean[set] : A(0), 1 / std::sqrt(static_cast<double>(variance[set]) + eps), all, length);
   }
   constexpr int64_t columns = 1024;
-  const int64_t ranges = parts(length, columns);
+  const int64_t ranges = up(length, columns);
   parallel(shape.count * ranges, shape.samples * columns, [&](int64_t i) {
     const int64_t group = i / ranges, begin = i % ranges * columns, at = group * length + begin;
     const int64_t size = std::min(columns, length - begin);
@@ -846,10 +845,10 @@ void plane_backward(const Groups& shape, const T* g, const T* x, const Values<Co
   using A = Compute<T>;
   const NormalizationKernels<T>& kernel = normalization_kernels<T>();
   const int64_t length = shape.length(), sets = shape.samples * shape.count;
-  const int64_t pieces = sets >= kTasks ? 1 : parts(shape.inner, kPiece), size = parts(shape.inner, pieces);
+  const int64_t pieces = sets >= kTasks ? 1 : up(shape.inner, kPiece), size = up(shape.inner, pieces);
   // Where planes are not cut, a unit is as many of them as a task is worth.
   const int64_t together = pieces > 1 ? 1 : clamp(kPiece / shape.inner, 1, shape.channels);
-  const int64_t units = parts(shape.channels, together) * pieces, places = shape.channels * pieces;
+  const int64_t units = up(shape.channels, together) * pieces, places = shape.channels * pieces;
   std::vector<Sums> found(static_cast<size_t>(sets * places));
   std::vector<RowMap<A>> maps(static_cast<size_t>(sets * shape.channels));
   struct Part {
@@ -901,7 +900,7 @@ void plane_backward(const Groups& shape, const T* g, const T* x, const Values<Co
 
 // Channels last: a sample is rows of channels, the positions, cut into slices if samples are few.
 Cut position_cut(const Groups& shape) {
-  const int64_t wanted = shape.samples >= kTasks ? 1 : parts(2 * kTasks, std::max<int64_t>(1, shape.samples));
+  const int64_t wanted = shape.samples >= kTasks ? 1 : up(2 * kTasks, std::max<int64_t>(1, shape.samples));
   const int64_t slices = clamp(std::min(wanted, shape.inner * shape.vectors / kGrain), 1, shape.inner);
   Cut cut(shape.inner, 1, slices);  // of length 1: never cut into pieces
   return cut;

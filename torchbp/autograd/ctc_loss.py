@@ -66,8 +66,8 @@ class ConnectionistTemporalClassification(ExplicitFunction):
         gx = _aten._ctc_loss_backward.Tensor(g.contiguous(), *arguments)
         if ctx.zero_infinity:
             g = g.masked_fill(losses == torch.inf, 0)
-        counted = (torch.arange(x.shape[0], device=x.device).unsqueeze(1) < steps).to(g.dtype)
-        return torch.addcmul(gx, x.exp(), (g * counted).unsqueeze(2), value=-1), *(None,) * 5
+        added = x.exp().masked_fill_(_beyond(x, steps), 0)
+        return torch.addcmul(gx, added, g.unsqueeze(1), value=-1), *(None,) * 5
 
     @staticmethod
     def jvp(ctx: Any, t: Tensor, *_others: Any) -> tuple[Tensor, None]:
@@ -84,16 +84,22 @@ class ConnectionistTemporalClassification(ExplicitFunction):
         return tuple(unfold_batch(t, size) for t in results), (0, 0)
 
 
+def _beyond(x: Tensor, steps: Tensor) -> Tensor:
+    """Tell which steps of x (T, N, C) come after the last of their sequence, (T, N, 1)."""
+    return (torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= steps).unsqueeze(2)
+
+
 def _lowered(x: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return x with what is above zero at a step taken off, so that exp(x) is at most 1, and how much per sequence.
 
     Logarithms of probabilities are never above zero, and γ does not depend on it.
     """
-    if not bool(x.max() > 0):
+    if bool(x.max() <= 0):
         return x, None
-    excess = x.amax(2).clamp(min=0)
-    counted = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < steps
-    return x - excess.unsqueeze(2), (excess * counted).sum(0)
+    excess = x.amax(2, keepdim=True)
+    none = _beyond(x, steps) | ~((excess > 0) & excess.isfinite())
+    excess = excess.masked_fill_(none, 0)
+    return x - excess, excess.sum((0, 2))
 
 
 class _Lattice:
@@ -115,7 +121,7 @@ class _Lattice:
         ends = (place == last) | ((place == last - 1) & (last > 0))
         self.ends = torch.where(ends, 0.0, _NEVER).to(x.dtype)
         index = self.states.expand(x.shape[0], *self.states.shape)
-        self.emitted = x.clamp(min=_NEVER).gather(2, index)
+        self.emitted = x.clamp(min=_NEVER).masked_fill(_beyond(x, steps), 0).gather(2, index)
         self.alpha = self._forward(torch.where(place <= 1, 0.0, _NEVER).to(x.dtype))
         self.likelihood = (self.alpha[-1] + self.ends).logsumexp(1)
 
@@ -161,12 +167,11 @@ def _emissions(x: Tensor, labels: Tensor, steps: Tensor, lengths: Tensor, blank:
     likelihood = lattice.likelihood
     none = likelihood < _IMPOSSIBLE
     share = (lattice.alpha + lattice.backward() - likelihood.masked_fill(none, 0).unsqueeze(1)).exp()
-    counted = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < steps
-    share = torch.where(counted.unsqueeze(2), share, 0)
+    beyond = _beyond(x, steps)
+    share = share.masked_fill(beyond, 0)
     index = lattice.states.expand(x.shape[0], *lattice.states.shape)
     gamma = torch.zeros_like(x).scatter_add(2, index, share)
-    missing = (none & counted).unsqueeze(2)
-    return gamma.masked_fill(missing, 0.0 if zero_infinity else torch.nan)
+    return gamma.masked_fill(none.unsqueeze(1) & ~beyond, 0.0 if zero_infinity else torch.nan)
 
 
 def ctc_loss(x: Tensor, labels: Tensor, steps: Tensor, lengths: Tensor, blank: int, zero_infinity: bool) -> Tensor:

@@ -51,14 +51,14 @@ def _gradients(
     cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
     need_x: bool,
     need_weight: bool,
-    n: int | Tensor | None = None,
+    count: Tensor | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of x, and of the weight before it is summed, from those of y, mean and variance.
 
     The statistics run over ``dims``; they and the weight broadcast against x. In the statistics' dtype. Without a mean,
-    zero stands for it and the variance is the mean square. Statistics that run further than x does, over n elements,
-    have ``total`` add up what is theirs.
+    zero stands for it and the variance is the mean square. Statistics that run further than x does, over ``count``
+    elements, have ``total`` add up what is theirs.
     """
     gy, gm, gv = cotangents
     inverse, centred = torch.rsqrt(variance + eps), x.to(variance.dtype)
@@ -80,7 +80,7 @@ def _gradients(
         if total is not None:
             both = [torch.zeros_like(variance) if t is None else t for t in (constant, slope)]
             constant, slope = total(torch.stack(both)).unbind()
-        n = _count(x, dims) if n is None else n
+        n = _count(x, dims) if count is None else count.to(variance.dtype)
         if constant is not None:
             gx = (constant / n).expand_as(x) if gx is None else gx + constant / n
         if slope is not None:
@@ -98,7 +98,7 @@ def _tangents(
     tx: Tensor | None,
     tw: Tensor | None,
     tb: Tensor | None,
-    n: int | Tensor | None = None,
+    count: Tensor | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tangents of y, in the statistics' dtype, mean and variance; arguments as for _gradients."""
@@ -109,7 +109,7 @@ def _tangents(
     tm, tv = torch.zeros_like(variance), torch.zeros_like(variance)
     if tx is not None:
         tx = tx.to(variance.dtype)
-        n = _count(x, dims) if n is None else n
+        n = _count(x, dims) if count is None else count.to(variance.dtype)
         if mean is not None:
             tm = tx.sum(dims, keepdim=True) / n
         tv = 2 * (centred * tx).sum(dims, keepdim=True) / n
@@ -123,6 +123,58 @@ def _tangents(
     if tb is not None:
         ty = ty + tb
     return ty, tm, tv
+
+
+def _keep(
+    ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: tuple[Tensor, ...], *of_x: Tensor
+) -> None:
+    """Save x, the statistics, the weight and what else the gradient of x reads, as far as a gradient reads them."""
+    ctx.set_materialize_grads(False)
+    ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
+    need_x, need_weight = ctx.needs_input_grad[:2]
+    kept = (x, *statistics) if need_x or need_weight else (None,) * 3
+    further = (weight, *of_x)
+    save(ctx, (*kept, *(further if need_x else (None,) * len(further))), (x, *statistics, *further))
+
+
+def _channel_gradients(
+    ctx: Any,
+    saved: tuple[Any, ...],
+    cotangents: tuple[Tensor | None, Tensor | None, Tensor | None],
+    *further: Any,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of x, weight and bias where the statistics are per channel; ``further`` as _gradients'."""
+    x, mean, variance, weight = saved
+    gy, gm, gv = cotangents
+    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+    gb = _channel_sum(gy).to(ctx.dtypes[1]) if gy is not None and need_bias else None
+    if x is None or (gy is None and gm is None and gv is None):
+        return None, None, gb
+    weight, gm, gv = (None if t is None else _per_channel(t, x) for t in (weight, gm, gv))
+    statistics = (_per_channel(mean, x), _per_channel(variance, x), ctx.eps, _all_but_channels(x))
+    gx, gw = _gradients(x, weight, *statistics, (gy, gm, gv), need_x, need_weight, *further)
+    return None if gx is None else gx.to(x.dtype), None if gw is None else _channel_sum(gw).to(ctx.dtypes[0]), gb
+
+
+def _channel_tangents(
+    ctx: Any, saved: tuple[Any, ...], tangents: tuple[Tensor | None, Tensor | None, Tensor | None], *further: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tangents of y, mean and variance where the statistics are per channel; ``further`` as _tangents'."""
+    x, mean, variance, weight = saved
+    tx, tw, tb = tangents
+    weight, tw, tb = (None if t is None else _per_channel(t, x) for t in (weight, tw, tb))
+    statistics = (_per_channel(mean, x), _per_channel(variance, x), ctx.eps, _all_but_channels(x))
+    ty, tm, tv = _tangents(x, weight, *statistics, tx, tw, tb, *further)
+    return ty.to(x.dtype), tm.reshape(-1), tv.reshape(-1)
+
+
+def _fold_into_channels(size: int, in_dims: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """Fold a mapped dimension of x and of vectors over channels into the channels."""
+    return [_fold(t, dim, 1 if i == 0 else 0, size) for i, (t, dim) in enumerate(zip(tensors, in_dims, strict=False))]
+
+
+def _unfold_from_channels(y: Tensor, size: int) -> Tensor:
+    return y.unflatten(1, (size, y.shape[1] // size)).movedim(1, 0)
 
 
 class BatchNorm(ExplicitFunction):
@@ -145,15 +197,11 @@ class BatchNorm(ExplicitFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, bias, ctx.eps = inputs
-        ctx.set_materialize_grads(False)
-        ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
-        need_x, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        kept = (x, weight if need_x else None, *output[1:]) if need_x or need_weight else (None,) * 4
-        save(ctx, kept, (x, weight, *output[1:]))
+        _keep(ctx, x, weight, bias, output[1:])
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gm: Tensor | None, gv: Tensor | None) -> tuple[Any, ...]:
-        x, weight, mean, variance = ctx.saved_tensors
+        x, mean, variance, weight = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         if x is not None and gy is not None and gm is None and gv is None and not torch.is_grad_enabled():
             whole = ops.normalization.batch_norm_gradients(gy, x, weight, mean, variance, ctx.eps, need_x)
@@ -163,28 +211,13 @@ class BatchNorm(ExplicitFunction):
                 whole[2].to(ctx.dtypes[1]) if need_bias else None,
                 None,
             )
-        gb = _channel_sum(gy).to(ctx.dtypes[1]) if gy is not None and need_bias else None
-        if x is None or (gy is None and gm is None and gv is None):
-            return None, None, gb, None
-        weight, gm, gv = (None if t is None else _per_channel(t, x) for t in (weight, gm, gv))
-        statistics = (_per_channel(mean, x), _per_channel(variance, x))
-        gx, gw = _gradients(x, weight, *statistics, ctx.eps, _all_but_channels(x), (gy, gm, gv), need_x, need_weight)
-        return (
-            None if gx is None else gx.to(x.dtype),
-            None if gw is None else _channel_sum(gw).to(ctx.dtypes[0]),
-            gb,
-            None,
-        )
+        return *_channel_gradients(ctx, ctx.saved_tensors, (gy, gm, gv)), None
 
     @staticmethod
     def jvp(
         ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, _eps: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight, mean, variance = ctx.saved_tensors
-        weight, tw, tb = (None if t is None else _per_channel(t, x) for t in (weight, tw, tb))
-        statistics = (_per_channel(mean, x), _per_channel(variance, x))
-        ty, tm, tv = _tangents(x, weight, *statistics, ctx.eps, _all_but_channels(x), tx, tw, tb)
-        return ty.to(x.dtype), tm.reshape(-1), tv.reshape(-1)
+        return _channel_tangents(ctx, ctx.saved_tensors, (tx, tw, tb))
 
     @staticmethod
     def vmap(
@@ -192,11 +225,8 @@ class BatchNorm(ExplicitFunction):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Statistics are per channel, so the mapped dimension folds into the channels."""
         size = info.batch_size
-        folded = (_fold(t, d, c, size) for t, d, c in zip((x, weight, bias), in_dims, (1, 0, 0), strict=False))
-        y, mean, variance = BatchNorm.call(*folded, eps)
-        channels = y.shape[1] // size
-        unfolded = y.unflatten(1, (size, channels)).movedim(1, 0)
-        return (unfolded, mean.view(size, channels), variance.view(size, channels)), (0, 0, 0)
+        y, *statistics = BatchNorm.call(*_fold_into_channels(size, in_dims, (x, weight, bias)), eps)
+        return (_unfold_from_channels(y, size), *(t.view(size, -1) for t in statistics)), (0, 0, 0)
 
 
 class ChannelAffine(ExplicitFunction):
@@ -267,10 +297,8 @@ class ChannelAffine(ExplicitFunction):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
         """Everything is per channel, so the mapped dimension folds into the channels."""
-        size = info.batch_size
-        folded = (_fold(t, d, c, size) for t, d, c in zip(args, in_dims, (1, 0, 0, 0, 0), strict=False))
-        y = ChannelAffine.call(*folded, args[5])
-        return y.unflatten(1, (size, y.shape[1] // size)).movedim(1, 0), 0
+        y = ChannelAffine.call(*_fold_into_channels(info.batch_size, in_dims, args[:5]), args[5])
+        return _unfold_from_channels(y, info.batch_size), 0
 
 
 class GroupNorm(ExplicitFunction):
@@ -296,15 +324,11 @@ class GroupNorm(ExplicitFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, bias, ctx.sizes, ctx.eps = inputs
-        ctx.set_materialize_grads(False)
-        ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
-        need_x, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        kept = (x, weight if need_x else None, *output[1:]) if need_x or need_weight else (None,) * 4
-        save(ctx, kept, (x, weight, *output[1:]))
+        _keep(ctx, x, weight, bias, output[1:])
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gm: Tensor | None, gv: Tensor | None) -> tuple[Any, ...]:
-        x, weight, mean, variance = ctx.saved_tensors
+        x, mean, variance, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         sizes = ctx.sizes
         if x is not None and gy is not None and gm is None and gv is None and not torch.is_grad_enabled():
@@ -339,7 +363,7 @@ class GroupNorm(ExplicitFunction):
     def jvp(
         ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, *_rest: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight, mean, variance = ctx.saved_tensors
+        x, mean, variance, weight = ctx.saved_tensors
         sizes = ctx.sizes
         weight, tw, tb = (None if t is None else t.view(1, sizes[1], sizes[2], 1) for t in (weight, tw, tb))
         mean, variance = mean[:, :, None, None], variance[:, :, None, None]
@@ -512,43 +536,20 @@ class SyncBatchNorm(ExplicitFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, bias, ctx.eps, ctx.sums = inputs
-        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[3])
-        ctx.dtypes = [None if t is None else t.dtype for t in (weight, bias)]
-        need_x, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        kept = (x, *output[1:3]) if need_x or need_weight else (None,) * 3
-        of_x = (weight, output[3]) if need_x else (None, None)
-        save(ctx, (*kept, *of_x), (x, *output[1:3], weight, output[3]))
+        _keep(ctx, x, weight, bias, output[1:3], output[3])
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gm: Tensor | None, gv: Tensor | None, _number: Any) -> tuple[Any, ...]:
-        x, mean, variance, weight, count = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        gb = _channel_sum(gy).to(ctx.dtypes[1]) if gy is not None and need_bias else None
-        if x is None or (gy is None and gm is None and gv is None):
-            return None, None, gb, None, None
-        weight, gm, gv = (None if t is None else _per_channel(t, x) for t in (weight, gm, gv))
-        statistics = (_per_channel(mean, x), _per_channel(variance, x), ctx.eps, _all_but_channels(x))
-        further = (None if count is None else count.to(mean.dtype), lambda t: linear_map(ctx.sums, t))
-        gx, gw = _gradients(x, weight, *statistics, (gy, gm, gv), need_x, need_weight, *further)
-        return (
-            None if gx is None else gx.to(x.dtype),
-            None if gw is None else _channel_sum(gw).to(ctx.dtypes[0]),
-            gb,
-            None,
-            None,
-        )
+        *saved, count = ctx.saved_tensors
+        return *_channel_gradients(ctx, saved, (gy, gm, gv), count, lambda t: linear_map(ctx.sums, t)), None, None
 
     @staticmethod
     def jvp(
         ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, *_rest: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, mean, variance, weight, count = ctx.saved_tensors
-        weight, tw, tb = (None if t is None else _per_channel(t, x) for t in (weight, tw, tb))
-        statistics = (_per_channel(mean, x), _per_channel(variance, x), ctx.eps, _all_but_channels(x))
-        further = (count.to(mean.dtype), lambda t: linear_map(ctx.sums, t))
-        ty, tm, tv = _tangents(x, weight, *statistics, tx, tw, tb, *further)
-        return ty.to(x.dtype), tm.reshape(-1), tv.reshape(-1), None
+        *saved, count = ctx.saved_tensors
+        return *_channel_tangents(ctx, saved, (tx, tw, tb), count, lambda t: linear_map(ctx.sums, t)), None
 
     @staticmethod
     def vmap(
@@ -562,11 +563,8 @@ class SyncBatchNorm(ExplicitFunction):
     ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         """As for BatchNorm, the mapped dimension folds into the channels."""
         size = info.batch_size
-        folded = (_fold(t, d, c, size) for t, d, c in zip((x, weight, bias), in_dims, (1, 0, 0), strict=False))
-        y, mean, variance, count = SyncBatchNorm.call(*folded, eps, sums)
-        channels = y.shape[1] // size
-        unfolded = y.unflatten(1, (size, channels)).movedim(1, 0)
-        return (unfolded, mean.view(size, channels), variance.view(size, channels), count), (0, 0, 0, None)
+        y, *statistics, count = SyncBatchNorm.call(*_fold_into_channels(size, in_dims, (x, weight, bias)), eps, sums)
+        return (_unfold_from_channels(y, size), *(t.view(size, -1) for t in statistics), count), (0, 0, 0, None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 One table declares them. A slope is the derivative by one operand, a differentiable expression in the operands it
 reads, so every order follows, and what is kept follows from what the wanted slopes read. ``forward`` and
-``gradient`` are ATen's operators of the same values in fewer passes, used where no higher derivative is asked for.
+``gradient`` are operators of the same values in fewer passes, used where no higher derivative is asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torchbp.autograd.function import ExplicitFunction, conjugate, one_pass, sav
 
 _aten = torch.ops.aten
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+_NAMES = tuple(_REDUCTIONS)
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class PointwiseLoss:
         name: of the loss.
         value: ``(*operands, *parameters) -> l``.
         slopes: one for each operand, None where there is no derivative.
-        odd: whether the slope by the second operand is minus that by the first, as for functions of a - b.
+        odd: whether the slope by the second operand is :func:`_opposite` to that by the first, as for functions of
+            a - b.
         real: whether the loss of complex operands is real, its slopes then being what a gradient is multiplied by;
             other losses are holomorphic.
-        forward: ``(*operands, reduction, *parameters) -> y``, ATen's; optional.
+        forward: ``(*operands, reduction, *parameters) -> y``, in one pass; optional.
         gradient: ``(g, *operands, reduction, *parameters) -> `` the first operand's gradient, in one pass; optional.
     """
 
@@ -177,50 +179,36 @@ def _share(g: Tensor, operands: list[Any], reduction: str) -> Tensor:
 _BOTH = (0, 1)
 
 
-def _of_difference(
-    name: str, value: Callable[..., Tensor], slope: Callable[..., Tensor], **facts: Any
-) -> PointwiseLoss:
-    """Return a loss of d = x - t with its derivative by d."""
+def _opposite(slope: Slope) -> tuple[Slope, Slope]:
+    """Return the slopes by two operands of which the loss reads the difference."""
+    return slope, Slope(lambda *given: -slope.of(*given), slope.reads)
+
+
+def _of_difference(name: str, real: bool = False) -> PointwiseLoss:
+    """Return a loss of d = x - t, with at most one parameter."""
+    value, slope = ops.loss.DIFFERENCES[name]
+
+    def forward(x: Tensor, t: Tensor, reduction: int, parameter: float = 0.0) -> Tensor:
+        return ops.loss.difference_loss(x, t, name, parameter, _NAMES[reduction])
+
+    def gradient(g: Tensor, x: Tensor, t: Tensor, reduction: int, parameter: float = 0.0) -> Tensor:
+        return ops.loss.difference_loss_gradient(g, x, t, name, parameter, _NAMES[reduction])
+
     return PointwiseLoss(
         name,
-        lambda x, t, *parameters: value(x - t, *parameters),
-        (
-            Slope(lambda x, t, *parameters: slope(x - t, *parameters), _BOTH),
-            Slope(lambda x, t, *parameters: -slope(x - t, *parameters), _BOTH),
-        ),
+        lambda x, t, p=0.0: value(x - t, p),
+        _opposite(Slope(lambda x, t, p=0.0: slope(x - t, p), _BOTH)),
         odd=True,
-        **facts,
+        real=real,
+        forward=forward,
+        gradient=gradient,
     )
 
 
-def _aten_pair(name: str) -> dict[str, Callable[..., Tensor]]:
-    """Return ATen's forward and backward operators of a loss of two operands and a reduction."""
-    return {"forward": getattr(_aten, name), "gradient": getattr(_aten, f"{name}_backward")}
-
-
-_NAMES = tuple(_REDUCTIONS)
-_SQUARED = _of_difference(
-    "squared",
-    lambda d: d * d,
-    lambda d: 2 * d,
-    forward=lambda x, t, reduction: ops.loss.squared_error(x, t, _NAMES[reduction]),
-    gradient=lambda g, x, t, reduction: ops.loss.squared_error_gradient(g, x, t, _NAMES[reduction]),
-)
-
-
-_ABSOLUTE = _of_difference("absolute", torch.abs, lambda d: d.sgn() if d.is_complex() else d.sign(), real=True)
-_SMOOTH_L1 = _of_difference(
-    "smooth_l1",
-    lambda d, beta: torch.where(d.abs() < beta, 0.5 / beta * d * d, d.abs() - 0.5 * beta),
-    lambda d, beta: (d / beta).clamp(-1, 1),
-    **_aten_pair("smooth_l1_loss"),
-)
-_HUBER = _of_difference(
-    "huber",
-    lambda d, delta: torch.where(d.abs() <= delta, 0.5 * d * d, delta * (d.abs() - 0.5 * delta)),
-    lambda d, delta: d.clamp(-delta, delta),
-    **_aten_pair("huber_loss"),
-)
+_SQUARED = _of_difference("squared")
+_ABSOLUTE = _of_difference("absolute", real=True)
+_SMOOTH_L1 = _of_difference("smooth_l1")
+_HUBER = _of_difference("huber")
 # t / t is 1; it is NaN where the built-in's derivative is: at 0, where t log t has none, and at infinity.
 _DIVERGENCE = PointwiseLoss(
     "divergence",
@@ -349,8 +337,7 @@ _RANKING = PointwiseLoss(
     "ranking",
     lambda a, b, t, margin: (-t * (a - b) + margin).clamp(min=0),
     (
-        Slope(lambda a, b, t, margin: -t * _excess(-t * (a - b), margin), (0, 1, 2)),
-        Slope(lambda a, b, t, margin: t * _excess(-t * (a - b), margin), (0, 1, 2)),
+        *_opposite(Slope(lambda a, b, t, margin: -t * _excess(-t * (a - b), margin), (0, 1, 2))),
         Slope(lambda a, b, t, margin: (b - a) * _excess(-t * (a - b), margin), (0, 1, 2)),
     ),
     odd=True,
@@ -358,10 +345,7 @@ _RANKING = PointwiseLoss(
 _TRIPLET = PointwiseLoss(
     "triplet",
     lambda d, n, margin: (margin + d - n).clamp(min=0),
-    (
-        Slope(lambda d, n, margin: _excess(d - n, margin), _BOTH),
-        Slope(lambda d, n, margin: -_excess(d - n, margin), _BOTH),
-    ),
+    _opposite(Slope(lambda d, n, margin: _excess(d - n, margin), _BOTH)),
     odd=True,
 )
 
@@ -406,8 +390,7 @@ _GAUSSIAN = PointwiseLoss(
     "gaussian",
     _gaussian_value,
     (
-        Slope(lambda x, t, v, eps, _: (x - t) / _floored(v, eps), (0, 1, 2)),
-        Slope(lambda x, t, v, eps, _: (t - x) / _floored(v, eps), (0, 1, 2)),
+        *_opposite(Slope(lambda x, t, v, eps, _: (x - t) / _floored(v, eps), (0, 1, 2))),
         Slope(_gaussian_by_variance, (0, 1, 2)),
     ),
     odd=True,

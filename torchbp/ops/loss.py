@@ -6,6 +6,8 @@ classes divides by the sum of the weights of the targets that are not ignored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,11 +52,12 @@ def _fake_nll_gradient(grad_output, target, weight, total_weight, classes, ignor
     return grad_output.new_empty((target.shape[0], classes, *target.shape[1:]))
 
 
-def _fake_error(input, target, reduction):
-    return torch.empty_like(input) if reduction == "none" else input.new_empty(())
+def _fake_difference(input, target, loss, parameter, reduction):
+    dtype = input.dtype.to_real() if loss == "absolute" else input.dtype
+    return torch.empty_like(input, dtype=dtype) if reduction == "none" else input.new_empty((), dtype=dtype)
 
 
-def _fake_error_gradient(grad_output, input, target, reduction):
+def _fake_difference_gradient(grad_output, input, target, loss, parameter, reduction):
     return torch.empty_like(input)
 
 
@@ -159,16 +162,29 @@ def _composite_nll_gradient(grad_output, target, weight, total_weight, classes, 
     return zeros.to(grad_output.dtype)
 
 
-def _composite_error(input, target, reduction):
-    loss = torch.empty_like(input).copy_((input - target).square())
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+# Losses of d = x - t and their derivatives, differentiable steps in d with a parameter p.
+DIFFERENCES: dict[str, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor, float], Tensor]]] = {
+    "squared": (lambda d, p: d * d, lambda d, p: 2 * d),
+    "absolute": (lambda d, p: d.abs(), lambda d, p: d.sgn() if d.is_complex() else d.sign()),
+    "smooth_l1": (
+        lambda d, p: torch.where(d.abs() < p, 0.5 / p * d * d, d.abs() - 0.5 * p),
+        lambda d, p: (d / p).clamp(-1, 1),
+    ),
+    "huber": (
+        lambda d, p: torch.where(d.abs() <= p, 0.5 * d * d, p * (d.abs() - 0.5 * p)),
+        lambda d, p: d.clamp(-p, p),
+    ),
+}
 
 
-def _composite_error_gradient(grad_output, input, target, reduction):
+def _composite_difference(input, target, loss, parameter, reduction):
+    value = DIFFERENCES[loss][0](input - target, parameter)
+    return value if reduction == "none" else getattr(value, reduction)()
+
+
+def _composite_difference_gradient(grad_output, input, target, loss, parameter, reduction):
     g = grad_output / input.numel() if reduction == "mean" else grad_output
-    return torch.empty_like(input).copy_(2 * g * (input - target))
+    return DIFFERENCES[loss][1](input - target, parameter) * g
 
 
 _cross_entropy = register(
@@ -184,9 +200,12 @@ _nll = register("nll_loss", fake=_fake_nll, composite=_composite_nll, flops=flop
 _nll_gradient = register(
     "nll_loss_gradient", fake=_fake_nll_gradient, composite=_composite_nll_gradient, flops=flops_none
 )
-_error = register("squared_error", fake=_fake_error, composite=_composite_error, flops=flops_none)
-_error_gradient = register(
-    "squared_error_gradient", fake=_fake_error_gradient, composite=_composite_error_gradient, flops=flops_none
+_difference = register("difference_loss", fake=_fake_difference, composite=_composite_difference, flops=flops_none)
+_difference_gradient = register(
+    "difference_loss_gradient",
+    fake=_fake_difference_gradient,
+    composite=_composite_difference_gradient,
+    flops=flops_none,
 )
 
 
@@ -249,13 +268,15 @@ def nll_loss_gradient(
     return call(grad_output, target, weight, total_weight, classes, ignore_index, reduction)
 
 
-def squared_error(input: Tensor, target: Tensor, reduction: str) -> Tensor:
-    """Return (x - t)², reduced."""
-    call = _error if input.dtype in KERNEL_DTYPES else _composite_error
-    return call(input, target, reduction)
+def difference_loss(input: Tensor, target: Tensor, loss: str, parameter: float, reduction: str) -> Tensor:
+    """Return the loss of x - t, one of ``DIFFERENCES``, reduced."""
+    call = _difference if input.dtype in KERNEL_DTYPES else _composite_difference
+    return call(input, target, loss, parameter, reduction)
 
 
-def squared_error_gradient(grad_output: Tensor, input: Tensor, target: Tensor, reduction: str) -> Tensor:
-    """Return 2 g (x - t), g divided by the number of elements for a mean."""
-    call = _error_gradient if input.dtype in KERNEL_DTYPES else _composite_error_gradient
-    return call(grad_output, input, target, reduction)
+def difference_loss_gradient(
+    grad_output: Tensor, input: Tensor, target: Tensor, loss: str, parameter: float, reduction: str
+) -> Tensor:
+    """Return g times the loss's derivative, g divided by the number of elements for a mean."""
+    call = _difference_gradient if input.dtype in KERNEL_DTYPES else _composite_difference_gradient
+    return call(grad_output, input, target, loss, parameter, reduction)

@@ -15,6 +15,8 @@ constexpr int64_t kColumns = 2 * Lanes<T>::count;
 
 // Depth of a packed panel: a column panel of this depth stays in the first-level cache.
 constexpr int64_t kDepth = 256;
+// Products of the direct product that are summed at once: sums that go on for longer lose accuracy.
+constexpr int64_t kChain = 64;
 // Micro-tiles of one task: enough rows and columns to pay for the packing, small enough for the
 // second-level cache.
 constexpr int64_t kRowPanels = 16;
@@ -27,7 +29,7 @@ template <typename T>
 constexpr int64_t kPositions = kColumnPanels * kColumns<T>;
 
 // ---------------------------------------------------------------------------------------------
-// Micro-kernel: tile[r][v] = sum over k of a[k][r] * b[k][v], all sums in registers. The vector operand
+// Micro-kernel: tile[r][v] (+)= sum over k of a[k][r] * b[k][v], all sums in registers. The vector operand
 // is a packed panel, or rows of a buffer found through offsets.
 
 template <typename T>
@@ -44,7 +46,7 @@ struct BufferColumns {
 };
 
 template <typename T, int kTileRows, int kVectors, typename Columns>
-void multiply(int64_t depth, const T* __restrict__ a, Columns b, T* __restrict__ tile) {
+void multiply(int64_t depth, const T* __restrict__ a, Columns b, T* __restrict__ tile, bool add) {
   Vector<T> sum[kTileRows][kVectors];
 #pragma GCC unroll 12
   for (int r = 0; r < kTileRows; ++r)
@@ -65,21 +67,25 @@ void multiply(int64_t depth, const T* __restrict__ a, Columns b, T* __restrict__
 #pragma GCC unroll 12
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store(tile + r * kColumns<T> + v * Lanes<T>::count, sum[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* to = tile + r * kColumns<T> + v * Lanes<T>::count;
+      store<T>(to, add ? load(to) + sum[r][v] : sum[r][v]);
+    }
 }
 
 template <typename T, int kTileRows, typename Columns>
-void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const T* a, Columns b, T* tile) {
+void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const T* a, Columns b, T* tile, bool add) {
   if constexpr (kTileRows > 1) {
-    if (rows < kTileRows) return multiply_rows<T, kTileRows - 1>(rows, columns, depth, a, b, tile);
+    if (rows < kTileRows) return multiply_rows<T, kTileRows - 1>(rows, columns, depth, a, b, tile, add);
   }
-  if (columns <= Lanes<T>::count) return multiply<T, kTileRows, 1>(depth, a, b, tile);
-  multiply<T, kTileRows, 2>(depth, a, b, tile);
+  if (columns <= Lanes<T>::count) return multiply<T, kTileRows, 1>(depth, a, b, tile, add);
+  multiply<T, kTileRows, 2>(depth, a, b, tile, add);
 }
 
 template <typename T, typename Columns>
-TORCHBP_INLINE void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const T* a, Columns b, T* tile) {
-  multiply_rows<T, kRows>(rows, columns, depth, a, b, tile);
+TORCHBP_INLINE void multiply_tile(int64_t rows, int64_t columns, int64_t depth, const T* a, Columns b, T* tile,
+                                  bool add = false) {
+  multiply_rows<T, kRows>(rows, columns, depth, a, b, tile, add);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -455,7 +461,9 @@ void gather_direct(const GatherProblem& problem, const DirectPlan& plan, const T
     int64_t h = 0, w = 0;  // of the tile's first column
     for (int64_t p0 = 0; p0 < positions; p0 += kColumns<T>) {
       const int64_t columns = smaller(kColumns<T>, positions - p0);
-      multiply_tile(many, columns, terms, packed_weight + m0 * terms, BufferColumns<T>{buffer + p0, offset}, tile);
+      for (int64_t k = 0; k < terms; k += kChain)
+        multiply_tile(many, columns, smaller(kChain, terms - k), packed_weight + m0 * terms + k * kRows,
+                      BufferColumns<T>{buffer + p0, offset + k}, tile, k > 0);
       for (int64_t i = 0; i < columns;) {
         const int64_t run = smaller(columns - i, width - w);
         for (int64_t r = 0; r < many && run > 0; ++r) {

@@ -1539,7 +1539,7 @@ void correlate_rows(const LaneRows<T>& rows, T* sums) {
 #pragma GCC unroll 5
   for (int e = 0; e < kEntries; ++e)
 #pragma GCC unroll 8
-    for (int k = 0; k < kWidth; ++k) sum[e][k] = load(sums + (e * kWidth + k) * kLanes<T>);
+    for (int k = 0; k < kWidth; ++k) sum[e][k] = Vector<T>{};
   int64_t inside_first = rows.first, inside_last = rows.last;
   for (int e = 0; e < kEntries; ++e) {
     inside_first = larger(inside_first, divide_up(-rows.column[e], rows.step));
@@ -1558,7 +1558,10 @@ void correlate_rows(const LaneRows<T>& rows, T* sums) {
 #pragma GCC unroll 5
   for (int e = 0; e < kEntries; ++e)
 #pragma GCC unroll 8
-    for (int k = 0; k < kWidth; ++k) store(sums + (e * kWidth + k) * kLanes<T>, sum[e][k]);
+    for (int k = 0; k < kWidth; ++k) {
+      T* to = sums + (e * kWidth + k) * kLanes<T>;
+      store<T>(to, load(to) + sum[e][k]);
+    }
 }
 
 // As many entries at once as leave registers for a tile.
@@ -1609,6 +1612,25 @@ EntriesFunction<T> entries_function(const Entries& entries) {
       return two ? correlate_entries<T, 3, 2> : correlate_entries<T, 3, 1>;
     default:
       return correlate_entries<T, 1, 1>;
+  }
+}
+
+// Runs pieces of the rows one after another: sums that go on for longer lose accuracy.
+template <typename T>
+void correlate_chains(const LaneRows<T>& all, int64_t entries, EntriesFunction<T> run, T* sums) {
+  constexpr int64_t kChain = 256;  // positions
+  const int64_t columns = all.last - all.first, pieces = (columns + kChain - 1) / kChain;
+  const int64_t rows_at_once = larger(1, kChain / larger(1, columns));
+  LaneRows<T> rows = all;
+  for (int64_t row = 0; row < all.rows; row += rows_at_once) {
+    rows.rows = smaller(rows_at_once, all.rows - row);
+    rows.gradient_at = all.gradient_at + row;
+    rows.source_at = all.source_at + row * all.entries;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      rows.first = all.first + piece * columns / pieces;
+      rows.last = all.first + (piece + 1) * columns / pieces;
+      run(rows, entries, sums);
+    }
   }
 }
 
@@ -1685,7 +1707,7 @@ void correlate_slice(const CorrelationProblem& problem, const CorrelationPlan& p
       const int64_t first = block_first<T>(plan.channels, block + b);
       rows.source = plan.source_in_place ? x + first : x;
       rows.gradient = plan.gradient_in_place ? g + first : g;
-      run(rows, entries.count, partial + b * problem.taps * lanes);
+      correlate_chains(rows, entries.count, run, partial + b * problem.taps * lanes);
     }
   }
 }
@@ -1779,11 +1801,12 @@ template <typename T, int kStep>
 void sum_plane(const SumRows<T>& plane, T* sums) {
   Vector<T> sum[kSquare][kSquare];
 #pragma GCC unroll 16
-  for (int i = 0; i < kSquare * kSquare; ++i) sum[i / kSquare][i % kSquare] = load(sums + i * kLanes<T>);
+  for (int i = 0; i < kSquare * kSquare; ++i) sum[i / kSquare][i % kSquare] = Vector<T>{};
   const int64_t h = sum_rows<T, kStep, 4>(plane, plane.first, sum);
   sum_rows<T, kStep, 1>(plane, h, sum);
 #pragma GCC unroll 16
-  for (int i = 0; i < kSquare * kSquare; ++i) store(sums + i * kLanes<T>, sum[i / kSquare][i % kSquare]);
+  for (int i = 0; i < kSquare * kSquare; ++i)
+    store<T>(sums + i * kLanes<T>, load(sums + i * kLanes<T>) + sum[i / kSquare][i % kSquare]);
 }
 
 template <typename T>

@@ -2,7 +2,7 @@
 // tap. The lanes of every vector are channels. A block of source pixels is copied once, with its padding, as
 // [channel block][plane][row][column][lane]: there is a plane for every residue of the pixels modulo the step, so that
 // neighbouring outputs read neighbouring vectors, and no output is computed that is not wanted. Sums stay in registers
-// over the taps and channels of a piece of the weight that fits the first-level cache.
+// over the taps and channels of a piece of the weight that fits the first-level cache; the sums of pieces are added.
 #include "direct.h"
 
 #include "lanes.h"
@@ -16,7 +16,7 @@ constexpr int64_t kMostBytes = 8 << 20;     // of one that cannot be smaller
 constexpr int64_t kPositions = 1024;        // outputs of a block
 constexpr int64_t kLeastColumns = 8 * kRows;
 constexpr int64_t kPieceBytes = 24 << 10;  // of the weight
-constexpr int64_t kChannelPiece = 192;     // source channels of a piece
+constexpr int64_t kChain = 64;             // products of a piece: sums that go on for longer lose accuracy
 
 // ---------------------------------------------------------------------------------------------
 // Blocks of positions, and the source pixels that they read
@@ -322,7 +322,7 @@ void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, 
 #pragma GCC unroll 12
   for (int r = 0; r < kPixels; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) sum[r][v] = load((start ? start : product + r * kWide * lanes) + v * lanes);
+    for (int v = 0; v < kWide; ++v) sum[r][v] = Vector<T>{};
   for (int64_t tap = 0; tap < taps; ++tap) {
     const T* from = source + place[tap] * lanes;
     const T* by = weight + tap * tap_stride;
@@ -344,7 +344,10 @@ void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, 
 #pragma GCC unroll 12
   for (int r = 0; r < kPixels; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) store(product + (r * kWide + v) * lanes, sum[r][v]);
+    for (int v = 0; v < kWide; ++v) {
+      T* to = product + (r * kWide + v) * lanes;
+      store<T>(to, load(start ? start + v * lanes : to) + sum[r][v]);
+    }
 }
 
 template <typename T, int kPixels, int kWide, typename... Arguments>
@@ -441,9 +444,9 @@ void gather(const GatherProblem& original, int64_t threads, const T* source, con
     const T* matrix = packed + (group * panels + panel) * packed_panel_size<T>(problem);
     for (int64_t k = 0; k < width; ++k)
       start[k] = bias && k < wanted ? bias[group * problem.target_channels + first_channel + k] : T(0);
-    const int64_t channel_step = channels <= 2 * kChannelPiece ? channels : kChannelPiece / lanes * lanes;
-    const int64_t tap_bytes = channel_step * width * static_cast<int64_t>(sizeof(T));
-    const int64_t tap_step = channel_step < channels ? 1 : larger(1, smaller(taps, kPieceBytes / tap_bytes));
+    const int64_t chain = smaller(kChain, kPieceBytes / (width * static_cast<int64_t>(sizeof(T))));
+    const int64_t channel_step = smaller(channels, up(up(channels, up(channels, chain)), lanes) * lanes);
+    const int64_t tap_step = channel_step < channels ? 1 : larger(1, smaller(taps, chain / channels));
     for (int64_t tap = 0; tap < taps; tap += tap_step)
       for (int64_t c = 0; c < channels; c += channel_step) {
         const int64_t many = smaller(tap_step, taps - tap), depth = smaller(channel_step, channels - c);

@@ -1,5 +1,5 @@
-// Cross-entropy of class indices and squared error: forward reads its input once, backward reads it and writes its
-// gradient.
+// Cross-entropy of class indices and losses of a difference: forward reads its input once, backward reads it and writes
+// its gradient.
 #include "loss.h"
 
 #include "tile.h"
@@ -190,44 +190,113 @@ void gradient(const ClassProblem& problem, const ClassTargets<T>& targets, const
   });
 }
 
+// Losses of d = x - t and their derivatives, of numbers and of vectors; a NaN stays one.
+
 template <typename T>
-void squared_error(const T* __restrict__ x, const T* __restrict__ t, T* __restrict__ y, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) y[i] = (x[i] - t[i]) * (x[i] - t[i]);
+TORCHBP_INLINE T magnitude(T d) {
+  return d <= T{} ? T{} - d : d;
+}
+
+template <typename T>
+struct Squared {
+  explicit Squared(T) {}
+  template <typename V>
+  TORCHBP_INLINE V value(V d) const {
+    return d * d;
+  }
+  TORCHBP_INLINE T slope(T d) const { return T(2) * d; }
+};
+
+template <typename T>
+struct Absolute {
+  explicit Absolute(T) {}
+  template <typename V>
+  TORCHBP_INLINE V value(V d) const {
+    return magnitude(d);
+  }
+  TORCHBP_INLINE T slope(T d) const { return static_cast<T>(d > 0) - static_cast<T>(d < 0); }  // 0 for a NaN
+};
+
+template <typename T>
+struct SmoothL1 {
+  const T beta, half;
+  explicit SmoothL1(T parameter) : beta(parameter), half(T(0.5) * parameter) {}
+  template <typename V>
+  TORCHBP_INLINE V value(V d) const {
+    const V size = magnitude(d);
+    return size < beta ? T(0.5) * size * size / beta : size - half;
+  }
+  TORCHBP_INLINE T slope(T d) const { return d <= -beta ? T(-1) : d >= beta ? T(1) : d / beta; }
+};
+
+template <typename T>
+struct Huber {
+  const T delta, half;
+  explicit Huber(T parameter) : delta(parameter), half(T(0.5) * parameter) {}
+  template <typename V>
+  TORCHBP_INLINE V value(V d) const {
+    const V size = magnitude(d);
+    return size <= delta ? T(0.5) * size * size : delta * (size - half);
+  }
+  TORCHBP_INLINE T slope(T d) const { return d < -delta ? -delta : d > delta ? delta : d; }
+};
+
+// Calls body(loss).
+template <typename T, typename Body>
+TORCHBP_INLINE auto with_loss(Difference loss, T parameter, const Body& body) {
+  switch (loss) {
+    case Difference::absolute:
+      return body(Absolute<T>(parameter));
+    case Difference::smooth_l1:
+      return body(SmoothL1<T>(parameter));
+    case Difference::huber:
+      return body(Huber<T>(parameter));
+    default:
+      return body(Squared<T>(parameter));
+  }
+}
+
+template <typename T>
+void difference(Difference loss, T parameter, const T* __restrict__ x, const T* __restrict__ t, T* __restrict__ y,
+                int64_t count) {
+  with_loss(loss, parameter, [&](const auto& of) {
+    for (int64_t i = 0; i < count; ++i) y[i] = of.value(x[i] - t[i]);
+  });
 }
 
 // Runs are added in the tensor's own precision, in as many sums as four vectors have lanes, and the runs in double.
 constexpr int64_t kRun = 4096;
 
 template <typename T>
-double squared_error_sum(const T* x, const T* t, int64_t count) {
+double difference_sum(Difference loss, T parameter, const T* x, const T* t, int64_t count) {
   constexpr int64_t lanes = Lanes<T>::count, width = 4 * lanes;
-  double total = 0;
-  for (int64_t start = 0; start < count; start += kRun) {
-    const int64_t end = smaller(count, start + kRun);
-    Vector<T> sums[4] = {};
-    int64_t i = start;
-    for (; i + width <= end; i += width)
-      for (int u = 0; u < 4; ++u) {
-        const Vector<T> difference = load(x + i + u * lanes) - load(t + i + u * lanes);
-        sums[u] += difference * difference;
-      }
-    T rest = 0;
-    for (; i < end; ++i) rest += (x[i] - t[i]) * (x[i] - t[i]);
-    total += static_cast<double>(sum_across<T>((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest);
-  }
-  return total;
+  return with_loss(loss, parameter, [&](const auto& of) {
+    double total = 0;
+    for (int64_t start = 0; start < count; start += kRun) {
+      const int64_t end = smaller(count, start + kRun);
+      Vector<T> sums[4] = {};
+      int64_t i = start;
+      for (; i + width <= end; i += width)
+        for (int u = 0; u < 4; ++u) sums[u] += of.value(load(x + i + u * lanes) - load(t + i + u * lanes));
+      T rest = 0;
+      for (; i < end; ++i) rest += of.value(x[i] - t[i]);
+      total += static_cast<double>(sum_across<T>((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest);
+    }
+    return total;
+  });
 }
 
 template <typename T>
-void squared_error_gradient(const T* __restrict__ x, const T* __restrict__ t, const T* __restrict__ g, int64_t g_stride,
-                            T scale, T* __restrict__ gx, int64_t count) {
-  const T twice = T(2) * scale;
-  if (g_stride == 0) {
-    const T factor = twice * g[0];
-    for (int64_t i = 0; i < count; ++i) gx[i] = factor * (x[i] - t[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) gx[i] = twice * g[i] * (x[i] - t[i]);
-  }
+void difference_gradient(Difference loss, T parameter, const T* __restrict__ x, const T* __restrict__ t,
+                         const T* __restrict__ g, int64_t g_stride, T scale, T* __restrict__ gx, int64_t count) {
+  with_loss(loss, parameter, [&](const auto& of) {
+    if (g_stride == 0) {
+      const T factor = scale * g[0];
+      for (int64_t i = 0; i < count; ++i) gx[i] = factor * of.slope(x[i] - t[i]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) gx[i] = scale * g[i] * of.slope(x[i] - t[i]);
+    }
+  });
 }
 
 template <typename T>
@@ -236,8 +305,8 @@ CrossEntropyKernels<T> kernels_of() {
 }
 
 template <typename T>
-SquaredErrorKernels<T> squared_error_of() {
-  return {squared_error<T>, squared_error_sum<T>, squared_error_gradient<T>};
+DifferenceKernels<T> difference_of() {
+  return {difference<T>, difference_sum<T>, difference_gradient<T>};
 }
 
 }  // namespace
@@ -245,8 +314,8 @@ SquaredErrorKernels<T> squared_error_of() {
 CrossEntropyKernels<float> cross_entropy_float() { return kernels_of<float>(); }
 CrossEntropyKernels<double> cross_entropy_double() { return kernels_of<double>(); }
 
-SquaredErrorKernels<float> squared_error_float() { return squared_error_of<float>(); }
-SquaredErrorKernels<double> squared_error_double() { return squared_error_of<double>(); }
+DifferenceKernels<float> difference_float() { return difference_of<float>(); }
+DifferenceKernels<double> difference_double() { return difference_of<double>(); }
 
 }  // namespace TORCHBP_ISA
 }  // namespace torchbp

@@ -1,4 +1,4 @@
-// Cross-entropy of class indices, squared error, and their gradients: the problems and their kernels.
+// Cross-entropy of class indices, losses of a difference, and their gradients: the problems and their kernels.
 #pragma once
 
 #include "softmax.h"
@@ -35,13 +35,18 @@ struct CrossEntropyKernels {
                    const T* g, int64_t g_stride, T* gx, T* workspace, int64_t task);
 };
 
+// With d = x - t and the parameter p: d^2; |d|; d^2 / 2p where |d| < p, else |d| - p / 2; d^2 / 2 where |d| <= p, else
+// p (|d| - p / 2).
+enum class Difference { squared, absolute, smooth_l1, huber };
+
 template <typename T>
-struct SquaredErrorKernels {
-  // y = (x - t)^2, and the sum of them.
-  void (*forward)(const T* x, const T* t, T* y, int64_t count);
-  double (*sum)(const T* x, const T* t, int64_t count);
-  // gx = 2 scale g (x - t), g_stride apart (0: one for all).
-  void (*gradient)(const T* x, const T* t, const T* g, int64_t g_stride, T scale, T* gx, int64_t count);
+struct DifferenceKernels {
+  // y = loss(x - t), and the sum of them.
+  void (*forward)(Difference loss, T parameter, const T* x, const T* t, T* y, int64_t count);
+  double (*sum)(Difference loss, T parameter, const T* x, const T* t, int64_t count);
+  // gx = scale g loss'(x - t), g_stride apart (0: one for all).
+  void (*gradient)(Difference loss, T parameter, const T* x, const T* t, const T* g, int64_t g_stride, T scale, T* gx,
+                   int64_t count);
 };
 
 #ifdef TORCHBP_ISA
@@ -49,8 +54,8 @@ namespace TORCHBP_ISA {
 
 CrossEntropyKernels<float> cross_entropy_float();
 CrossEntropyKernels<double> cross_entropy_double();
-SquaredErrorKernels<float> squared_error_float();
-SquaredErrorKernels<double> squared_error_double();
+DifferenceKernels<float> difference_float();
+DifferenceKernels<double> difference_double();
 
 }  // namespace TORCHBP_ISA
 #endif

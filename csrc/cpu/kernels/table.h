@@ -29,6 +29,8 @@ namespace torchbp {
   ENTRY(cross_entropy_double, CrossEntropyKernels<double>)      \
   ENTRY(depthwise_float, DepthwiseKernels<float>)               \
   ENTRY(depthwise_double, DepthwiseKernels<double>)             \
+  ENTRY(difference_float, DifferenceKernels<float>)             \
+  ENTRY(difference_double, DifferenceKernels<double>)           \
   ENTRY(direct_float, DirectKernels<float>)                     \
   ENTRY(direct_double, DirectKernels<double>)                   \
   ENTRY(dropout_float, DropoutKernels<float>)                   \
@@ -45,8 +47,6 @@ namespace torchbp {
   ENTRY(separable_double, SeparableKernels<double>)             \
   ENTRY(softmax_float, SoftmaxKernels<float>)                   \
   ENTRY(softmax_double, SoftmaxKernels<double>)                 \
-  ENTRY(squared_error_float, SquaredErrorKernels<float>)        \
-  ENTRY(squared_error_double, SquaredErrorKernels<double>)      \
   ENTRY(winograd_float, WinogradKernels<float>)                 \
   ENTRY(winograd_double, WinogradKernels<double>)
 

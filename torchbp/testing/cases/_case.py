@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from torchbp._extension import kernels_loaded
 from torchbp.testing.check import check_subject
 from torchbp.testing.properties import Subject
 from torchbp.testing.report import Report
@@ -34,14 +33,6 @@ class LayerCase:
     def check(self, properties: Sequence[str] | None = None) -> Report:
         """Run the properties (all by default) and report."""
         return check_subject(self.name, self.subject, properties, self.skip)
-
-
-# Where a composite formula stands in for a kernel, its sums are PyTorch's.
-COMPOSITE_BITS = (
-    {}
-    if kernels_loaded()
-    else {"deterministic": "without the kernels, the bits of sums are the built-in's and depend on threads"}
-)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -36,8 +36,7 @@ def cases() -> list[LayerCase]:
         )
 
     causal = {
-        "nonfinite": "keys that a row does not see are left out; the built-in adds -inf to their scores, NaN or not",
-        "magnitudes": "the same",
+        "nonfinite": "keys that a row does not see are left out; the built-in adds -inf to their scores, NaN or not"
     }
     q, k, v = draw(2, 1, 3, 2), draw(2, 1, 4, 2, seed=1), draw(2, 1, 4, 2, seed=2)
     seen = torch.tensor([[True, True, False, True], [False, False, False, True], [True, True, True, True]])

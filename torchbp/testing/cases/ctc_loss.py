@@ -54,9 +54,9 @@ def cases() -> list[LayerCase]:
         subject = Subject(lambda x: F.ctc_loss(x, targets, steps, lengths, **arguments), (x,), reference, saved=saved)
         skip = {
             "autocast": "the reference is a formula of ours, which autocast does not know",
-            "nonfinite": "and is NaN where no path has a probability",
+            "nonfinite": "by a NaN that no path goes through the formula's gradient is 0, the built-in's and ours NaN",
             "magnitudes": "logarithms of 10¹⁵ differ by more than float32 can tell from their sums along a path",
-            **_FIXED,
+            **(_FIXED if x.shape[1] > 1 else {}),
         }
         found.append(LayerCase("ctc_loss", f"ctc_loss[{name}]", subject, skip))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torchbp.nn.functional as F
 from torchbp import nn
-from torchbp.testing.cases._case import COMPOSITE_BITS, LayerCase, bytes_of, draw
+from torchbp.testing.cases._case import LayerCase, bytes_of, draw
 from torchbp.testing.properties import Subject
 
 
@@ -34,8 +34,7 @@ def cases() -> list[LayerCase]:
 
         mine, theirs = of(F.linear_cross_entropy, chunks), of(builtin.linear_cross_entropy, None)
         layer = "linear_cross_entropy"
-        skip = {"size_one": "the target fits one size only", **COMPOSITE_BITS}
-        found.append(LayerCase(layer, f"{layer}[{name}]", Subject(mine, inputs, theirs, saved=saved), skip))
+        found.append(LayerCase(layer, f"{layer}[{name}]", Subject(mine, inputs, theirs, saved=saved)))
 
     two = lambda *given: bytes_of(*given, target) + 2 * 5 * 4  # noqa: E731
     add("mean", (x, w, b), lambda *given: two(*given) + 4, 2)
@@ -58,8 +57,7 @@ def cases() -> list[LayerCase]:
     inputs = (draw(4, 4), *(draw(*size, seed=i) for i, size in enumerate(sizes)))
     subject = Subject(adaptive(nn), inputs, adaptive(torch.nn), small=False, saved=_adaptive_bytes)
     unknown = "how many rows a cluster has depends on the targets, which torch.compile does not look at"
-    skip = {"size_one": "the sizes are the module's", **dict.fromkeys(("compiled", "compiled_gradient"), unknown)}
-    skip["compiled_transform"] = unknown
+    skip = dict.fromkeys(("compiled", "compiled_transform"), unknown)
     skip["autocast"] = "the built-in copies bfloat16 into float32 there, and raises"
     found.append(LayerCase("adaptive_log_softmax_with", "adaptive_log_softmax_with_loss", subject, skip))
     return found

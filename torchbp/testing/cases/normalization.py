@@ -12,7 +12,7 @@ from torch import Tensor
 import torchbp.nn.functional as F
 from torchbp.autograd.normalization import sync_batch_norm
 from torchbp.nn.modules.normalization import CrossMapLRN2d
-from torchbp.testing.cases._case import COMPOSITE_BITS, LayerCase, bytes_of, draw
+from torchbp.testing.cases._case import LayerCase, bytes_of, draw
 from torchbp.testing.properties import Subject
 
 
@@ -42,7 +42,7 @@ def cases() -> list[LayerCase]:
                 partial(training, builtin.batch_norm),
                 saved=lambda x, w, b: bytes_of(x, w) + 2 * bytes_of(w),
             ),
-            {**COMPOSITE_BITS, **weighted},
+            weighted,
         ),
         LayerCase(
             "batch_norm",
@@ -53,7 +53,6 @@ def cases() -> list[LayerCase]:
                 lambda x: builtin.batch_norm(x, None, None, training=True),
                 saved=lambda x: bytes_of(x) + 2 * 4 * x.shape[1],
             ),
-            COMPOSITE_BITS,
         ),
         LayerCase(
             "batch_norm",
@@ -78,7 +77,7 @@ def cases() -> list[LayerCase]:
                     # the statistics are as wide as the input
                     saved=lambda x, w=None, b=None, groups=groups: bytes_of(x, w) + 2 * groups * x.element_size(),
                 ),
-                {**COMPOSITE_BITS, **weighted} if len(inputs) > 1 else COMPOSITE_BITS,
+                weighted if len(inputs) > 1 else {},
             )
             for layer, name, options, inputs, groups in (
                 ("layer_norm", "", ((4,), 1e-5), (draw(3, 2, 4), draw(4, seed=1), draw(4, seed=2)), 6),
@@ -123,7 +122,7 @@ def _instances(weighted: dict[str, str]) -> list[LayerCase]:
                 saved=lambda x, w=None, b=None, per_channel=per_channel: bytes_of(x, w) + 2 * per_channel * 4,
                 batched=(0,),
             ),
-            {**COMPOSITE_BITS, **weighted, **empty} if len(given) > 1 else COMPOSITE_BITS,
+            {**weighted, **empty} if len(given) > 1 else {},
         )
         for name, call, given, per_channel in (
             ("weight and bias", own, inputs, 4),
@@ -149,7 +148,6 @@ def _root_mean_squares() -> list[LayerCase]:
                 saved=lambda x, w=None, rows=rows: bytes_of(x, w) + rows * 4,
                 batched=(0,),
             ),
-            COMPOSITE_BITS,
         )
         for name, options, given, rows in (
             ("weight", ((4,), 1e-5), (draw(3, 2, 4), draw(4, seed=1)), 6),
@@ -228,4 +226,4 @@ def _synchronised(weighted: dict[str, str]) -> LayerCase:
         lambda x, w, b: builtin.batch_norm(x, None, None, w, b, training=True),
         saved=lambda x, w, b: bytes_of(x, w) + 2 * bytes_of(w) + 8,
     )
-    return LayerCase("sync_batch_norm", "sync_batch_norm[one process]", subject, {**COMPOSITE_BITS, **weighted})
+    return LayerCase("sync_batch_norm", "sync_batch_norm[one process]", subject, weighted)

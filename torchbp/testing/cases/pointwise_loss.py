@@ -89,7 +89,7 @@ def cases() -> list[LayerCase]:
     )
     inexact = {**edge, "functional_transforms": "the built-in's second derivative adds 1e-12 to x (1 - x)"}
     formula = {**edge, "autocast": "the reference is a formula of ours, which autocast does not know"}
-    formula["nonfinite"] = "and it takes what is not between 0 and 1"
+    formula["nonfinite"] = "the function refuses what is not between 0 and 1, the formula takes it"
     add("binary_cross_entropy", "mean", between, skip=inexact)
     add("binary_cross_entropy", "none", between, skip=formula, reference=_binary, **none)
     add("binary_cross_entropy", "weight, sum", between, vector_too, {"weight": vector}, skip=inexact, reduction="sum")
