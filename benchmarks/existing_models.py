@@ -21,9 +21,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torchbp.bench.timing import in_turn
 
 import torchbp
-from torchbp.bench.timing import in_turn
 from torchbp.testing import saved_bytes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 import torchbp
-from torchbp.bench import floor, measure, peers, process, report, results, suite, timing
+from torchbp.bench import floor, measure, peers, process, report, results, suite
 from torchbp.bench.measure import Setting
 from torchbp.bench.results import FAILED, OK, WRONG, CaseResult, Results
-from torchbp.bench.timing import Timing
+from torchbp.costs import timing
+from torchbp.costs.timing import Timing
 
 PEAKS = floor.Peaks(((1000, 1e9), (100_000, 1e8)), 1e9)
 ONCE = Setting("default", 1, "float32", rounds=1)

@@ -9,7 +9,7 @@ pytest.importorskip("rich")
 
 from torchbp.bench import process, results
 from torchbp.bench.results import FAILED, WRONG, CaseResult
-from torchbp.bench.timing import Timing
+from torchbp.costs.timing import Timing
 
 ONE = ("bench", "--case", "relu, 1x", "--allocator", "default", "--threads", "1")
 

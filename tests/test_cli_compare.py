@@ -53,6 +53,23 @@ def test_saved_bytes_leaves_parameters_out_and_counts_a_storage_once():
     assert product == 4 * 6 * 4 + 2 * (4 * 5 * 4)
 
 
+def test_saved_bytes_counts_the_parts_of_a_storage_that_are_views():
+    rows = torch.randn(6, 8, requires_grad=True).clone()
+    assert saved_bytes(lambda: rows[:2].sin()) == 4 * 16
+    assert saved_bytes(lambda: (rows[:2].sin(), rows[2:3].sin(), rows[5].sin())) == 4 * 8 * 4
+    assert saved_bytes(lambda: (rows[:3].sin(), rows[1:4].sin(), rows[2].sin())) == 4 * 8 * 4
+    assert saved_bytes(lambda: (rows[:, :2].sin(), rows[:, 6:].sin())) == rows.nbytes
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta:UserWarning")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc], ids=str)
+def test_saved_bytes_of_a_sparse_matrix_are_those_of_its_parts(layout):
+    matrix = torch.eye(5).to_sparse(layout=layout)
+    x = torch.randn(5, 3, requires_grad=True)
+    indices = 2 * 5 if layout == torch.sparse_coo else 5 + 6
+    assert saved_bytes(lambda: matrix @ x) == 8 * indices + 4 * 5
+
+
 def test_saved_bytes_of_a_frozen_layer_is_nothing():
     layer = nn.Linear(6, 5).requires_grad_(False)
     assert saved_bytes(lambda: layer(torch.randn(4, 6)), exclude=layer.parameters()) == 0

@@ -17,4 +17,5 @@ def test_program_runs(program: str) -> None:
 
 
 def test_the_programs_have_ten_lines_at_most() -> None:
+    assert PROGRAMS
     assert all(len(program.strip().splitlines()) <= 10 for program in PROGRAMS)

@@ -2,6 +2,7 @@
 
 - ``torchbp.nn``: torch.nn's names, each layer with an explicit backward;
 - ``torchbp.convert``, ``torchbp.revert``: the layers of an existing model turned into these, and back;
+- ``torchbp.cost``: multiply-adds, memory and time of a model, layer by layer;
 - ``torchbp.autograd``: the two generic mechanisms, to make layers of your own;
 - ``torchbp.testing``: the gradient proof;
 - ``torchbp.ops``: the raw operators;
@@ -14,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from torchbp import allocator, autograd, nn, ops
 from torchbp._extension import kernels_loaded, kernels_status, require_kernels
 from torchbp.conversion import ConversionReport, convert, revert
+from torchbp.costs import CostReport, cost
 
 try:
     __version__ = version("torchbp")
@@ -22,9 +24,11 @@ except PackageNotFoundError:  # used from a source tree that is not installed
 
 __all__ = [
     "ConversionReport",
+    "CostReport",
     "allocator",
     "autograd",
     "convert",
+    "cost",
     "kernels_loaded",
     "kernels_status",
     "nn",

@@ -23,7 +23,7 @@ from torchbp.bench.peers import (
     figures_of,
 )
 from torchbp.bench.suite import Case
-from torchbp.bench.timing import seconds
+from torchbp.costs.timing import seconds
 from torchbp.testing import saved_bytes
 
 _COPIES = tuple(2**power for power in range(18, 29, 2))  # bytes read and written by a copy

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from torchbp.bench import check, floor, timing
+from torchbp.bench import check, floor
 from torchbp.bench.peers import BUILTIN, STEP, TORCHBP, Data, Peer, Side, draw, figures_of, is_ours, peers_of, survives
 from torchbp.bench.results import FAILED, OK, WRONG, CaseResult
 from torchbp.bench.suite import Case
+from torchbp.costs import timing
 from torchbp.testing import saved_bytes
 
 

@@ -13,10 +13,10 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.flop_counter import FlopCounterMode
 
 from torchbp import ops
 from torchbp.bench.suite import Case
+from torchbp.costs.multiply_adds import MultiplyAdds
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, STEP = FIGURES = ("forward", "input gradient", "weight gradient", "step")
 
@@ -130,7 +130,7 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
 
     given = () if case.is_model else others(input.shape)
     device = "cpu" if case.data_dependent else "meta"
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), MultiplyAdds() as counted:
         output = copy.deepcopy(network).to(device)(*(each.to(device) for each in (input, *given)))
     return Data(
         input,
@@ -138,7 +138,7 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
         network.state_dict(),
         any(True for _ in network.parameters()),
         torch.randn(output.shape, generator=generator).to(dtype),
-        counter.get_total_flops() // 2,
+        counted.total,
     )
 
 

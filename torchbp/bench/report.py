@@ -9,7 +9,7 @@ from torchbp.bench.peers import FIGURES, FORWARD, STEP, TORCHBP, is_ours
 from torchbp.bench.process import TUNED
 from torchbp.bench.results import OK, CaseResult, Change, Results, best_builtin, geometric_mean, ratio
 from torchbp.bench.suite import MODEL_FAMILY
-from torchbp.bench.timing import Timing
+from torchbp.costs.timing import Timing
 
 Group = tuple[str, int, str]  # allocator, threads, dtype
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchbp.bench.peers import is_ours
-from torchbp.bench.timing import Timing
+from torchbp.costs.timing import Timing
 
 OK, WRONG, FAILED = "ok", "wrong", "failed"
 

@@ -1,1 +1,1 @@
-"""The ``torchbp`` command: ``train``, ``check`` and ``info``."""
+"""The ``torchbp`` command: ``train``, ``check``, ``cost``, ``bench`` and ``info``."""

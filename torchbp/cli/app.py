@@ -216,6 +216,64 @@ def check(
 
 
 @app.command()
+def cost(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:MODEL",
+            help="Your model, or what makes it when called: package.module:name or file.py:Network(3, 4).",
+        ),
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help='Its inputs, e.g. "randn(2, 3, 8, 8)"; several at once or one by one.'),
+    ] = None,
+    keyword: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=INPUT", help="A named input; may be given several times."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Convert only layers of such names; may be given several times."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Convert no layers of such names; may be given several times."),
+    ] = None,
+    evaluation: Annotated[bool, typer.Option("--eval", help="In evaluation mode; else in training mode.")] = False,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Measure no times.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Rounds of every time; by its length by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads; PyTorch's choice by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of weights and inputs.")] = 0,
+    json: Annotated[
+        Path | None, typer.Option(help="Write it all as JSON to this file; - prints it, and no tables.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the table as a picture to this file.")] = None,
+) -> None:
+    """Show what every layer of a model costs, before and after conversion."""
+    from torchbp.cli import cost as command
+
+    command.run(
+        command.Settings(
+            where=model,
+            inputs=inputs or [],
+            keywords=keyword or [],
+            include=include or [],
+            exclude=exclude or [],
+            evaluation=evaluation,
+            time=not no_time,
+            rounds=rounds,
+            threads=threads,
+            seed=seed,
+            json=json,
+            png=png,
+        )
+    )
+
+
+@app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A sample of every family, in less than two minutes.")] = False,
     models: Annotated[

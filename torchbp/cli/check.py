@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from torchbp.cli.errors import InputError, require_known
 from torchbp.cli.output import console, progress, table, write_json
+from torchbp.cli.target import load
 
 if TYPE_CHECKING:
     from torchbp.testing import LayerCase
@@ -114,40 +111,15 @@ def _named_reason(text: str) -> tuple[str, str]:
 
 
 def _load(what: str, where: str) -> Any:
-    """Return what an expression means in a module: ``package.module:name``, ``file.py:Layer(3, 4)``."""
-    place, colon, expression = where.partition(":")
-    if not (place and colon and expression):
-        raise InputError(f"{what} {where}: must be module:name or file.py:name")
-    module = _module(what, place)
-    try:
-        found = eval(expression, dict(vars(module)))
-    except Exception as error:
-        raise InputError(f"{what} {where}: {type(error).__name__}: {error}") from error
+    """Return the function, or the constructed module, that an expression means."""
+    found = load(what, where)
     from torch.nn import Module
 
     if inspect.isclass(found) and issubclass(found, Module):
-        raise InputError(f"{what} {where}: is a class; construct it, e.g. {place}:{expression}(...)")
+        raise InputError(f"{what} {where}: is a class; construct it, e.g. {where}(...)")
     if not callable(found):
         raise InputError(f"{what} {where}: is no function but {type(found).__name__}")
     return found
-
-
-def _module(what: str, place: str) -> Any:
-    path = Path(place)
-    try:
-        if path.suffix == ".py":
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = module
-            sys.path.insert(0, str(path.resolve().parent))
-            spec.loader.exec_module(module)
-            return module
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(place)
-    except Exception as error:
-        raise InputError(f"{what} {place}: cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def run(layers: Sequence[str], properties: Sequence[str], *, as_json: bool) -> int:

@@ -6,11 +6,11 @@
 gives pytest the fixture ``gradient_check`` and the marker ``gradient_properties``.
 """
 
+from torchbp.costs.saved import saved_bytes
 from torchbp.testing.cases import LayerCase, layer_cases
 from torchbp.testing.check import check
 from torchbp.testing.compare import Worst
 from torchbp.testing.drawing import draw_inputs
-from torchbp.testing.measure import saved_bytes
 from torchbp.testing.properties import GROUPS, PROPERTIES
 from torchbp.testing.report import Report, Result
 from torchbp.testing.subject import Subject

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 
-def draw_inputs(text: str, seed: int = 0) -> tuple[Any, ...]:
+def draw_inputs(text: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
     """Return the inputs that a text describes, the same ones for the same seed.
 
     The text is Python with torch's names: ``randn``, ``rand``, ``randint``, ``randperm``, ``zeros``, ``ones``,
     ``arange`` and all the others, which may be calculated with: ``"rand(3, 4) + 0.5, randint(0, 4, (3,)), 2"``.
-    Floating-point draws are float64.
+    Floating-point draws are of ``dtype``.
 
     Raises:
         ValueError: if the text cannot be evaluated.
@@ -25,8 +25,8 @@ def draw_inputs(text: str, seed: int = 0) -> tuple[Any, ...]:
         return lambda *args, **kwargs: getattr(torch, name)(*args, **{**defaults, **kwargs})
 
     names = {name: getattr(torch, name) for name in dir(torch) if not name.startswith("_")}
-    names |= {name: defaulted(name, dtype=torch.float64) for name in ("zeros", "ones", "linspace")}
-    names |= {name: defaulted(name, dtype=torch.float64, generator=generator) for name in ("randn", "rand")}
+    names |= {name: defaulted(name, dtype=dtype) for name in ("zeros", "ones", "linspace")}
+    names |= {name: defaulted(name, dtype=dtype, generator=generator) for name in ("randn", "rand")}
     names |= {name: defaulted(name, generator=generator) for name in ("randint", "randperm")}
     try:
         value = eval(text, {"__builtins__": {}, "torch": torch, **names})

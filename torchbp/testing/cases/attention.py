@@ -116,8 +116,8 @@ def _self_attention(function: Callable[..., Any], weights: bool, x: Tensor, *par
 def _kept_of_heads(weights: bool, x: Tensor, w: Tensor, b: Tensor, out: Tensor, bias: Tensor) -> int:
     """Return the bytes of x, the two weights, q, k and v in one piece, and the output of two heads.
 
-    And of the probabilities, or of a number per row. None of the three fills the last of their piece.
+    And of the probabilities, or of a number per row.
     """
-    length, batch, size = x.shape
+    length, batch, _ = x.shape
     of_rows = length * batch * 2 * x.element_size()
-    return bytes_of(x, w, out) + 4 * bytes_of(x) - 2 * size * x.element_size() + of_rows * (length if weights else 1)
+    return bytes_of(x, w, out) + 4 * bytes_of(x) + of_rows * (length if weights else 1)

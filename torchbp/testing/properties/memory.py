@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchbp.costs.saved import saved_bytes
 from torchbp.testing.compare import Failure, require_close
 from torchbp.testing.differences import function_nodes, real
-from torchbp.testing.measure import saved_bytes
 from torchbp.testing.subject import NotApplicable, Subject, is_differentiable
 
 _SUBSETS = 31
