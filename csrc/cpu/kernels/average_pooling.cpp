@@ -311,6 +311,7 @@ void average_few(const AverageProblem<Compute<S>>& p, const Band& band, const S*
     added.rows = p.end[1][oh] - h0;
     added.from = plane + d0 * added.depth_stride + h0 * width;
     const T factor = p.scale[0][band.depth] * p.scale[1][oh] * p.factor;
+    fetch_ahead(added.from, kStep * width);
     const int64_t before = added.from - begin;
     const int64_t after = limit - added.from - (added.depths - 1) * added.depth_stride - (added.rows - 1) * width;
     for (int64_t o = 0; o < outputs; o += lanes) {

@@ -321,7 +321,8 @@ struct Sums {
   int64_t to_step;
 };
 
-// to[pixel][v] = start[pixel][v] + sum over taps and channels of source[place + pixel][channel] * weight[tap][channel][v].
+// to[pixel][v] = start[pixel][v] + sum over taps and channels of source[place + pixel][channel] *
+// weight[tap][channel][v].
 template <typename T, int kPixels, int kWide>
 void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, int64_t block_stride, int64_t channels,
               const T* __restrict__ weight, int64_t tap_stride, const Sums<T>& sums) {
@@ -353,8 +354,7 @@ void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, 
   for (int r = 0; r < kPixels; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kWide; ++v)
-      store<T>(sums.to + r * sums.to_step + v * lanes,
-               load(sums.start + r * sums.start_step + v * lanes) + sum[r][v]);
+      store<T>(sums.to + r * sums.to_step + v * lanes, load(sums.start + r * sums.start_step + v * lanes) + sum[r][v]);
 }
 
 template <typename T, int kPixels, int kWide, typename... Arguments>

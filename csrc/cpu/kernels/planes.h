@@ -75,6 +75,15 @@ void clear(T* __restrict__ to, int64_t pixels, int64_t inner, int64_t channels) 
     for (int64_t c = 0; c < channels; ++c) to[i * inner + c] = T{};
 }
 
+// Fetches what follows the next `elements` some rows further on: the processor does not follow the rows of a window.
+template <typename S>
+TORCHBP_INLINE void fetch_ahead(const S* from, int64_t elements) {
+  constexpr int64_t kAhead = 4096, kLine = 64;  // bytes
+  const char* at = reinterpret_cast<const char*>(from) + kAhead;
+  for (const char* end = at + elements * static_cast<int64_t>(sizeof(S)); at < end; at += kLine)
+    __builtin_prefetch(at, 0, 3);
+}
+
 // Results that no cache holds are written past it: a cache line is not read before it is overwritten.
 constexpr int64_t kStreamed = 32 << 20;  // bytes from which on that pays
 
