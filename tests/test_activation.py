@@ -218,6 +218,73 @@ def test_in_place(name: str, arguments: tuple[float, ...]) -> None:
         getattr(F, name)(x, *arguments)
 
 
+OVERWRITING = {
+    "relu": (),
+    "relu6": (),
+    "leaky_relu": (0.1,),
+    "elu": (),
+    "celu": (0.7,),
+    "selu": (),
+    "hardtanh": (-0.5, 0.75),
+    "threshold": (0.25, -0.5),
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_in_place_keeps_one_tensor(name: str) -> None:
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    moved = torch.randn(4, 5, requires_grad=True) * 1
+    place = moved.data_ptr()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = getattr(F, name)(moved, *OVERWRITING[name], inplace=True)
+        F.linear(y, torch.randn(3, 5, requires_grad=True))
+    assert y is moved and y.data_ptr() == place
+    assert kept[:2] == [place, place]  # by the map, and by the layer that follows
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_in_place_has_all_derivatives(name: str) -> None:
+    x = torch.linspace(-1.9, 2.1, 16, dtype=torch.float64, requires_grad=True)
+    arguments = OVERWRITING[name]
+
+    def apply(x: Tensor) -> Tensor:
+        return getattr(F, name)(x * 1, *arguments, inplace=True)
+
+    def apply_to_a_view(x: Tensor) -> Tensor:
+        y = x * 1
+        getattr(F, name)(y[3:9], *arguments, inplace=True)
+        return y
+
+    for each in (apply, apply_to_a_view):
+        assert torch.autograd.gradcheck(each, x, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(each, x)
+    torch.testing.assert_close(torch.vmap(apply)(x.view(4, 4)), getattr(builtin, name)(x.view(4, 4), *arguments))
+    torch.testing.assert_close(
+        torch.func.jacrev(apply)(x), torch.diag(torch.autograd.grad(getattr(builtin, name)(x, *arguments).sum(), x)[0])
+    )
+
+
+def test_a_leaf_is_refused_before_it_is_overwritten() -> None:
+    x = torch.tensor([-1.0, 1.0], requires_grad=True)
+    with pytest.raises(RuntimeError, match="leaf"):
+        F.relu(x, inplace=True)
+    assert x.tolist() == [-1, 1]
+
+
+def test_in_place_without_a_gradient() -> None:
+    x = torch.tensor([-1.0, 1.0])
+    assert F.relu_(x) is x and x.tolist() == [0, 1] and x.grad_fn is None
+    leaf = torch.tensor([-1.0, 1.0], requires_grad=True)
+    with torch.no_grad():
+        assert F.relu_(leaf) is leaf
+    assert leaf.tolist() == [0, 1] and leaf.is_leaf
+
+
 @pytest.mark.parametrize("name", ["leaky_relu_", "elu_", "celu_"])
 def test_in_place_with_a_negative_slope(name: str) -> None:
     """The built-in goes forward, but not back; test_in_place has ours."""

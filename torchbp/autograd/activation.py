@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, linear_map
-from torchbp.autograd.function import ExplicitFunction, save
+from torchbp.autograd.function import ExplicitFunction, records_only_reverse, save
 
 _aten = torch.ops.aten
 
@@ -33,6 +34,7 @@ class Pointwise:
         gradient: ``(g, kept, *parameters) -> g f'``, differentiable in g and kept.
         fused: the same value in one pass, without derivatives of its own; optional.
         serves: ``(dtype, *parameters) -> whether`` this row is right for them, where the next one takes the others.
+        in_place: ``forward`` over x itself; optional, and of rows that keep the output.
         holomorphic: whether f' is a number for complex x too; otherwise ``gradient`` is a self-adjoint map of g.
     """
 
@@ -41,6 +43,7 @@ class Pointwise:
     gradient: Callable[..., Tensor]
     fused: Callable[..., Tensor] | None = None
     serves: Callable[..., bool] | None = None
+    in_place: Callable[..., Tensor] | None = None
     holomorphic: bool = True
 
 
@@ -75,6 +78,24 @@ class PointwiseMap(ExplicitFunction):
         info: Any, in_dims: tuple[Any, ...], map: Pointwise, parameters: tuple[float, ...], x: Tensor
     ) -> tuple[Tensor, Any]:
         return PointwiseMap.call(map, parameters, x), in_dims[2]
+
+
+class OverwritingPointwiseMap(Function):
+    """x becomes f(x), of which the gradient is written: so there is one tensor where there would be two."""
+
+    @staticmethod
+    def forward(map: Pointwise, parameters: tuple[float, ...], x: Tensor) -> Tensor:
+        assert map.in_place is not None
+        return map.in_place(x, *parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_dirty(inputs[2])
+        PointwiseMap.setup_context(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        return PointwiseMap.backward(ctx, g)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -240,9 +261,10 @@ def _either(
     serves: Callable[..., bool],
     from_output: tuple[Callable[..., Tensor], Callable[..., Tensor]],
     from_input: tuple[Callable[..., Tensor], Callable[..., Tensor]],
+    in_place: Callable[..., Tensor] | None = None,
 ) -> tuple[Pointwise, Pointwise]:
     """Return a row that keeps the output, where it serves, and one that keeps the input: gradient and fused of each."""
-    return Pointwise(forward, "output", *from_output, serves), Pointwise(forward, "input", *from_input)
+    return Pointwise(forward, "output", *from_output, serves, in_place), Pointwise(forward, "input", *from_input)
 
 
 def _leaky(forward: Callable[..., Tensor]) -> tuple[Pointwise, Pointwise]:
@@ -252,6 +274,7 @@ def _leaky(forward: Callable[..., Tensor]) -> tuple[Pointwise, Pointwise]:
         lambda dtype, slope: slope > 0,
         (_leaky_relu, lambda g, y, slope: fused(g, y, slope, True)),
         (_leaky_relu, lambda g, x, slope: fused(g, x, slope, False)),
+        _aten.leaky_relu_,
     )
 
 
@@ -280,7 +303,9 @@ _LOG_SIGMOID = Pointwise(
 )
 
 MAPS: dict[str, tuple[Pointwise, ...]] = {
-    "relu": (Pointwise(torch.relu, "output", _relu, lambda g, y: _aten.threshold_backward(g, y, 0)),),
+    "relu": (
+        Pointwise(torch.relu, "output", _relu, lambda g, y: _aten.threshold_backward(g, y, 0), in_place=torch.relu_),
+    ),
     "leaky_relu": _leaky(_aten.leaky_relu),
     "rrelu": _leaky(lambda x, slope: _aten.leaky_relu(x.contiguous(), slope)),  # contiguous, as while it is training
     "elu": _either(
@@ -288,12 +313,21 @@ MAPS: dict[str, tuple[Pointwise, ...]] = {
         lambda dtype, alpha, scale, k: 0 <= alpha < math.inf,
         (_elu_from_output, lambda g, y, alpha, scale, k: _aten.elu_backward(g, alpha, scale, k, True, y)),
         (_elu, lambda g, x, alpha, scale, k: _aten.elu_backward(g, alpha, scale, k, False, x)),
+        _aten.elu_,
     ),
-    "hardtanh": _either(_aten.hardtanh, _holds, *[(_hardtanh, _aten.hardtanh_backward)] * 2),
+    "hardtanh": _either(
+        _aten.hardtanh,
+        _holds,
+        (_hardtanh, _aten.hardtanh_backward),
+        (_hardtanh, _aten.hardtanh_backward),
+        _aten.hardtanh_,
+    ),
     "threshold": _either(
         _aten.threshold,
         lambda dtype, threshold, value: value <= threshold and _holds(dtype, value),
-        *[(_threshold, lambda g, kept, threshold, value: _aten.threshold_backward(g, kept, threshold))] * 2,
+        (_threshold, lambda g, y, threshold, value: _aten.threshold_backward(g, y, threshold)),
+        (_threshold, lambda g, x, threshold, value: _aten.threshold_backward(g, x, threshold)),
+        _aten.threshold_,
     ),
     "hardshrink": (Pointwise(_aten.hardshrink, "output", _shrink, _aten.hardshrink_backward),),
     "softshrink": _either(
@@ -326,6 +360,15 @@ def row_of(name: str, dtype: torch.dtype, parameters: tuple[float, ...]) -> Poin
         if row.serves is None or row.serves(dtype, *parameters):
             break
     return row
+
+
+def overwrite(row: Pointwise, parameters: tuple[float, ...], x: Tensor) -> Tensor:
+    """Apply a map to x in place."""
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    if row.in_place is None or not records_only_reverse() or (recorded and (x.is_leaf or x._is_view())):
+        kept = x.clone() if row.keeps == "input" else x  # the backward reads what is overwritten
+        return x.copy_(PointwiseMap.call(row, parameters, kept))
+    return OverwritingPointwiseMap.apply(row, parameters, x) if recorded else row.in_place(x, *parameters)
 
 
 def pointwise(name: str, x: Tensor, *parameters: float) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbp.autograd.function import ExplicitFunction, save
+from torchbp.autograd.function import ExplicitFunction, save, without_base
 
 
 class LinearMap:
@@ -84,7 +84,7 @@ class AdjointPair(ExplicitFunction):
 
     @staticmethod
     def forward(map: LinearMap, x: Tensor, *fixed: Tensor) -> Tensor:
-        return map.forward(x, *fixed)
+        return without_base(map.forward(x, *fixed), x, *fixed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -24,9 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbp.autograd.function import ExplicitFunction, conjugate, save
-
-_WITHOUT_BASE = torch.ops.aten._unsafe_view.default
+from torchbp.autograd.function import ExplicitFunction, conjugate, save, without_base
 
 
 class MultilinearForm:
@@ -220,9 +218,7 @@ class Contraction(ExplicitFunction):
     @staticmethod
     def forward(form: MultilinearForm, slot: int, bias: Tensor | None, *operands: Tensor) -> Tensor:
         z = form.contract(slot, operands) if bias is None else form.contract_bias(slot, operands, bias)
-        # Nobody else sees the product that z is a view of, and a Function's output that is a view cannot be changed in
-        # place, as `y += x` does. Dynamo's graphs have no such rule.
-        return _WITHOUT_BASE(z, z.shape) if not torch.compiler.is_compiling() and z._is_view() else z
+        return without_base(z, *operands)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

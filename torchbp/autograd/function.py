@@ -71,6 +71,12 @@ def records_derivative(*tensors: Tensor | None) -> bool:
     return transforms or _require_gradient(tensors)
 
 
+def records_only_reverse() -> bool:
+    """Tell whether nothing but eager reverse mode may record: what a Function that overwrites its input needs."""
+    transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not (torch.compiler.is_compiling() or transforms)
+
+
 def one_pass() -> bool:
     """Tell whether a backward pass may call an operator of ATen that has no derivative, nor a rule for vmap."""
     if torch.is_grad_enabled():
@@ -140,6 +146,20 @@ def save(ctx: Any, backward: tuple[Tensor | None, ...], forward: tuple[Tensor | 
     ctx.save_for_backward(*backward)
     if not torch.compiler.is_compiling():
         ctx.save_for_forward(*forward)
+
+
+def without_base(output: Tensor, *inputs: Tensor) -> Tensor:
+    """Return a Function's output such that it can be changed in place, as ``y += x`` does.
+
+    Where it is a view, PyTorch refuses that. But of a tensor that nobody else sees it need not be one. Dynamo's graphs
+    have no such rule.
+    """
+    if torch.compiler.is_compiling() or not output._is_view():
+        return output
+    base = output._base
+    if any(base is tensor or base is tensor._base for tensor in inputs):
+        return output
+    return torch.ops.aten._unsafe_view.default(output, output.shape)
 
 
 def conjugate(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.autograd.activation import PointwiseMap, row_of
+from torchbp.autograd.activation import PointwiseMap, overwrite, row_of
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_flag, check_tensors, in_place
 
 _SELU = autograd.activation.SELU
@@ -21,10 +21,7 @@ def _activation(
     check_tensors(op, input=input)
     parameters = (*[as_number(op, name, value) for name, value in given.items()], *fixed) if given else fixed
     row = row_of(map or op, input.dtype, parameters)
-    if not inplace:
-        return PointwiseMap.call(row, parameters, input)
-    kept = input.clone() if row.keeps == "input" else input  # the backward reads what is overwritten
-    return in_place(input, PointwiseMap.call(row, parameters, kept), True)
+    return overwrite(row, parameters, input) if inplace else PointwiseMap.call(row, parameters, input)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
