@@ -301,6 +301,38 @@ def test_highest_precision_has_at_most_twice_the_error_of_the_built_in(
         assert error(ours, expected) <= times * error(builtin, expected)
 
 
+@pytest.mark.parametrize("dimensions", (1, 2, 3))
+def test_taps_that_meet_only_padding_are_left_out(dimensions: int) -> None:
+    draw = random.Random(dimensions)
+    left_out = 0
+    while left_out < 20:
+        size, kernel, stride, padding, dilation = (
+            [draw.randint(*limits) for _ in range(dimensions)] for limits in ((1, 3), (1, 5), (1, 3), (0, 6), (1, 3))
+        )
+        if any(s + 2 * p < d * (k - 1) + 1 for s, p, d, k in zip(size, padding, dilation, kernel, strict=True)):
+            continue
+        groups = draw.choice((1, 1, 2))
+        channels, outputs = groups * draw.choice((1, 3, 13)), groups * draw.choice((1, 2, 14))
+        generator = torch.Generator().manual_seed(left_out)
+        many = ops.convolution.output_size(size, kernel, stride, padding, dilation)
+        x, w, b, g = (
+            torch.randn(shape, dtype=torch.float64, generator=generator)
+            for shape in ((2, channels, *size), (outputs, channels // groups, *kernel), (outputs,), (2, outputs, *many))
+        )
+        case = Case(x, w, b, g, stride, padding, dilation, groups)
+        with uninitialised_is_nan():
+            results = products(case)
+        for result, expected in zip(results, truth(case), strict=True):
+            assert error(result, expected) < 1e-13
+        left_out += bool((results[2].flatten(2) == 0).all(0).all(0).any())
+
+
+def test_maps_of_one_element_meet_one_tap() -> None:
+    shapes = ((8, 64, 1, 1), (64, 64, 3, 3), [1, 1], [1, 1], [1, 1])
+    expected = "matrix_product" if PRODUCTS else "direct"
+    assert [ops.convolution_algorithm(p, *shapes) for p in ("output", "input", "weight")] == [expected] * 3
+
+
 def test_precision_chooses_the_tile() -> None:
     geometry = ([1, 1], [1, 1], [1, 1])
     shapes = ((2, 32, 9, 9), (32, 32, 3, 3))

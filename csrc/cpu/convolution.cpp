@@ -18,6 +18,45 @@ namespace torchbp {
 using at::IntArrayRef;
 using at::Tensor;
 
+namespace {
+
+// Leaves out the taps at both ends of a kernel that meet nothing but padding: on maps of one element, all of a 3x3
+// kernel but the middle one. A forced algorithm gets all of them.
+void leave_out_padding(Geometry& g) {
+  g.whole_kernel = g.kernel;
+  g.first_tap.fill(0);
+  if (algorithm_is_forced()) return;
+  for (int d = 0; d < kSpatial; ++d) {
+    const auto meets = [&](int64_t tap) {
+      const int64_t at = tap * g.dilation[d] - g.padding[d];  // of the first output's tap
+      const int64_t skipped = at < 0 ? up(-at, g.stride[d]) : 0;
+      return skipped < g.output[d] && at + skipped * g.stride[d] < g.input[d];
+    };
+    int64_t first = 0, last = g.kernel[d];
+    while (first < last && !meets(first) && (first + 1) * g.dilation[d] <= g.padding[d]) ++first;
+    while (last > first + 1 && !meets(last - 1)) --last;
+    if (first == last) continue;
+    g.first_tap[d] = first;
+    g.kernel[d] = last - first;
+    g.padding[d] -= first * g.dilation[d];
+  }
+}
+
+// The taps of a weight that meet an input, where they stand.
+Tensor taps_of(const Geometry& g, Tensor weight) {
+  for (int64_t d = 0; d < g.dimensions; ++d) {
+    const auto axis = static_cast<size_t>(kSpatial - g.dimensions + d);
+    weight = weight.narrow(2 + d, g.first_tap[axis], g.kernel[axis]);
+  }
+  return weight;
+}
+
+Tensor used_taps(const Geometry& g, const Tensor& weight) {
+  return g.kernel == g.whole_kernel ? weight : taps_of(g, weight).contiguous(weight.suggest_memory_format());
+}
+
+}  // namespace
+
 Geometry geometry_of(const char* op, int64_t batch, IntArrayRef input, IntArrayRef kernel, IntArrayRef stride,
                      IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
   const int64_t dimensions = static_cast<int64_t>(input.size());
@@ -50,6 +89,7 @@ Geometry geometry_of(const char* op, int64_t batch, IntArrayRef input, IntArrayR
     g.output[d] = room / g.stride[d] + 1;
     g.stride[d] = std::min(g.stride[d], room + 1);  // any larger one meets the same single position
   }
+  leave_out_padding(g);
   return g;
 }
 
@@ -581,7 +621,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
                             input.options().memory_format(result_format(input, weight, g)));
   if (output.numel() == 0) return output;
   const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { forward<scalar_t>(g, input, weight, dense_bias, output); });
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
+                             [&] { forward<scalar_t>(g, input, used_taps(g, weight), dense_bias, output); });
   return output;
 }
 
@@ -626,8 +667,9 @@ Tensor convolution_input(const Tensor& grad_output, const Tensor& weight, const 
     return grad_input;
   }
   const Tensor dense_bias = bias.has_value() ? bias->contiguous() : Tensor();
-  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op,
-                             [&] { input_gradient<scalar_t>(g, grad_output, weight, dense_bias, grad_input); });
+  AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
+    input_gradient<scalar_t>(g, grad_output, used_taps(g, weight), dense_bias, grad_input);
+  });
   return grad_input;
 }
 
@@ -646,12 +688,14 @@ Tensor convolution_weight(const Tensor& input, const Tensor& grad_output, IntArr
     return convolution_weight(input.to(at::kFloat), grad_output.to(at::kFloat), kernel_size, stride, padding, dilation,
                               groups)
         .to(input.scalar_type());
-  const auto shape = with_spatial(grad_output.size(1), input.size(1) / groups, g.kernel, g.dimensions);
+  const auto shape = with_spatial(grad_output.size(1), input.size(1) / groups, g.whole_kernel, g.dimensions);
   const auto options = input.options().memory_format(result_format(input, grad_output, g));
   if (input.numel() == 0 || grad_output.numel() == 0) return at::zeros(shape, options);
-  Tensor grad_weight = at::empty(shape, options);
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op,
-                             [&] { weight_gradient<scalar_t>(g, input, grad_output, grad_weight); });
+  const bool all = g.kernel == g.whole_kernel;
+  Tensor grad_weight = all ? at::empty(shape, options) : at::zeros(shape, options), used = grad_weight;
+  if (!all) used = at::empty(with_spatial(shape[0], shape[1], g.kernel, g.dimensions), options);
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] { weight_gradient<scalar_t>(g, input, grad_output, used); });
+  if (!all) taps_of(g, grad_weight).copy_(used);
   return grad_weight;
 }
 

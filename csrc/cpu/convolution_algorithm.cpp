@@ -133,6 +133,8 @@ const Named& named(Algorithm algorithm) { return kAlgorithms[static_cast<int>(al
 
 std::array<int64_t, 2> winograd_tile(Algorithm algorithm) { return named(algorithm).tile; }
 
+bool algorithm_is_forced() { return forced != kNone; }
+
 std::string algorithm_name(Algorithm algorithm) { return named(algorithm).name; }
 
 std::vector<std::string> algorithm_names() {

@@ -12,8 +12,9 @@ struct Geometry {
   int64_t dimensions = 0;
   int64_t batch = 0;
   int64_t groups = 1;
-  Sizes kernel, stride, padding, dilation;
+  Sizes kernel, stride, padding, dilation;  // of the taps that meet an input somewhere
   Sizes input, output;
+  Sizes whole_kernel, first_tap;
   bool channels_last = false;  // the result
 };
 
@@ -31,6 +32,8 @@ std::array<int64_t, 2> winograd_tile(Algorithm algorithm);
 // The algorithm that is forced, if it takes the convolution, otherwise the table's. Channels are those of a group.
 Algorithm algorithm_for(const char* op, Product product, const Geometry& geometry, int64_t input_channels,
                         int64_t output_channels, at::ScalarType type);
+
+bool algorithm_is_forced();
 
 std::string algorithm_name(Algorithm algorithm);
 std::vector<std::string> algorithm_names();
