@@ -36,6 +36,8 @@ changed otherwise.
 - *float32*: the error of all gradients together, PyTorch's and torchbp's, against float64.
 - *left*: the classes that were left. They compute by functions: [use-it-in-your-model.md](use-it-in-your-model.md).
 
+timm and pytorchcv have no rows: they require torchvision, which replaces a torch without CUDA by one with it.
+
 | model | of | converted | float64 | float32: PyTorch | torchbp | left |
 |---|---|---|---|---|---|---|
 """

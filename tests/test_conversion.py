@@ -186,6 +186,15 @@ def test_transformers_with_their_activations(activation: Any, norm_first: bool) 
     assert copied.encoder.layers[0].activation is twin.encoder.layers[0].activation or isinstance(activation, nn.Module)
 
 
+def test_an_activation_that_was_changed_since_stays() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 5)
+    torchbp.convert(layer)
+    assert layer.activation is torchbp.nn.functional.relu
+    layer.activation = torch.tanh
+    torchbp.revert(layer)
+    assert layer.activation is torch.tanh
+
+
 # --------------------------------------------------------------------------------------------------
 # Whole models
 
