@@ -21,8 +21,8 @@ _Affine = tuple[Tensor, Tensor]
 
 _ROUNDINGS = 32  # units in the last place of the largest value, whatever the length of the sums
 _ROUNDINGS_PER_TERM = 8  # times the square root of the length
-_NETWORK_ROUNDINGS = 2**15
-_NETWORK_SLACK = 4
+_GROWN_ROUNDINGS = 2**15
+_GROWN_SLACK = 4
 _BUILTIN_SLACK = 64  # an inaccurate peer is still a peer, and its error is reported; a wrong one is not
 
 
@@ -46,29 +46,29 @@ class Standard:
     def fault(self, peer: Peer, errors: Errors, others: Mapping[str, Errors]) -> str:
         """Return which ``errors`` of ``peer`` are more than rounding, in words; nothing if there are none.
 
-        In a network a rounding can turn a ReLU, and that a gradient, the built-in's too: torchbp may be as far off as
-        four times the built-in peers in ``others``, and :meth:`network_fault` has to be clear as well.
+        Where roundings grow, in a network, the built-in's do so too: torchbp may be as far off as four times the
+        built-in peers in ``others``, and :meth:`fault_in_float64` has to be clear as well.
         """
         limits = self._limits(self.data.input.dtype)
         if not peer.ours:
             limits = {name: _BUILTIN_SLACK * limit for name, limit in limits.items()}
-        elif self.case.is_model:
+        elif self.case.amplifies:
             limits = {
-                name: max([limit, *(_NETWORK_SLACK * found[name] for found in others.values())])
+                name: max([limit, *(_GROWN_SLACK * found[name] for found in others.values())])
                 for name, limit in limits.items()
             }
         return _beyond(errors, limits)
 
-    def network_fault(self) -> str:
-        """Return what is wrong with torchbp's network in float64, in words; nothing if it is right."""
+    def fault_in_float64(self) -> str:
+        """Return what is wrong with torchbp's result in float64, in words; nothing if it is right."""
         errors = self.errors(Side(self.case, TORCHBP, self.data.double()).values())
         return _beyond(errors, self._limits(torch.float64))
 
     def _limits(self, dtype: torch.dtype) -> Errors:
         """The errors that rounding explains: of a layer they grow as the root of the length of its sums."""
         eps = torch.finfo(dtype).eps
-        if self.case.is_model:
-            return dict.fromkeys(self.expected, _NETWORK_ROUNDINGS * eps)
+        if self.case.amplifies:
+            return dict.fromkeys(self.expected, _GROWN_ROUNDINGS * eps)
         work = max(self.data.multiply_adds, self.data.input.numel())
         return {
             name: eps * (_ROUNDINGS + _ROUNDINGS_PER_TERM * math.sqrt(work / max(tensor.numel(), 1)))

@@ -41,6 +41,7 @@ class Case:
         domain: brings normal draws to where the layer is defined.
         data_dependent: whether the layer looks at values, of indices or to refuse some, so that tensors without values
             will not do to count its multiply-adds.
+        amplifies: whether a rounding may grow on the way: turn a ReLU in a network, or a factor in a product of many.
         passes: how often the input has to be read, and in backward whatever the size of the input: twice where
             statistics over more than a cache holds come first.
         quick: part of ``--quick``.
@@ -55,6 +56,7 @@ class Case:
     others: tuple[Drawing, ...] = ()
     domain: Callable[[Tensor], Tensor] | None = None
     data_dependent: bool = False
+    amplifies: bool = False
     passes: int = 1
     quick: bool = False
     resident: bool = False
@@ -461,18 +463,20 @@ def _softmaxes() -> Iterator[Case]:
 def _attentions() -> Iterator[Case]:
     attention = _Layer("MultiheadAttention", 256, 4, batch_first=True, call=_self_attention)
     yield _case("attention", "4 heads", attention, (4, 512, 256))
-    sizes: dict[str, Any] = {"dim_feedforward": 1024, "dropout": 0.0, "batch_first": True}
-    encoder = _Layer("TransformerEncoderLayer", 256, 4, **sizes)
-    decoder = _Layer("TransformerDecoderLayer", 256, 4, **sizes)
-    yield _case("attention", "4 heads", encoder, (16, 128, 256), quick=True)
-    yield _case("attention", "4 heads", decoder, (4, 128, 256), others=(_numbers,))
+    options: dict[str, Any] = {"dropout": 0.0, "batch_first": True}
+    yield _case(
+        "attention", "4 heads", _Layer("TransformerEncoderLayer", 256, 4, 1024, **options), (16, 128, 256), quick=True
+    )
+    encoder = _Layer("TransformerEncoderLayer", 128, 4, 512, **options)
+    decoder = _Layer("TransformerDecoderLayer", 128, 4, 512, **options)
     stacks = (
+        ("4 heads", decoder, (_numbers,)),
         ("2 layers", _Layer("TransformerEncoder", encoder, 2, enable_nested_tensor=False), ()),
         ("2 layers", _Layer("TransformerDecoder", decoder, 2), (_numbers,)),
-        ("1 + 1 layers", _Layer("Transformer", 256, 4, 1, 1, **sizes), (_numbers,)),
+        ("1 + 1 layers", _Layer("Transformer", 128, 4, 1, 1, 512, **options), (_numbers,)),
     )
     for label, layer, others in stacks:
-        yield _case("attention", label, layer, (4, 64, 256), others=others)
+        yield _case("attention", label, layer, (4, 64, 128), others=others, amplifies=True)
     product = _Function("scaled_dot_product_attention")
     yield _case("attention", "", product, (4, 4, 256, 64), others=(_numbers, _numbers))
 
@@ -491,7 +495,7 @@ def _losses() -> Iterator[Case]:
     layer = _Layer("AdaptiveLogSoftmaxWithLoss", 256, 8000, [500, 2000], call=_first)
     yield _case("cross-entropy", "256-8000", layer, (512, 256), others=(_classes(8000),), data_dependent=True)
     layer = _Layer("CTCLoss", call=_of_logits)
-    yield _case("cross-entropy", "", layer, (128, 16, 32), others=_SEQUENCES, data_dependent=True)
+    yield _case("cross-entropy", "", layer, (128, 16, 32), others=_SEQUENCES, data_dependent=True, amplifies=True)
 
     pointwise = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss", "BCEWithLogitsLoss")
     for name in (*pointwise, "SoftMarginLoss", "HingeEmbeddingLoss", "MultiLabelSoftMarginLoss"):
@@ -538,9 +542,11 @@ def _rearrangements() -> Iterator[Case]:
         for dimensions, shape in _SPATIAL.items():
             name = f"{kind}Pad{dimensions}d"
             yield _case(family, "1", _Layer(name, *arguments), shape, quick=name == "ReflectionPad2d")
-    for mode in ("nearest", "bilinear", "bicubic"):
-        yield _case(family, mode, _Layer("Upsample", scale_factor=2, mode=mode), (16, 32, 28, 28))
-    for mode, shape in (("linear", (16, 32, 1024)), ("trilinear", (4, 16, 8, 14, 14))):
+    enlarged: tuple[tuple[str, Shape], ...] = (
+        *((mode, (16, 32, 28, 28)) for mode in ("nearest", "bilinear")),
+        *(("bicubic", (4, 32, 28, 28)), ("linear", (16, 32, 1024)), ("trilinear", (4, 16, 8, 14, 14))),
+    )
+    for mode, shape in enlarged:
         yield _case(family, mode, _Layer("Upsample", scale_factor=2, mode=mode), shape)
     for name in ("UpsamplingNearest2d", "UpsamplingBilinear2d"):
         yield _case(family, "2", _Layer(name, scale_factor=2), (16, 32, 28, 28))
@@ -597,6 +603,7 @@ def _models() -> Iterator[Case]:
             partial(build, image_size=size, classes=10),
             shape,
             others=(_classes(10),),
+            amplifies=True,
             quick=quick,
             resident=True,
         )
