@@ -13,39 +13,42 @@ from torchbp.autograd.function import ExplicitFunction, save
 
 
 class Softmax(ExplicitFunction):
-    """y_i = exp(x_i) / sum_j exp(x_j) along ``dim``.
+    """y_i = exp(s x_i) / sum_j exp(s x_j) along ``dim``, with s = -1 if ``negated``, else 1.
 
-    dy_i/dx_j = y_i (δ_ij - y_j), so gx = y (g - sum_j y_j g_j); the Jacobian is symmetric, so the tangent is
+    dy_i/dx_j = s y_i (δ_ij - y_j), so gx = s y (g - sum_j y_j g_j); the Jacobian is symmetric, so the tangent is
     the same expression. Saved: y.
     """
 
     @staticmethod
-    def forward(x: Tensor, dim: int) -> Tensor:
-        return ops.softmax.softmax(x, dim, False)
+    def forward(x: Tensor, dim: int, negated: bool) -> Tensor:
+        return ops.softmax.softmax(-x if negated else x, dim, False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.dim = inputs[1]
+        _, ctx.dim, ctx.negated = inputs
         save(ctx, (output,), (output,))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (y,) = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return ops.softmax.softmax_gradient(g, y, ctx.dim, False), None
-        return y * (g - (y * g).sum(ctx.dim, keepdim=True)), None
+            gx = ops.softmax.softmax_gradient(g, y, ctx.dim, False)
+        else:
+            gx = y * (g - (y * g).sum(ctx.dim, keepdim=True))
+        return -gx if ctx.negated else gx, None, None
 
     @staticmethod
-    def jvp(ctx: Any, t: Tensor, _dim: Any) -> Tensor:
+    def jvp(ctx: Any, t: Tensor, _dim: Any, _negated: Any) -> Tensor:
         (y,) = ctx.saved_tensors
-        return y * (t - (y * t).sum(ctx.dim, keepdim=True))
+        ty = y * (t - (y * t).sum(ctx.dim, keepdim=True))
+        return -ty if ctx.negated else ty
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, dim: int) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, dim: int, negated: bool) -> tuple[Tensor, int]:
         x = x.movedim(in_dims[0], 0)
-        # A scalar under vmap has one element along its only dimension.
-        y = softmax(x, _shifted(dim, x.dim())) if x.dim() > 1 else softmax(x.unsqueeze(1), 1).squeeze(1)
-        return y, 0
+        if x.dim() == 1:  # a scalar under vmap has one element along its only dimension
+            return softmax(x.unsqueeze(1), 1, negated).squeeze(1), 0
+        return softmax(x, _shifted(dim, x.dim()), negated), 0
 
 
 class LogSoftmax(ExplicitFunction):
@@ -87,9 +90,9 @@ def _shifted(dim: int, dimensions: int) -> int:
     return dim % (dimensions - 1) + 1
 
 
-def softmax(x: Tensor, dim: int) -> Tensor:
-    """Return exp(x) / sum of exp(x) along ``dim``. Keeps the output."""
-    return Softmax.call(x, dim)
+def softmax(x: Tensor, dim: int, negated: bool = False) -> Tensor:
+    """Return exp(x) / sum of exp(x) along ``dim``, of -x if ``negated``. Keeps the output."""
+    return Softmax.call(x, dim, negated)
 
 
 def log_softmax(x: Tensor, dim: int) -> Tensor:

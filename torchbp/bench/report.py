@@ -177,8 +177,9 @@ _HOW_TO_READ = """\
 - **default** is the allocator as a process finds it, **tuned** is with `torchbp.allocator.keep_freed_memory()`, for
   PyTorch's layers and torchbp's alike. Without it, much of the time of a large layer is page faults.
 - Before a case is timed, output and gradients of every way are compared with the built-in in float64; a case in which
-  torchbp is wrong is not timed and is listed as WRONG. **Errors** are the largest absolute error over the largest
-  value.
+  torchbp is wrong is not timed and is listed as WRONG. For ScaledTanh, which torch.nn lacks, and CrossMapLRN2d, which
+  is another map there, the built-in way is the formula and LocalResponseNorm. **Errors** are the largest absolute
+  error over the largest value.
 - **Kept** is what autograd holds for backward in a step, parameters not counted. **Peak resident size** is that of a
   fresh process that runs three steps, PyTorch and the data included.
 - Times of two machines, or of two runs, mean little beside each other; ratios of one run do."""

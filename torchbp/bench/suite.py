@@ -156,6 +156,12 @@ def _self_attention(attention: Module, x: Tensor) -> Tensor:
     return output
 
 
+def _in_heads(product: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """A function of (N, heads, L, E) of sequences (N, L, 4 E)."""
+    y = product(*(each.unflatten(-1, (4, -1)).transpose(1, 2) for each in inputs))
+    return y.transpose(1, 2).flatten(2)
+
+
 def _of_logits(loss: Module, input: Tensor, *others: Tensor) -> Tensor:
     """A loss behind log_softmax, where alone the built-in's gradient of ctc_loss is the derivative of its value."""
     output: Tensor = loss(torch.log_softmax(input, -1), *others)
@@ -193,8 +199,8 @@ class _Function(_Layer):
     """Applies ``nn.functional.<name>``, or what stands in ``torch`` alone, with ``options``."""
 
     def __call__(self, nn: ModuleType) -> Module:
-        function = getattr(nn.functional, self.name, None) or getattr(torch, self.name)
-        return _Called(partial(function, **self.options))
+        function = partial(getattr(nn.functional, self.name, None) or getattr(torch, self.name), **self.options)
+        return _Called(function if self.call is None else partial(self.call, function))
 
 
 class _Lookups(Module):
@@ -477,8 +483,8 @@ def _attentions() -> Iterator[Case]:
     )
     for label, layer, others in stacks:
         yield _case("attention", label, layer, (4, 64, 128), others=others, amplifies=True)
-    product = _Function("scaled_dot_product_attention")
-    yield _case("attention", "", product, (4, 4, 256, 64), others=(_numbers, _numbers))
+    product = _Function("scaled_dot_product_attention", call=_in_heads)
+    yield _case("attention", "4 heads", product, (4, 256, 256), others=(_numbers, _numbers))
 
 
 _ELEMENTS = (512, 2048)

@@ -44,16 +44,13 @@ def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor
     """
     w_ih, w_hh, b_ih, b_hh = parameters
     assert w_ih is not None and w_hh is not None
-    hidden = h.shape[1]
-    bias = (rows,) = (_GATES[type(cell)] * hidden,)
+    rows, hidden = _GATES[type(cell)] * h.shape[1], h.shape[1]
     fits = w_ih.shape == (rows, x.shape[1]) and w_hh.shape == (rows, hidden)
-    if not (fits and (b_ih is None or b_ih.shape == bias) and (b_hh is None or b_hh.shape == bias)):
-        states = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
-        _check_shapes(cell, x, *states, (*parameters, None), x.shape[0])
-    if not torch._C._is_any_autocast_enabled():
+    fits = fits and all([b is None or b.shape == (rows,) for b in (b_ih, b_hh)])
+    if fits and not torch._C._is_any_autocast_enabled():
         return autograd.recurrent.step(cell, x, h, c, *parameters)
     states = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
-    y, _, *cells = recurrent(cell, x, *states, (*parameters, None), (x.shape[0],))
+    y, _, *cells = recurrent(cell, x, *states, (*parameters, None), (x.shape[0],))  # refuses what does not fit
     return (y, *[s.squeeze(0) for s in cells])
 
 

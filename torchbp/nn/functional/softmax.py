@@ -48,7 +48,10 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     check_tensors(op, input=input)
     if input.dtype == torch.bool:
         raise RuntimeError(f"{op}(): input must have a negative, got {input.dtype}")
-    return autograd.softmax.softmax(*_softmax_arguments(op, autograd.softmax.negative(input), dim, _stacklevel, dtype))
+    negated = input.is_floating_point()
+    if not negated:  # integers have their own negatives
+        input = autograd.softmax.negative(input)
+    return autograd.softmax.softmax(*_softmax_arguments(op, input, dim, _stacklevel, dtype), negated)
 
 
 def log_softmax(
