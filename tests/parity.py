@@ -26,7 +26,7 @@ FORMATS = ("contiguous", "channels_last", "part of channels_last", "permuted", "
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def seed(value: int) -> None:
+def set_seed(value: int) -> None:
     """Seed the generator of the CPU; torch.manual_seed looks for other devices, 0.7 ms a call inside pytest."""
     torch.default_generator.manual_seed(value)
 

@@ -21,7 +21,7 @@ import torch.nn.functional as builtin
 from differences import cast, differences, ints, several_writers
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from parity import holds_input, normal, times
+from parity import holds_input, normal, set_seed, times
 from torch import Tensor
 
 from torchbp.nn import functional as F
@@ -236,7 +236,7 @@ def outcome(function: Callable[..., Any], given: dict[str, Any]) -> Outcome:
         for k, v in leaves.items()
         if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) and k != "_random_samples"
     ]
-    torch.manual_seed(0)
+    set_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

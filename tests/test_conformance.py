@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as builtin
 from differences import several_writers
-from parity import seed
+from parity import set_seed
 from torch import Tensor
 from torch.autograd import forward_ad, gradgradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -67,11 +67,10 @@ WITHOUT_CASES = {
         ),
         "PyTorch's module_db has none; its function is in op_db",
     ),
-    "dropout1d": "PyTorch has cases of dropout2d and dropout3d",
-    "Dropout1d": "the same",
+    **dict.fromkeys(("dropout1d", "Dropout1d"), "PyTorch has cases of dropout2d and dropout3d"),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), "PyTorch's op_db has none; its module is in module_db"),
     "SyncBatchNorm": "PyTorch's module_db has none; test_sync_batch_norm.py has them",
-    "CrossMapLRN2d": "the same; test_parity_normalization.py has them",
+    "CrossMapLRN2d": "PyTorch's module_db has none; test_parity_normalization.py has them",
     **{
         f"Lazy{kind}Norm{n}d": "PyTorch's module_db has none; it has the layer that it becomes"
         for kind in ("Batch", "Instance")
@@ -79,15 +78,13 @@ WITHOUT_CASES = {
     },
     "LazyLinear": "the same",
     "AdaptiveLogSoftmaxWithLoss": "PyTorch's module_db has none",
-    "EmbeddingBag": "PyTorch's module_db has none; its function is in op_db",
-    "fold": "PyTorch has cases of unfold only",
-    "Fold": "the same",
-    "Unfold": "PyTorch's module_db has none; its function is in op_db",
+    **dict.fromkeys(("EmbeddingBag", "Unfold"), "PyTorch's module_db has none; its function is in op_db"),
+    **dict.fromkeys(("fold", "Fold"), "PyTorch has cases of unfold only"),
     "TransformerDecoder": "PyTorch's module_db has none; Transformer has one",
-    "upsample": "PyTorch has cases of interpolate, which it calls",
-    "Upsample": "the same; its function is in op_db",
-    "UpsamplingNearest2d": "the same",
-    "UpsamplingBilinear2d": "the same",
+    **dict.fromkeys(
+        ("upsample", "Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d"),
+        "PyTorch has cases of interpolate, which it calls",
+    ),
 }
 # Samples that we refuse, with the reason; test_refused_samples proves that they exist and raise.
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -110,10 +107,10 @@ VALUE_ONLY |= dict.fromkeys(
 
 
 # Functions whose built-in second derivative is off by more than rounding: by how much, and why.
-INEXACT: dict[str, tuple[float, str]] = {
-    "binary_cross_entropy": (1e-6, "the built-in adds 1e-12 to x (1 - x) in its second derivative"),
-    "BCELoss": (1e-6, "the same"),
-}
+INEXACT: dict[str, tuple[float, str]] = dict.fromkeys(
+    ("binary_cross_entropy", "BCELoss"),
+    (1e-6, "the built-in adds 1e-12 to x (1 - x) in its second derivative"),
+)
 
 
 # Modules, and variants of functions, whose built-in is differentiable once and has no forward mode, or silently zeros;
@@ -185,7 +182,7 @@ class Case:
 
     def call(self, flat: Sequence[Any], structure: Any) -> Tensor:
         args, kwargs = tree_unflatten(flat, structure)
-        seed(3)
+        set_seed(3)
         output = self.process(self.function(*args, **kwargs))
         return output[0] if isinstance(output, tuple) else output
 
@@ -423,7 +420,7 @@ def module_cases(
         args, kwargs = given.constructor_input.args, given.constructor_input.kwargs
         modules = []
         for place in (nn, torch.nn):
-            seed(5)
+            set_seed(5)
             module = getattr(place, name)(*args, **kwargs).to(torch.float64).train(training)
             if any(torch.nn.parameter.is_lazy(p) for p in module.parameters()):
                 module(*given.forward_input.args, **given.forward_input.kwargs)  # draws the parameters

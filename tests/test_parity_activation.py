@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as builtin
 from hypothesis import given
 from hypothesis import strategies as st
-from parity import DTYPES, INF, NAN, arranged, dtypes, layouts, normal, parity, seeds, shapes, special, times
+from parity import DTYPES, INF, NAN, arranged, dtypes, layouts, normal, parity, seeds, set_seed, shapes, special, times
 from torch import Tensor
 
 from torchbp.nn import functional as F
@@ -94,7 +94,7 @@ def test_rrelu_in_training(data: st.DataObject) -> None:
 
     def seeded(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
         def call(x: Tensor) -> Tensor:
-            torch.manual_seed(seed)
+            set_seed(seed)
             return function(x, lower, upper, True)
 
         return call

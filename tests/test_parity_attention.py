@@ -11,7 +11,7 @@ import torch.nn as builtin_nn
 import torch.nn.functional as builtin
 from hypothesis import given
 from hypothesis import strategies as st
-from parity import FORMATS, arranged, mostly, normal, parity, seeds, sizes, times
+from parity import FORMATS, arranged, mostly, normal, parity, seeds, set_seed, sizes, times
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -73,7 +73,7 @@ def test_scaled_dot_product_attention(arguments: dict[str, Any]) -> None:
 
     def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            torch.manual_seed(seed)
+            set_seed(seed)
             return function(q, k, v, mask, **options)
 
         return call
@@ -160,13 +160,13 @@ def test_multihead_attention(arguments: dict[str, Any]) -> None:
     """Outputs, weights, and the gradients of inputs and parameters; in training and evaluation."""
     results = []
     for place in (nn, builtin_nn):
-        torch.manual_seed(7)
+        set_seed(7)
         module = place.MultiheadAttention(arguments["size"], arguments["heads"], **arguments["options"]).double()
         found = []
         for training in (True, False):
             module.train(training)
             leaves = {id(t): t.clone().requires_grad_() for t in arguments["tensors"]}
-            torch.manual_seed(arguments["seed"])
+            set_seed(arguments["seed"])
             output, weights = module(*(leaves[id(t)] for t in arguments["tensors"]), **arguments["call"])
             assert (weights is None) == (not arguments["call"]["need_weights"])
             loss = (output * output).sum() + (0 if weights is None else (weights * weights).sum())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as builtin
 from hypothesis import given
 from hypothesis import strategies as st
-from parity import arranged, dtypes, layouts, mostly, normal, parity, seeds, times
+from parity import arranged, dtypes, layouts, mostly, normal, parity, seeds, set_seed, times
 from torch import Tensor
 
 from torchbp.nn import functional as F
@@ -39,7 +39,7 @@ def test_dropout(name: str, data: st.DataObject) -> None:
 
     def seeded(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
         def call(x: Tensor) -> Tensor:
-            torch.manual_seed(seed)
+            set_seed(seed)
             y = function(x + 0 if inplace else x, p, training, inplace)
             states.append(torch.get_rng_state())
             return y

@@ -24,6 +24,7 @@ from parity import (
     parity,
     per_dimension,
     seeds,
+    set_seed,
     some,
     spatial_slack,
     special,
@@ -255,7 +256,7 @@ def test_fractional_max_pool(dimensions: int, data: st.DataObject) -> None:
     mine, theirs = both(name, **options)
 
     def seeded(function: Callable[[Tensor], Any], x: Tensor) -> Any:
-        torch.manual_seed(seed)
+        set_seed(seed)
         return function(x)
 
     def at_places(x: Tensor) -> Any:

@@ -10,7 +10,7 @@ import torch
 import torch.nn as builtin
 from hypothesis import given
 from hypothesis import strategies as st
-from parity import arranged, normal, parity, seeds
+from parity import arranged, normal, parity, seeds, set_seed
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
@@ -60,7 +60,7 @@ def test_layers(arguments: dict[str, Any]) -> None:
         lengths = sorted(lengths, reverse=True)
     modules = []
     for place in (nn, builtin):
-        torch.manual_seed(seed)
+        set_seed(seed)
         modules.append(getattr(place, name)(*arguments["sizes"], **options).train(arguments["training"]))
     features, hidden = arguments["sizes"]
     batch, steps = len(lengths), max(lengths)
@@ -81,7 +81,7 @@ def test_layers(arguments: dict[str, Any]) -> None:
             first = rest[: len(states)]
             hx = None if not first else tuple(first) if name == "LSTM" else first[0]
             parameters = dict(zip(state, rest[len(states) :], strict=True))
-            torch.manual_seed(seed)
+            set_seed(seed)
             y, last = torch.func.functional_call(module, parameters, (given, hx))
             return (y.data if how.startswith("packed") else y, *(last if name == "LSTM" else (last,)))
 
@@ -101,7 +101,7 @@ def test_cells(name: str, bias: bool, given_states: bool, unbatched: bool) -> No
     results = []
     lead = () if unbatched else (3,)
     for place in (nn, builtin):
-        torch.manual_seed(0)
+        set_seed(0)
         module = getattr(place, name)(4, 5, bias=bias).double()
         x, h, c = (normal((*lead, size), i).requires_grad_() for i, size in enumerate((4, 5, 5)))
         found = module(x, None if not given_states else (h, c) if name == "LSTMCell" else h)
@@ -162,7 +162,7 @@ def test_the_second_derivative_in_float32(name: str) -> None:
     """The built-in LSTM has none: its operator of oneDNN is differentiable once."""
     results = []
     for dtype in (torch.float32, torch.float64):
-        torch.manual_seed(0)
+        set_seed(0)
         module = getattr(nn, name)(3, 4, bidirectional=True).to(dtype)
         x = normal((4, 2, 3), 1, dtype).requires_grad_()
         (g,) = torch.autograd.grad(module(x)[0].square().sum(), x, create_graph=True)

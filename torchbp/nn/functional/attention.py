@@ -219,9 +219,16 @@ def multi_head_attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Project query, key and value, let ``num_heads`` parts of them attend, and project the result.
 
+    Each head h has its part of E / num_heads features, y_h = softmax(q_h k_hᵀ / sqrt(E / num_heads) + masks) v_h, and
+    the output is the projection of the y_h side by side.
+
     Shapes: query (L, N, E) or (L, E), key (S, N, Ek), value (S, N, Ev); key_padding_mask (N, S), attn_mask (L, S) or
     (N num_heads, L, S), each boolean, True where a key is *not* seen, or added to the scores. Returns (L, N, E) and,
     if ``need_weights``, the probabilities, (N, L, S) averaged over the heads or (N, num_heads, L, S).
+    in_proj_weight is (3 E, E), of query, key and value one below the other, or with ``use_separate_proj_weight``
+    q_proj_weight (E, E), k_proj_weight (E, Ek) and v_proj_weight (E, Ev); in_proj_bias (3 E). bias_k and bias_v
+    (1, 1, E) are one more key and value, ``add_zero_attn`` adds one of zeros; static_k and static_v
+    (N num_heads, S, E / num_heads) stand for the projected ones.
 
     Without ``need_weights`` memory is linear in L and S, and a row that sees no key is the projection of 0; with them
     it is NaN. ``is_causal`` then says that ``attn_mask`` is the causal one, so that it need not be read.

@@ -75,7 +75,8 @@ def ctc_loss(
     loss by the length of its target first. The gradient is the derivative by log_probs; the built-in's is that only
     behind log_softmax.
 
-    Shapes: log_probs (T, N, C) or (T, C); targets (N, S), or (S) of all labels one after the other; lengths (N).
+    Shapes: log_probs (T, N, C) or (T, C); targets (N, S), or (S) of all labels one after the other; lengths (N);
+    losses (N), or () for (T, C).
 
     Args:
         log_probs: logarithms of probabilities.

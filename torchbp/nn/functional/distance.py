@@ -11,9 +11,11 @@ from torchbp.nn.functional.pointwise_loss import broadcast, common_dtype
 
 
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
-    """Return ‖x1 - x2 + eps‖_p along the last dimension, for any p, inf included.
+    """Return ‖x1 - x2 + eps‖_p along the last dimension, for any p, inf included; p = 0 counts what differs from 0.
 
-    Where several elements are largest for p = inf, each has its share of the gradient. Shapes: (*, D), broadcast.
+    Where several elements are largest for p = inf, each has its share of the gradient.
+
+    Shapes: x1 and x2 (*, D), broadcast; output (*), or (*, 1) with ``keepdim``.
 
     Raises:
         RuntimeError: if the shapes do not fit.
@@ -40,9 +42,11 @@ def _cosine_dtype(op: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """Return <x1, x2> / (max(|x1|, eps) max(|x2|, eps)) along ``dim``. Shapes: they broadcast.
+    """Return <x1, x2> / (max(|x1|, eps) max(|x2|, eps)) along ``dim``.
 
     A length that is raised to eps counts as constant times its derivative, as in the built-in.
+
+    Shapes: x1 and x2 broadcast; output has the shape that they broadcast to, without ``dim``.
 
     Raises:
         RuntimeError: if the shapes do not fit or neither is floating-point.
@@ -66,7 +70,8 @@ _MODES = {"use_mm_for_euclid_dist_if_necessary": None, "use_mm_for_euclid_dist":
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
     """Return ‖x1[..., i] - x2[..., j]‖_p for all pairs of rows: (*, P, R) from (*, P, M) and (*, R, M).
 
-    torch.cdist, with derivatives of any order. Where several elements are largest for p = inf, each has the gradient.
+    p = 0 counts the elements that differ. Where several elements are largest for p = inf, each has the gradient. It is
+    torch.cdist, with derivatives of any order.
 
     Raises:
         ValueError: if ``compute_mode`` is unknown.
@@ -96,7 +101,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
 
 
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
-    """Return ‖x_i - x_j‖_p for every pair i < j of rows of x (N, M), as (N (N - 1) / 2).
+    """Return ‖x_i - x_j‖_p for every pair i < j of rows of x (N, M), as (N (N - 1) / 2); p = 0 counts differences.
 
     Raises:
         RuntimeError: if input is no floating-point matrix or p is negative.

@@ -72,7 +72,9 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """Return the sum, mean or maximum of the rows of each bag.
+    """Return the sum of w[i], or of s w[i] with weights s, their mean, or their maximum over the indices i of a bag.
+
+    Of several largest elements the first gets the gradient.
 
     Shapes: input (bags, n) of indices, or (n,) with offsets (bags,) where each bag starts; weight (rows, size);
     output (bags, size), zero for an empty bag.

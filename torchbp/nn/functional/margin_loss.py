@@ -111,7 +111,7 @@ def cosine_embedding_loss(
 
     Raises:
         ValueError: if ``reduction`` is unknown.
-        RuntimeError: if the shapes do not fit.
+        RuntimeError: if the shapes do not fit, or input1 or input2 is complex.
     """
     op = "cosine_embedding_loss"
     check_tensors(op, input1=input1, input2=input2, target=target)
@@ -204,7 +204,8 @@ def triplet_margin_with_distance_loss(
 ) -> Tensor:
     """Return max(0, margin + d(a, p) - d(a, n)) for a distance d, by default pairwise_distance; its mean or sum.
 
-    ``swap``: see triplet_margin_loss.
+    ``swap`` takes the smaller of d(a, n) and d(p, n). Shapes: the three have as many dimensions; the loss has the
+    shape that the distances broadcast to.
 
     Raises:
         ValueError: if ``reduction`` is unknown or the margin is not positive.

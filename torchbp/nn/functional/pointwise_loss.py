@@ -136,6 +136,7 @@ def mse_loss(
 
     Raises:
         ValueError: if ``reduction`` is unknown or weight does not fit.
+        RuntimeError: if input and target do not broadcast.
         NotImplementedError: if input and target are integers.
     """
     op = "mse_loss"
@@ -163,7 +164,7 @@ def l1_loss(
 
     Raises:
         ValueError: if ``reduction`` is unknown or weight does not fit.
-        RuntimeError: if input or target is bool, or integers are to be averaged.
+        RuntimeError: if input and target do not broadcast, one is bool, or integers are to be averaged.
     """
     op = "l1_loss"
     check_tensors(op, "weight", input=input, target=target, weight=weight)
@@ -191,7 +192,7 @@ def smooth_l1_loss(
 
     Raises:
         ValueError: if ``reduction`` is unknown.
-        RuntimeError: if beta is negative.
+        RuntimeError: if input and target do not broadcast, or beta is negative.
         NotImplementedError: if input and target are integers or complex.
     """
     op = "smooth_l1_loss"
@@ -218,7 +219,7 @@ def huber_loss(
 
     Raises:
         ValueError: if ``reduction`` is unknown or weight does not fit.
-        RuntimeError: if delta is not positive.
+        RuntimeError: if input and target do not broadcast, or delta is not positive.
         NotImplementedError: if input and target are integers or complex.
     """
     op = "huber_loss"
@@ -254,7 +255,7 @@ def kl_div(
 
     Raises:
         ValueError: if ``reduction`` is unknown.
-        RuntimeError: if input or target is not floating-point.
+        RuntimeError: if input and target do not broadcast, or one is not floating-point.
     """
     op = "kl_div"
     check_tensors(op, input=input, target=target)
@@ -324,6 +325,7 @@ def gaussian_nll_loss(
 
     Raises:
         ValueError: if a variance is negative, var's shape does not fit or ``reduction`` is unknown.
+        RuntimeError: if input and target do not broadcast.
         TypeError: if var is neither a tensor nor a float.
     """
     op = "gaussian_nll_loss"
