@@ -31,8 +31,14 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+# Built for a size of input; the last is wanted in all its clusters.
+FIXED = ("Fold", "FractionalMaxPool2d", "FractionalMaxPool3d", "affine_grid", "AdaptiveLogSoftmaxWithLoss")
+
+
 def shrunk(case, size=6):
     """The same layer on a small input: two samples, maps of ``size``, channels as they are."""
+    if case.layer in FIXED:
+        return case
     if case.layer in ("LayerNorm", "RMSNorm") or case.family in ("attention", "recurrent", "embedding"):
         return dataclasses.replace(case, shape=(2, *(min(3, axis) for axis in case.shape[1:-1]), case.shape[-1]))
     return dataclasses.replace(case, shape=(2, case.shape[1], *(min(size, axis) for axis in case.shape[2:])))
@@ -56,6 +62,14 @@ def test_names_are_unique_and_every_family_has_a_quick_case():
     assert {case.family for case in cases if case.quick} == {case.family for case in cases}
 
 
+def test_every_layer_has_a_case():
+    """A lazy layer through the one that it becomes."""
+    measured = {case.layer for case in suite.cases()}
+    become = {name: getattr(torchbp.nn, name) for name in torchbp.nn.explicit_layers()}
+    become = {name: getattr(layer, "cls_to_become", layer).__name__ for name, layer in become.items()}
+    assert {name for name, layer in become.items() if layer not in measured} == set()
+
+
 def test_layers_that_torchbp_lacks_are_left_out_by_name(monkeypatch):
     from torchbp.nn import modules
 
@@ -67,7 +81,8 @@ def test_layers_that_torchbp_lacks_are_left_out_by_name(monkeypatch):
 def test_select_takes_parts_of_names_and_patterns():
     cases = suite.cases()
     assert {case.layer for case in suite.select(cases, patterns=["maxpool"])} == {
-        *("MaxPool1d", "MaxPool2d", "MaxPool3d", "AdaptiveMaxPool2d")
+        *("MaxPool1d", "MaxPool2d", "MaxPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d"),
+        *("FractionalMaxPool2d", "FractionalMaxPool3d"),
     }
     assert {case.layer for case in suite.select(cases, patterns=["*pool1d 2 *", "gelu*"])} == {
         "MaxPool1d",
@@ -240,10 +255,34 @@ class OtherMaskInBackward(nn.Dropout):
         return super().forward(input.detach()) + super().forward(input) - super().forward(input.detach())
 
 
-@pytest.mark.parametrize("layer", [KeepsTooMuch, OtherMaskInBackward])
-def test_a_wrong_dropout_is_found(monkeypatch, never_timed, layer):
-    monkeypatch.setattr(torchbp.nn, "Dropout", layer)
-    assert measured(BY_NAME["Dropout, 1x4096"]).status == WRONG
+class OfElements(nn.Dropout2d):
+    def forward(self, input):
+        return nn.functional.dropout(input, self.p)
+
+
+class WithoutShift(nn.AlphaDropout):
+    def forward(self, input):
+        return nn.functional.dropout(input, self.p)
+
+
+class LeaksLess(nn.RReLU):
+    def forward(self, input):
+        return nn.functional.rrelu(input, self.lower, 0.3, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("Dropout, 1x4096", KeepsTooMuch),
+        ("Dropout, 1x4096", OtherMaskInBackward),
+        ("Dropout2d, 16x32x56x56", OfElements),
+        ("AlphaDropout, 64x4096", WithoutShift),
+        ("RReLU, 64x64x14x14", LeaksLess),
+    ],
+)
+def test_a_wrong_draw_is_found(monkeypatch, never_timed, name, layer):
+    monkeypatch.setattr(torchbp.nn, BY_NAME[name].layer, layer)
+    assert measured(BY_NAME[name]).status == WRONG
 
 
 @pytest.mark.parametrize("layer", [WrongGradient, Raising])

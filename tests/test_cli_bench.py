@@ -83,7 +83,7 @@ def test_a_wrong_option_is_one_line_before_any_measurement(torchbp_command, tmp_
 
 
 def test_list_prints_names_only(torchbp_command):
-    done = torchbp_command("bench", "--list", "--family", "dropout")
+    done = torchbp_command("bench", "--list", "--case", "Dropout, *")
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == ["Dropout, 1x4096", "Dropout, 64x4096", "Dropout, 16x64x56x56"]
 

@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 import pickle
+import re
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -518,6 +519,10 @@ def test_subclasses_of_torchbps_layers_are_left_alone() -> None:
 # Layers that are lazy, parametrized, pruned, compiled or wrapped
 
 
+class LazyOwn(nn.LazyLinear):
+    """A lazy subclass that becomes torch.nn's layer."""
+
+
 class LazyNamed(nn.LazyConv2d):
     """A lazy layer that becomes a subclass."""
 
@@ -530,11 +535,12 @@ class LazyNamed(nn.LazyConv2d):
     ("build", "becomes", "shape"),
     [
         (lambda: nn.LazyLinear(3), nn.Linear, (2, 4)),
+        (lambda: LazyOwn(3), nn.Linear, (2, 4)),
         (lambda: nn.LazyConv2d(3, 2), nn.Conv2d, (2, 4, 5, 5)),
         (lambda: nn.LazyBatchNorm1d(), nn.BatchNorm1d, (2, 4, 5)),
         (lambda: LazyNamed(3, 2), Further, (2, 4, 5, 5)),
     ],
-    ids=["linear", "convolution", "norm", "subclass"],
+    ids=["linear", "own", "convolution", "norm", "subclass"],
 )
 def test_lazy_layers(build: Any, becomes: type, shape: tuple[int, ...], at: str, reverts: str) -> None:
     layer, plain, x = build(), build(), torch.randn(shape)
@@ -784,3 +790,11 @@ def test_errors_name_the_argument(function: Any) -> None:
         for wrong in (3, ["encoder", 3.5]):
             with pytest.raises(TypeError, match=f"^{argument} must be a pattern of names, .* got"):
                 function(towers(), **{argument: wrong})
+
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "use-it-in-your-model.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("program", re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL), ids=range(2))
+def test_programs_of_the_page(program: str) -> None:
+    exec(compile(program, "use-it-in-your-model.md", "exec"), {})

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from torchbp import nn
 from torchbp.autograd.recurrent import LSTM
-from torchbp.nn.functional.recurrent import recurrent
+from torchbp.nn.functional.recurrent import recurrent, step
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 LAYERS = ("RNN", "LSTM", "GRU")
@@ -111,6 +111,30 @@ def test_cells(name: str, bias: bool, given_states: bool, unbatched: bool) -> No
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("frozen", [(), ("weight_ih", "bias_hh"), ("weight_hh", "weight_ih", "bias_ih", "bias_hh")])
+def test_an_lstm_cell_goes_back_from_either_state(used: tuple[int, ...], frozen: tuple[str, ...]) -> None:
+    for order in (1, 2):
+        results = []
+        for place in (nn, builtin):
+            torch.manual_seed(0)
+            module = place.LSTMCell(4, 5).double()
+            for name in frozen:
+                getattr(module, name).requires_grad_(False)
+            x, h, c = (normal((3, size), i).requires_grad_(i != 1) for i, size in enumerate((4, 5, 5)))
+            outputs = [module(x, (h, c))[i] for i in used]
+            leaves = [x, c, *(p for p in module.parameters() if p.requires_grad)]
+            found = torch.autograd.grad(
+                outputs, leaves, [normal(y.shape, 9) for y in outputs], create_graph=order == 2, allow_unused=True
+            )
+            if order == 2:
+                total = sum(g.square().sum() for g in found if g is not None)
+                found = torch.autograd.grad(total, leaves, allow_unused=True)
+            results.append([torch.zeros(()).double() if g is None else g for g in found])
+        for mine, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(mine, theirs.expand_as(mine), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_graphs_hold_our_functions_only(name: str) -> None:
     for dtype in (torch.float32, torch.float64):
@@ -156,5 +180,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
             h, c, *parameters = (torch.zeros(size) for size in bad.values())
             with pytest.raises(RuntimeError, match=r"must have"):
                 recurrent(LSTM(), torch.zeros(5, 2, 3), h, c, [*parameters, None])
+            if name not in ("h", "c"):
+                with pytest.raises(RuntimeError, match=r"must have"):
+                    step(LSTM(), torch.zeros(2, 3), h[0], c[0], *parameters)
     h, c, *parameters = (torch.zeros(size) for size in good.values())
     assert recurrent(LSTM(), torch.zeros(5, 2, 3), h, c, [*parameters, None])[0].shape == (5, 2, 4)

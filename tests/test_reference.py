@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from reference_helpers import INF, NAN, WINDOWS, check, frozen, gradients, ones, optional, tensor, windowed
 
-from torchbp import reference
+from torchbp import nn, reference
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -637,6 +637,17 @@ def test_local_response_norm(values, shape, size):
     check(reference.local_response_norm_gradient(x, gy, *options), gx, atol=1e-11)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+def test_cross_map_is_local_response_norm(values, size):
+    """Of an even size without the outermost channel; the built-in computes something else."""
+    x, g = values(2, 6, 2, 1), values(2, 6, 2, 1)
+    odd = size - 1 + size % 2
+    options = (odd, 0.6 * odd / size, 0.8, 1.5)
+    layer = nn.CrossMapLRN2d(size, 0.6, 0.8, 1.5)
+    check(reference.local_response_norm(x, *options), layer(tensor(x)))
+    check(reference.local_response_norm_gradient(x, g, *options), gradients(layer, (x,), g)[0], atol=1e-11)
+
+
 @pytest.mark.parametrize("eps", [1e-12, 1.5])
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3.0])
 @pytest.mark.parametrize(("shape", "dim"), [((4, 3), 1), ((2, 3, 2), 0), ((5,), -1)])
@@ -947,6 +958,32 @@ KEPT = (
         "pointwise_loss_gradient": lambda v: reference.pointwise_loss_gradient("huber_loss", v(2, 3), v(2, 3), v()),
         "margin_loss": lambda v: reference.margin_loss(v(2, 3), np.array([0, 2]), 2),
         "margin_loss_gradient": lambda v: reference.margin_loss_gradient(v(2, 3), np.array([0, 2]), v(2), 2),
+        "gaussian_nll_loss": lambda v: reference.gaussian_nll_loss(v(3), v(3), v(3), eps=0.5),
+        "gaussian_nll_loss_gradients": lambda v: reference.gaussian_nll_loss_gradients(v(3), v(3), v(3), v(3), 0.5),
+        "margin_ranking_loss": lambda v: reference.margin_ranking_loss(v(3), v(3), v(3), 0.5),
+        "margin_ranking_loss_gradients": lambda v: reference.margin_ranking_loss_gradients(v(3), v(3), v(3), v(3), 0.5),
+        "multilabel_soft_margin_loss": lambda v: reference.multilabel_soft_margin_loss(v(2, 3), v(2, 3), v(3)),
+        "multilabel_soft_margin_loss_gradient": lambda v: reference.multilabel_soft_margin_loss_gradient(
+            v(2, 3), v(2, 3), v(2), v(3)
+        ),
+        "cosine_embedding_loss": lambda v: reference.cosine_embedding_loss(v(2, 3), v(2, 3), np.array([1, -1])),
+        "cosine_embedding_loss_gradients": lambda v: reference.cosine_embedding_loss_gradients(
+            v(2, 3), v(2, 3), np.array([1, -1]), v(2)
+        ),
+        "triplet_margin_loss": lambda v: reference.triplet_margin_loss(v(2, 3), v(2, 3), v(2, 3)),
+        "triplet_margin_loss_gradients": lambda v: reference.triplet_margin_loss_gradients(
+            v(2, 3), v(2, 3), v(2, 3), v(2), swap=True
+        ),
+        "adaptive_log_softmax": lambda v: reference.adaptive_log_softmax(
+            v(2, 3), np.array([0, 3]), v(3, 3), [(v(1, 3), v(2, 1))]
+        ),
+        "adaptive_log_softmax_gradients": lambda v: reference.adaptive_log_softmax_gradients(
+            v(2, 3), np.array([0, 3]), v(3, 3), [(v(1, 3), v(2, 1))], v(2)
+        )[:2],
+        "distance": lambda v: reference.distance(v(2, 3), v(2, 3), 3.0),
+        "distance_gradients": lambda v: reference.distance_gradients(v(2, 3), v(2, 3), v(2), 3.0),
+        "cosine_similarity": lambda v: reference.cosine_similarity(v(2, 3), v(2, 3)),
+        "cosine_similarity_gradients": lambda v: reference.cosine_similarity_gradients(v(2, 3), v(2, 3), v(2)),
         "pair_distances": lambda v: reference.pair_distances(v(2, 3), v(4, 3), 3.0),
         "pair_distances_gradients": lambda v: reference.pair_distances_gradients(v(2, 3), v(4, 3), v(2, 4), 3.0),
         "ctc_loss": lambda v: reference.ctc_loss(v(4, 3), np.array([1, 2])),

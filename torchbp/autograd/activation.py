@@ -356,8 +356,14 @@ class GLU(ExplicitFunction):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         (x,) = ctx.saved_tensors
-        if not torch.is_grad_enabled() and x.is_contiguous():  # of other layouts it is slower than the steps below
-            return _aten.glu_backward(g, x, ctx.dim), None
+        if not torch.is_grad_enabled():
+            if x.is_contiguous():
+                return _aten.glu_backward(g, x, ctx.dim), None
+            # Of other layouts the operator is slow, unless their dimensions stand in the order of their strides.
+            order = sorted(range(x.dim()), key=x.stride, reverse=True)
+            if x.permute(order).is_contiguous():
+                gx = _aten.glu_backward(g.permute(order), x.permute(order), order.index(ctx.dim % x.dim()))
+                return gx.permute([order.index(i) for i in range(x.dim())]), None
         a, b = x.chunk(2, ctx.dim)
         s = torch.sigmoid(b)
         ga = g * s

@@ -176,7 +176,7 @@ def _differences(x: Tensor, z: Tensor) -> Tensor:
 def _quotient(g: Tensor, d: Tensor) -> Tensor:
     """Return g / d, and 0 where d = 0."""
     zero = d == 0
-    return (g / d if one_pass() else g / d.masked_fill(zero, 1)).masked_fill(zero, 0)
+    return (g / d).masked_fill_(zero, 0) if one_pass() else (g / d.masked_fill(zero, 1)).masked_fill(zero, 0)
 
 
 def pair_distances(x: Tensor, z: Tensor, p: float, mode: int | None) -> Tensor:

@@ -23,9 +23,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
 
-from torchbp.autograd.function import ExplicitFunction, conjugate, save
+from torchbp.autograd.function import ExplicitFunction, conjugate, one_pass, save
 
+_aten = torch.ops.aten
+_sigmoid_gradient, _tanh_gradient = _aten.sigmoid_backward.grad_input, _aten.tanh_backward.grad_input
 _ONEDNN = torch.ops.aten.mkldnn_rnn_layer.default
 _ONEDNN_GRADIENT = torch.ops.aten.mkldnn_rnn_layer_backward.default
 _LSTM_MODE = 2  # in the numbering of ATen's recurrent operators
@@ -132,6 +136,12 @@ def _affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return torch.mm(x, w.t()) if b is None else torch.addmm(b, x, w.t())
 
 
+def _preactivation(x: Tensor, h: Tensor, w: Weights) -> Tensor:
+    """Return both products and both biases."""
+    b = w.b_ih if w.b_hh is None or w.b_ih is None else w.b_ih + w.b_hh
+    return _affine(x, w.ih, b).addmm_(h, w.hh.t())
+
+
 # --------------------------------------------------------------------------------------------------
 # The cells
 
@@ -147,6 +157,24 @@ class Cell:
 
     def run(self, steps: Steps, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Any, ...]:
         """Return the outputs' rows, the last states h and c, and what is kept."""
+        raise NotImplementedError
+
+    def step(self, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Tensor, ...]:
+        """Return the new states of one step, and what ``unstep`` reads besides them."""
+        raise NotImplementedError
+
+    def unstep(self, gh: Any, gc: Any, h: Any, c: Any, results: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return the cotangents of W_ih x + b_ih, of W_hh h' + b_hh, of h past the product (None for 0), and of c.
+
+        It is what ``linearized`` and ``pull`` return for one step, in fewer passes, none of them differentiable.
+
+        Args:
+            gh: the cotangent of the new state h, None for zeros.
+            gc: the cotangent of the new cell state, None for zeros.
+            h: the first state; not read by an RNN.
+            c: the first cell state of an LSTM.
+            results: what ``step`` returned.
+        """
         raise NotImplementedError
 
     def gates(self, x: Tensor, earlier: Tensor, w: Weights) -> Tensor | None:
@@ -261,6 +289,17 @@ class RNN(Cell):
             state = activate(torch.addmm(parts[t], state, weight, out=parts[t]))
         return y, _whole(state, done), None, None
 
+    def step(self, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Tensor, ...]:
+        """Return h."""
+        a = _preactivation(x, h, w)
+        return (a.relu_() if self.relu else a.tanh_(),)
+
+    def unstep(self, gh: Any, gc: Any, h: Any, c: Any, results: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return da, twice."""
+        (y,) = results
+        a = _aten.threshold_backward(gh, y, 0) if self.relu else _aten.tanh_backward(gh, y)
+        return a, a, None, None
+
     def gates(self, x: Tensor, earlier: Tensor, w: Weights) -> None:
         """Nothing is kept."""
 
@@ -295,6 +334,29 @@ class GRU(Cell):
             n[t].addcmul_(r[t], q).tanh_()
             state = torch.lerp(n[t], state, z[t], out=outputs[t])
         return y, _whole(state, done), None, gates
+
+    def step(self, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Tensor, ...]:
+        """Return h; r, z and q in one tensor; and n."""
+        hidden = h.shape[1]
+        a, rzq = _affine(x, w.ih, w.b_ih), _affine(h, w.hh, w.b_hh)
+        rzq.narrow(1, 0, 2 * hidden).add_(a.narrow(1, 0, 2 * hidden)).sigmoid_()
+        r, z, q = rzq.chunk(3, 1)
+        n = torch.addcmul(a.narrow(1, 2 * hidden, hidden), r, q).tanh_()
+        return torch.lerp(n, h, z), rzq, n
+
+    def unstep(self, gh: Any, gc: Any, h: Any, c: Any, results: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return da_x, da_h and z dh."""
+        _, rzq, n = results
+        r, z, q = rzq.chunk(3, 1)
+        a_x, a_h, hidden = torch.empty_like(rzq), torch.empty_like(rzq), n.shape[1]
+        a_r, a_z, a_n = a_x.chunk(3, 1)
+        carry = gh * z
+        _tanh_gradient(gh - carry, n, grad_input=a_n)
+        _sigmoid_gradient(a_n * q, r, grad_input=a_r)
+        _sigmoid_gradient((h - n).mul_(gh), z, grad_input=a_z)
+        a_h.narrow(1, 0, 2 * hidden).copy_(a_x.narrow(1, 0, 2 * hidden))
+        torch.mul(a_n, r, out=a_h.narrow(1, 2 * hidden, hidden))
+        return a_x, a_h, carry, None
 
     def gates(self, x: Tensor, earlier: Tensor, w: Weights) -> Tensor:
         """Return r, z, n."""
@@ -350,6 +412,34 @@ class LSTM(Cell):
             else:
                 state = torch.mm(o[t] * torch.tanh(cell), projection, out=outputs[t])
         return y, _whole(state, done), _whole(cell, cells_done), gates
+
+    def step(self, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Tensor, ...]:
+        """Return h, c and the gates."""
+        gates = _preactivation(x, h, w)
+        i, f, g, o = gates.chunk(4, 1)
+        gates.narrow(1, 0, 2 * h.shape[1]).sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
+        cell = (f * c).addcmul_(i, g)
+        return torch.tanh(cell).mul_(o), cell, gates
+
+    def unstep(self, gh: Any, gc: Any, h: Any, c: Any, results: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return da, twice, and f dc."""
+        _, cell, gates = results
+        i, f, g, o = gates.chunk(4, 1)
+        a = torch.empty_like(gates)
+        a_i, a_f, a_g, a_o = a.chunk(4, 1)
+        if gh is None:
+            a_o.zero_()
+        else:
+            squashed = torch.tanh(cell)
+            _sigmoid_gradient(gh * squashed, o, grad_input=a_o)
+            moved = _aten.tanh_backward(gh * o, squashed)
+            gc = moved if gc is None else moved.add_(gc)
+        _sigmoid_gradient(gc * g, i, grad_input=a_i)
+        _sigmoid_gradient(gc * c, f, grad_input=a_f)
+        _tanh_gradient(gc * i, g, grad_input=a_g)
+        return a, a, None, gc * f
 
     def gates(self, x: Tensor, earlier: Tensor, w: Weights) -> Tensor:
         """Return i, f, g, o."""
@@ -664,6 +754,84 @@ def _affine_tangent(x: Tensor, w: Tensor, tx: Tensor | None, tw: Tensor | None, 
     return total if tb is None else total + tb
 
 
+class Step(ExplicitFunction):
+    """h' and, of an LSTM, c' of a cell: one step, in as few passes as can be, backward too.
+
+    The further outputs are what backward reads besides: r, z, q and n of a GRU, the gates of an LSTM. Where a higher
+    derivative or a batch of gradients is asked for, the cell's linear recurrence is taken, from the inputs. Saved: the
+    inputs, c' and the further outputs; of an RNN h' instead, and only what the wanted gradients read.
+    """
+
+    @staticmethod
+    def forward(
+        cell: Cell, x: Tensor, h: Tensor, c: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Any, b_hh: Any
+    ) -> tuple[Tensor, ...]:
+        return cell.step(x, h, c, Weights(w_ih, w_hh, b_ih, b_hh, None))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.cell, x, h, c, w_ih, w_hh, *biases = inputs
+        ctx.mark_non_differentiable(*output[2 if ctx.cell.has_cell_state else 1 :])
+        ctx.set_materialize_grads(False)
+        if isinstance(ctx.cell, RNN):
+            wanted = ctx.needs_input_grad
+            read = wanted[4], wanted[5], wanted[1], wanted[2]
+            x, h, w_ih, w_hh = (t if on else None for t, on in zip((x, h, w_ih, w_hh), read, strict=True))
+            ctx.save_for_backward(x, h, None, w_ih, w_hh, None, None, *output)
+        else:
+            ctx.save_for_backward(x, h, c, w_ih, w_hh, *biases, None, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gh: Any, *cotangents: Any) -> tuple[Any, ...]:
+        gc = cotangents[0] if ctx.cell.has_cell_state else None
+        if gh is None and gc is None:
+            return (None,) * 8
+        x, h, c, *w, b_ih, b_hh = ctx.saved_tensors[:7]
+        results, wanted = ctx.saved_tensors[7:], ctx.needs_input_grad
+        if not _plain(gh, gc):
+            return None, *_differentiable(ctx.cell, wanted, (x, h, c, *w, b_ih, b_hh, results[0]), gh, gc)
+        w_ih, w_hh = w
+        a_x, a_h, past, gc = ctx.cell.unstep(gh, gc, h, c, results)
+        gx = a_x.mm(w_ih) if wanted[1] else None
+        first = None
+        if wanted[2]:
+            first = a_h.mm(w_hh) if past is None else past.addmm_(a_h, w_hh)
+        gw_ih = a_x.t().mm(x) if wanted[4] else None
+        gw_hh = a_h.t().mm(h) if wanted[5] else None
+        gb_ih = a_x.sum(0) if wanted[6] else None
+        gb_hh = None
+        if wanted[7]:
+            gb_hh = gb_ih.clone() if a_x is a_h and gb_ih is not None else a_h.sum(0)
+        return None, gx, first, gc if wanted[3] else None, gw_ih, gw_hh, gb_ih, gb_hh
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise AssertionError("Recurrence serves transforms and forward mode")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        raise AssertionError("Recurrence serves transforms and forward mode")
+
+
+def _plain(*cotangents: Tensor | None) -> bool:
+    """Tell whether a backward pass from real cotangents records nothing and is not of a batch of gradients."""
+    given = [g for g in cotangents if g is not None]
+    return one_pass() and not any([is_legacy_batchedtensor(g) or g.is_complex() for g in given])
+
+
+def _differentiable(cell: Cell, needs: Sequence[bool], saved: Sequence[Any], gh: Any, gc: Any) -> tuple[Any, ...]:
+    """Return the gradients of x, h, c and the parameters of one step, in steps that can be differentiated."""
+    x, h, c, *w, y = [None if t is None else conjugate(t) for t in saved]
+    if gh is None:
+        gh = torch.zeros_like(gc)
+    if gc is None and cell.has_cell_state:
+        gc = torch.zeros_like(gh)
+    wanted = needs[1], *needs[4:8], False, needs[2]
+    steps = Steps((gh.shape[0],), False)
+    gx, gh, gc, gw = _gradient(cell, steps, x, h, c, y, None, _directions((*w, None))[0], (None, gh, gc), wanted)
+    return gx, gh if needs[2] else None, gc if needs[3] else None, *gw[:4]
+
+
 class FusedLSTM(ExplicitFunction):
     """y, h[T], c[T] of an LSTM without projection in one direction, one operator of oneDNN forward and one backward.
 
@@ -746,6 +914,27 @@ def is_fused(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, parameters: Seq
 
 # --------------------------------------------------------------------------------------------------
 # Layers
+
+
+def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the new states of a cell, (h,) or of an LSTM (h, c): :func:`recurrent` of one step.
+
+    Shapes: x (N, in), h (N, hidden_size) and c (N, hidden_size).
+
+    Args:
+        cell: ``RNN(relu)``, ``GRU()`` or ``LSTM()``.
+        x: the input.
+        h: the state.
+        c: the cell state of an LSTM.
+        parameters: W_ih (gates·hidden_size, in), W_hh (gates·hidden_size, hidden_size), b_ih and b_hh, both of them or
+            neither None.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        first = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+        y, _, *others = Recurrence.call(cell, (x.shape[0],), x, *first, *parameters, None)
+        return (y, others[0].squeeze(0)) if cell.has_cell_state else (y,)
+    results: tuple[Tensor, ...] = Step.call(cell, x, h, c, *parameters)
+    return results[: 2 if cell.has_cell_state else 1]
 
 
 def recurrent(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchbp import ops
 from torchbp.autograd.adjoint import LinearMap, linear_map
 
 
@@ -19,14 +20,14 @@ class PixelShuffle(LinearMap):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Spread channels over pixels."""
-        return torch.pixel_shuffle(x, self.factor)
+        return ops.shuffle.pixel_shuffle(x, self.factor)
 
     def adjoint(self, g: Tensor) -> Tensor:  # type: ignore[override]
         """Gather pixels into channels."""
         if g.numel() == 0:  # the built-in returns an empty tensor as it is
             n, c, h, w = g.shape
             return g.new_empty(n, c * self.factor**2, h // self.factor, w // self.factor)
-        return torch.pixel_unshuffle(g, self.factor)
+        return ops.shuffle.pixel_unshuffle(g, self.factor)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def _right_sides(case: Case, data: Data, peers: list[Peer], result: CaseResult) 
     sides: dict[str, Side] = {}
     for peer in sorted(peers, key=lambda peer: peer.ours):
         try:
-            fault = standard.network_fault() if case.is_model and peer == TORCHBP else ""
+            fault = standard.fault_in_float64() if case.amplifies and peer == TORCHBP else ""
             side = Side(case, peer, data)
             errors = standard.errors(side.values())
         except Exception as error:  # whatever a layer raises is what there is to report
@@ -82,6 +82,6 @@ def _saved(side: Side) -> int:
 
     def forward() -> object:
         output = side.forward()
-        return output if side.loss is None else side.loss(output, *side.targets)
+        return output if side.loss is None else side.loss(output, *side.others)
 
     return saved_bytes(forward, exclude=side.parameters.values())

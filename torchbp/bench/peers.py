@@ -90,10 +90,13 @@ def survives(case: Case, peer: str, figure: str) -> bool:
 
 @dataclass(frozen=True)
 class Data:
-    """What every peer of a case starts from: input, targets, weights and the gradient that arrives at the output."""
+    """What every peer of a case starts from: inputs, weights and the gradient that arrives at the output.
+
+    ``others`` are what the layer takes besides its input, or a network's targets.
+    """
 
     input: Tensor
-    targets: tuple[Tensor, ...]
+    others: tuple[Tensor, ...]
     state: dict[str, Tensor]
     has_weights: bool
     grad_output: Tensor
@@ -103,7 +106,7 @@ class Data:
         """The same numbers in float64."""
         return Data(
             self.input.double(),
-            tuple(_in_dtype(target, torch.float64) for target in self.targets),
+            tuple(_in_dtype(other, torch.float64) for other in self.others),
             {key: _in_dtype(value, torch.float64) for key, value in self.state.items()},
             self.has_weights,
             self.grad_output.double(),
@@ -119,17 +122,19 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
         torch.manual_seed(0)
         network = case.build(nn).to(dtype)
     input = torch.randn(case.shape, generator=generator).to(dtype)
+    if case.domain is not None:
+        input = case.domain(input)
+
+    def others(shape: torch.Size) -> tuple[Tensor, ...]:
+        return tuple(_in_dtype(drawing(tuple(shape), generator), dtype) for drawing in case.others)
+
+    given = () if case.is_model else others(input.shape)
+    device = "cpu" if case.data_dependent else "meta"
     with torch.no_grad(), MultiplyAdds() as counted:
-        meta, meta_input = copy.deepcopy(network).to("meta"), input.to("meta")
-        if case.is_model:
-            logits = output = meta(meta_input)
-            targets = case.targets(logits.shape, generator)
-        else:
-            targets = case.targets(case.shape, generator)
-            output = meta(meta_input, *(target.to("meta") for target in targets))
+        output = copy.deepcopy(network).to(device)(*(each.to(device) for each in (input, *given)))
     return Data(
         input,
-        tuple(_in_dtype(target, dtype) for target in targets),
+        others(output.shape) if case.is_model else given,
         network.state_dict(),
         any(True for _ in network.parameters()),
         torch.randn(output.shape, generator=generator).to(dtype),
@@ -173,12 +178,12 @@ class Side:
         self.parameters = dict(module.named_parameters())
         self.run: Callable[..., Tensor] = _compiled(module) if peer.compiled else module
         self.loss: Module | None = nn.CrossEntropyLoss() if case.is_model else None
-        self.input, self.targets, self.grad_output = input, data.targets, grad_output
+        self.input, self.others, self.grad_output = input, data.others, grad_output
         self.optimizer = torch.optim.SGD(module.parameters(), 1e-3, 0.9) if case.is_model else None
 
     def forward(self) -> Tensor:
         """Run the layer, or the network without its loss."""
-        return self.run(self.input) if self.loss is not None else self.run(self.input, *self.targets)
+        return self.run(self.input) if self.loss is not None else self.run(self.input, *self.others)
 
     def forced(self) -> AbstractContextManager[None]:
         """Return a block in which the peer's algorithm runs, where it has one."""
@@ -193,7 +198,7 @@ class Side:
         self.differentiate(STEP)
         output = self.forward()
         if self.loss is not None:
-            gradients = torch.autograd.grad(self.loss(output, *self.targets), list(self.parameters.values()))
+            gradients = torch.autograd.grad(self.loss(output, *self.others), list(self.parameters.values()))
             return {"output": output.detach(), "gradients": torch.cat([each.flatten() for each in gradients])}
         names, roots = ["input gradient", *(f"{name} gradient" for name in self.parameters)], self._roots(STEP)
         gradients = torch.autograd.grad(output, roots, self.grad_output)
@@ -237,5 +242,5 @@ class Side:
     def _training_step(self) -> None:
         assert self.loss is not None and self.optimizer is not None
         self.optimizer.zero_grad()
-        self.loss(self.forward(), *self.targets).backward()
+        self.loss(self.forward(), *self.others).backward()
         self.optimizer.step()

@@ -1,7 +1,8 @@
-"""What is measured: the layers of LeNet-5, VGG-11, ResNet-18 and -50, MobileNetV2 and a U-Net, and the networks.
+"""What is measured: every layer, the layers of LeNet-5, ResNet-50 and other networks in many sizes, and the networks.
 
 A case is a layer, or a network, with the shape of its input. Shapes are chosen so that batches of 1, 16 and 64
-cost about the same, and so that maps both fit the processor's cache and exceed it.
+cost about the same, and so that maps both fit the processor's cache and exceed it; a layer that those networks do not
+have is measured in one size.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torchbp.bench import models
 MODEL_FAMILY = "model"
 
 Shape = tuple[int, ...]
+Drawing = Callable[[Shape, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,15 @@ class Case:
     Attributes:
         name: what results and ``--case`` call it.
         family: the cases whose ratios are averaged together.
-        layer: the class in ``torchbp.nn``, or the name of the network.
+        layer: the class in ``torchbp.nn``, the function in ``torchbp.nn.functional``, or the name of the network.
         build: makes the module from ``torch.nn`` or ``torchbp.nn``.
         shape: of the input.
-        classes: for losses and networks, how many classes the targets are drawn from.
-        values: whether the layer compares its input with numbers between 0 and 1 of the same shape.
+        others: draws what the layer takes besides, from the shape of its input, a network's loss from that of the
+            logits: targets, further operands, indices. They get no gradient.
+        domain: brings normal draws to where the layer is defined.
+        data_dependent: whether the layer looks at values, of indices or to refuse some, so that tensors without values
+            will not do to count its multiply-adds.
+        amplifies: whether a rounding may grow on the way: turn a ReLU in a network, or a factor in a product of many.
         passes: how often the input has to be read, and in backward whatever the size of the input: twice where
             statistics over more than a cache holds come first.
         quick: part of ``--quick``.
@@ -47,8 +53,10 @@ class Case:
     layer: str
     build: Callable[[ModuleType], Module]
     shape: Shape
-    classes: int | None = None
-    values: bool = False
+    others: tuple[Drawing, ...] = ()
+    domain: Callable[[Tensor], Tensor] | None = None
+    data_dependent: bool = False
+    amplifies: bool = False
     passes: int = 1
     quick: bool = False
     resident: bool = False
@@ -57,14 +65,6 @@ class Case:
     def is_model(self) -> bool:
         """Whether this is a network: with a loss, and an optimiser in its step."""
         return self.family == MODEL_FAMILY
-
-    def targets(self, output_shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw what the layer compares an output of ``output_shape`` with: class indices, numbers or nothing."""
-        if self.values:
-            return (torch.rand(tuple(output_shape), generator=generator),)
-        if self.classes is None:
-            return ()
-        return (torch.randint(self.classes, (output_shape[0], *output_shape[2:]), generator=generator),)
 
 
 def cases() -> list[Case]:
@@ -101,9 +101,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _explicit_layers() -> set[str]:
-    from torchbp.nn.modules import __all__ as names
+    from torchbp.nn import functional, modules
 
-    return set(names)
+    return {*modules.__all__, *functional.__all__}
 
 
 def _all_cases() -> list[Case]:
@@ -119,7 +119,8 @@ def _all_cases() -> list[Case]:
         *_softmaxes(),
         *_attentions(),
         *_losses(),
-        *_linear_maps(),
+        *_linear_layers(),
+        *_rearrangements(),
         *_dropouts(),
         *_recurrent_layers(),
         *_embeddings(),
@@ -127,35 +128,73 @@ def _all_cases() -> list[Case]:
     ]
 
 
-class _Layer:
-    """Builds ``nn.<name>(*arguments, **options)``."""
+class _Called(Module):
+    """``call(*modules, *inputs)`` as a layer."""
 
-    def __init__(self, name: str, *arguments: Any, **options: Any) -> None:
-        self.name, self.arguments, self.options = name, arguments, options
-
-    def __call__(self, nn: ModuleType) -> Module:
-        made: Module = getattr(nn, self.name)(*self.arguments, **self.options)
-        return made
-
-
-class _Outputs(Module):
-    """The first result of a module that has several."""
-
-    def __init__(self, module: Module) -> None:
+    def __init__(self, call: Callable[..., Tensor], *modules: Module) -> None:
         super().__init__()
-        self.module = module
+        self.call, self.inner = call, torch.nn.ModuleList(modules)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the first result."""
-        output: Tensor = self.module(input)[0]
-        return output
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return what the call does."""
+        return self.call(*self.inner, *inputs)
 
 
-class _Recurrent(_Layer):
-    """A recurrent layer without its last states."""
+def _first(module: Module, *inputs: Tensor) -> Tensor:
+    """The first of several results: a recurrent layer's output without its last states."""
+    output: Tensor = module(*inputs)[0]
+    return output
+
+
+def _lstm_step(cell: Module, input: Tensor, h: Tensor, c: Tensor) -> Tensor:
+    output: Tensor = cell(input, (h, c))[0]
+    return output
+
+
+def _self_attention(attention: Module, x: Tensor) -> Tensor:
+    output: Tensor = attention(x, x, x, need_weights=False)[0]
+    return output
+
+
+def _of_logits(loss: Module, input: Tensor, *others: Tensor) -> Tensor:
+    """A loss behind log_softmax, where alone the built-in's gradient of ctc_loss is the derivative of its value."""
+    output: Tensor = loss(torch.log_softmax(input, -1), *others)
+    return output
+
+
+def _scaled_tanh(input: Tensor) -> Tensor:
+    return 1.7159 * torch.tanh(2 / 3 * input)
+
+
+# What a layer is compared with where torch.nn has none, or one that computes something else (docs/differences.md).
+_INSTEAD: dict[str, Callable[..., Module]] = {
+    "ScaledTanh": partial(_Called, _scaled_tanh),
+    "CrossMapLRN2d": torch.nn.LocalResponseNorm,
+}
+
+
+class _Layer:
+    """Builds ``nn.<name>(*arguments, **options)``; arguments that are layers are built first.
+
+    With ``call`` the module is called by ``call(module, *inputs)``.
+    """
+
+    def __init__(self, name: str, *arguments: Any, call: Callable[..., Tensor] | None = None, **options: Any) -> None:
+        self.name, self.arguments, self.call, self.options = name, arguments, call, options
 
     def __call__(self, nn: ModuleType) -> Module:
-        return _Outputs(super().__call__(nn))
+        arguments = [each(nn) if isinstance(each, _Layer) else each for each in self.arguments]
+        instead = _INSTEAD.get(self.name) if nn is torch.nn else None
+        made = (instead or getattr(nn, self.name))(*arguments, **self.options)
+        return made if self.call is None else _Called(self.call, made)
+
+
+class _Function(_Layer):
+    """Applies ``nn.functional.<name>``, or what stands in ``torch`` alone, with ``options``."""
+
+    def __call__(self, nn: ModuleType) -> Module:
+        function = getattr(nn.functional, self.name, None) or getattr(torch, self.name)
+        return _Called(partial(function, **self.options))
 
 
 class _Lookups(Module):
@@ -242,7 +281,7 @@ def _depthwise_convolutions() -> Iterator[Case]:
     def depthwise(dimensions: int, kernel: int, stride: int, shape: Shape, **facts: Any) -> Case:
         channels = shape[1]
         label = f"{'x'.join([str(kernel)] * dimensions)} stride {stride} depthwise"
-        options = {"stride": stride, "padding": kernel // 2, "groups": channels, "bias": False}
+        options: dict[str, Any] = {"stride": stride, "padding": kernel // 2, "groups": channels, "bias": False}
         layer = _Layer(f"Conv{dimensions}d", channels, channels, kernel, **options)
         return _case(family, label, layer, shape, **facts)
 
@@ -257,6 +296,68 @@ def _depthwise_convolutions() -> Iterator[Case]:
     for stride in (1, 2):
         yield depthwise(3, 3, stride, (4, 16, 16, 28, 28))
 
+
+# What layers and losses take besides their input
+
+
+def _numbers(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Between 0 and 1."""
+    return torch.rand(shape, generator=generator)
+
+
+def _positive(shape: Shape, generator: torch.Generator) -> Tensor:
+    return 0.5 + torch.rand(shape, generator=generator)
+
+
+def _signs(shape: Shape, generator: torch.Generator) -> Tensor:
+    return torch.randint(2, shape, generator=generator) * 2.0 - 1
+
+
+def _row_signs(shape: Shape, generator: torch.Generator) -> Tensor:
+    return _signs(shape[:1], generator)
+
+
+def _classes(count: int) -> Drawing:
+    """A class for every sample, or position of it, of logits in the second dimension."""
+    return lambda shape, generator: torch.randint(count, (shape[0], *shape[2:]), generator=generator)
+
+
+def _label_sets(shape: Shape, generator: torch.Generator) -> Tensor:
+    """A tenth of the classes for each sample, then -1."""
+    labels = torch.rand(shape, generator=generator).argsort(1)
+    labels[:, max(shape[1] // 10, 1) :] = -1
+    return labels
+
+
+def _labels(shape: Shape, generator: torch.Generator) -> Tensor:
+    """An eighth as many labels as steps for logits (T, N, C), the blank 0 not among them."""
+    return torch.randint(1, shape[2], (shape[1], max(shape[0] // 8, 1)), generator=generator)
+
+
+# Labels, and the lengths of the logits and of the labels.
+_SEQUENCES: tuple[Drawing, ...] = (
+    _labels,
+    lambda shape, generator: torch.full(shape[1:2], shape[0]),
+    lambda shape, generator: torch.full(shape[1:2], max(shape[0] // 8, 1)),
+)
+
+
+def _points(shape: Shape, generator: torch.Generator) -> Tensor:
+    """As many points of an image (N, C, H, W) as it has, a few of them outside."""
+    return 2.2 * torch.rand((shape[0], *shape[2:], 2), generator=generator) - 1.1
+
+
+def _places(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Where max pooling with windows of 2 found its winners."""
+    dimensions = len(shape) - 2
+    values = torch.rand((*shape[:2], *(2 * size for size in shape[2:])), generator=generator)
+    pool = getattr(torch.nn, f"MaxPool{dimensions}d")(2, return_indices=True)
+    places: Tensor = pool(values)[1]
+    return places
+
+
+_SPATIAL: dict[int, Shape] = {1: (16, 32, 2048), 2: (16, 32, 56, 56), 3: (4, 16, 16, 28, 28)}
+_UNPOOLED: dict[int, Shape] = {1: (16, 32, 1024), 2: (16, 32, 28, 28), 3: (4, 16, 8, 14, 14)}
 
 _WINDOWS = ((2, 2, 0), (3, 2, 1), (3, 1, 1))  # kernel, stride, padding
 
@@ -277,10 +378,20 @@ def _pools(family: str, name: str) -> Iterator[Case]:
         yield pool(2, window, (64, 64, 28, 28), quick=window == (2, 2, 0))
     for window in _WINDOWS:
         yield pool(1, window, (16, 64, 4096))
-    if name == "MaxPool":
-        yield _case(family, "7x7", _Layer("AdaptiveMaxPool2d", 7), (16, 64, 56, 56))
     for window in _WINDOWS:
-        yield pool(3, window, (4, 16, 16, 28, 28))
+        yield pool(3, window, _SPATIAL[3])
+    if name != "MaxPool":
+        return
+    yield _case(family, "7x7", _Layer("AdaptiveMaxPool2d", 7), (16, 64, 56, 56))
+    for dimensions in (1, 3):
+        yield _case(family, "7", _Layer(f"AdaptiveMaxPool{dimensions}d", 7), _SPATIAL[dimensions])
+    few: dict[int, Shape] = {2: (2, 32, 56, 56), 3: (2, 8, 16, 28, 28)}
+    for dimensions, shape in few.items():
+        samples = torch.full((*shape[:2], dimensions), 0.5)
+        layer = _Layer(f"FractionalMaxPool{dimensions}d", 2, output_ratio=0.6, _random_samples=samples)
+        yield _case(family, "2", layer, shape)
+    for dimensions, shape in _UNPOOLED.items():
+        yield _case(family, "2", _Layer(f"MaxUnpool{dimensions}d", 2), shape, others=(_places,))
 
 
 def _global_pools() -> Iterator[Case]:
@@ -295,9 +406,11 @@ def _global_pools() -> Iterator[Case]:
     for dimensions, shape in shapes:
         layer = _Layer(f"AdaptiveAvgPool{dimensions}d", 1)
         yield _case("average-pooling", "global", layer, shape, quick=shape == (16, 512, 7, 7))
+    for dimensions, shape in _SPATIAL.items():
+        yield _case("average-pooling", "norm 2, 2", _Layer(f"LPPool{dimensions}d", 2.0, 2), shape)
 
 
-_MAPS = ((1, 64, 56, 56), (16, 16, 28, 28), (16, 64, 112, 112), (64, 64, 14, 14))
+_MAPS: tuple[Shape, ...] = ((1, 64, 56, 56), (16, 16, 28, 28), (16, 64, 112, 112), (64, 64, 14, 14))
 
 
 def _normalizations() -> Iterator[Case]:
@@ -305,14 +418,18 @@ def _normalizations() -> Iterator[Case]:
         quick = shape in (_MAPS[1], _MAPS[3])
         yield _case("batch-norm", "", _Layer("BatchNorm2d", shape[1]), shape, passes=2, quick=quick)
     yield _case("batch-norm", "", _Layer("BatchNorm1d", 256), (64, 256), passes=2)
-    yield _case("batch-norm", "", _Layer("BatchNorm3d", 16), (4, 16, 16, 28, 28), passes=2)
+    yield _case("batch-norm", "", _Layer("BatchNorm3d", 16), _SPATIAL[3], passes=2)
+    yield _case("batch-norm", "one process", _Layer("SyncBatchNorm", 16), _MAPS[1], passes=2)
     for rows in ((1, 128, 768), (16, 128, 256), (64, 256, 768)):
         yield _case("layer-norm", "", _Layer("LayerNorm", rows[-1]), rows, quick=rows[0] == 16)
     for shape in _MAPS:
         yield _case("group-norm", "8 groups", _Layer("GroupNorm", 8, shape[1]), shape, quick=shape == _MAPS[1])
-    yield _case("group-norm", "", _Layer("InstanceNorm2d", 16), _MAPS[1])
+    spatial: dict[int, Shape] = {**_SPATIAL, 2: _MAPS[1]}
+    for dimensions, maps in spatial.items():
+        yield _case("group-norm", "", _Layer(f"InstanceNorm{dimensions}d", maps[1]), maps)
     yield _case("layer-norm", "", _Layer("RMSNorm", 256), (16, 128, 256))
-    yield _case("local-response-norm", "5 channels", _Layer("LocalResponseNorm", 5), _MAPS[1], quick=True)
+    for name in ("LocalResponseNorm", "CrossMapLRN2d"):
+        yield _case("local-response-norm", "5 channels", _Layer(name, 5), _MAPS[1], quick=name == "LocalResponseNorm")
 
 
 def _activations() -> Iterator[Case]:
@@ -320,8 +437,8 @@ def _activations() -> Iterator[Case]:
         for shape in ((1, 64, 56, 56), (16, 64 if name == "ReLU" else 32, 112, 112), (64, 64, 14, 14)):
             yield _case("activation", "", _Layer(name), shape, quick=name in ("ReLU", "GELU") and shape[0] == 64)
     others = (
-        *("ELU", "SELU", "Mish", "LeakyReLU", "ReLU6", "Hardtanh", "Hardshrink", "Hardsigmoid", "Hardswish"),
-        *("LogSigmoid", "Softplus", "Softshrink", "Softsign", "Tanhshrink", "PReLU"),
+        *("ELU", "CELU", "SELU", "Mish", "LeakyReLU", "ReLU6", "Hardtanh", "Hardshrink", "Hardsigmoid", "Hardswish"),
+        *("LogSigmoid", "Softplus", "Softshrink", "Softsign", "Tanhshrink", "PReLU", "RReLU", "ScaledTanh"),
     )
     for name in others:
         yield _case("activation", "", _Layer(name), (64, 64, 14, 14))
@@ -339,67 +456,130 @@ def _softmaxes() -> Iterator[Case]:
         )
         for dim, shape in shapes:
             yield _case("softmax", f"dim {dim}", _Layer(name, dim=dim), shape, quick=shape[0] == 64)
-
-
-class _SelfAttention(Module):
-    """One tensor as query, key and value, and the output alone."""
-
-    def __init__(self, nn: ModuleType, size: int, heads: int) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(size, heads, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.attention(x, x, x, need_weights=False)[0]
-        return output
+    yield _case("softmax", "dim 1", _Layer("Softmin", dim=1), (64, 1000))
+    yield _case("softmax", "", _Layer("Softmax2d"), (16, 21, 64, 64))
 
 
 def _attentions() -> Iterator[Case]:
-    shape: Shape = (4, 512, 256)
-    name = f"MultiheadAttention 4 heads, {'x'.join(map(str, shape))}"
-    yield Case(name, "attention", "MultiheadAttention", partial(_SelfAttention, size=256, heads=4), shape)
-    layer = _Layer("TransformerEncoderLayer", 256, 4, 1024, 0.0, batch_first=True)
-    yield _case("attention", "4 heads", layer, (16, 128, 256), quick=True)
+    attention = _Layer("MultiheadAttention", 256, 4, batch_first=True, call=_self_attention)
+    yield _case("attention", "4 heads", attention, (4, 512, 256))
+    options: dict[str, Any] = {"dropout": 0.0, "batch_first": True}
+    yield _case(
+        "attention", "4 heads", _Layer("TransformerEncoderLayer", 256, 4, 1024, **options), (16, 128, 256), quick=True
+    )
+    encoder = _Layer("TransformerEncoderLayer", 128, 4, 512, **options)
+    decoder = _Layer("TransformerDecoderLayer", 128, 4, 512, **options)
+    stacks = (
+        ("4 heads", decoder, (_numbers,)),
+        ("2 layers", _Layer("TransformerEncoder", encoder, 2, enable_nested_tensor=False), ()),
+        ("2 layers", _Layer("TransformerDecoder", decoder, 2), (_numbers,)),
+        ("1 + 1 layers", _Layer("Transformer", 128, 4, 1, 1, 512, **options), (_numbers,)),
+    )
+    for label, layer, others in stacks:
+        yield _case("attention", label, layer, (4, 64, 128), others=others, amplifies=True)
+    product = _Function("scaled_dot_product_attention")
+    yield _case("attention", "", product, (4, 4, 256, 64), others=(_numbers, _numbers))
+
+
+_ELEMENTS = (512, 2048)
 
 
 def _losses() -> Iterator[Case]:
     layer = _Layer("CrossEntropyLoss")
     shapes: tuple[Shape, ...] = ((1, 1000), (64, 1000), (16, 21, 64, 64))
     for shape in shapes:
-        yield _case("cross-entropy", "", layer, shape, classes=shape[1], quick=len(shape) == 4)
+        yield _case("cross-entropy", "", layer, shape, others=(_classes(shape[1]),), quick=len(shape) == 4)
+    yield _case("cross-entropy", "", _Layer("NLLLoss"), (64, 1000), others=(_classes(1000),))
+    layer = _Layer("LinearCrossEntropyLoss", 256, 8000)
+    yield _case("cross-entropy", "256-8000", layer, (512, 256), others=(_classes(8000),))
+    layer = _Layer("AdaptiveLogSoftmaxWithLoss", 256, 8000, [500, 2000], call=_first)
+    yield _case("cross-entropy", "256-8000", layer, (512, 256), others=(_classes(8000),), data_dependent=True)
+    layer = _Layer("CTCLoss", call=_of_logits)
+    yield _case("cross-entropy", "", layer, (128, 16, 32), others=_SEQUENCES, data_dependent=True, amplifies=True)
 
-    yield _case("cross-entropy", "", _Layer("NLLLoss"), (64, 1000), classes=1000)
     pointwise = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss", "BCEWithLogitsLoss")
     for name in (*pointwise, "SoftMarginLoss", "HingeEmbeddingLoss", "MultiLabelSoftMarginLoss"):
-        yield _case("pointwise-loss", "", _Layer(name), (512, 2048), values=True, quick=name == "SmoothL1Loss")
-    yield _case("pointwise-loss", "", _Layer("KLDivLoss", reduction="batchmean"), (512, 2048), values=True)
-    yield _case("margin-loss", "", _Layer("MultiMarginLoss"), (4096, 100), classes=100, quick=True)
-    layer = _Layer("LinearCrossEntropyLoss", 256, 8000)
-    yield _case("cross-entropy", "256-8000", layer, (512, 256), classes=8000)
+        yield _case("pointwise-loss", "", _Layer(name), _ELEMENTS, others=(_numbers,), quick=name == "SmoothL1Loss")
+    yield _case("pointwise-loss", "", _Layer("KLDivLoss", reduction="batchmean"), _ELEMENTS, others=(_numbers,))
+    yield _case("pointwise-loss", "", _Layer("BCELoss"), _ELEMENTS, others=(_numbers,), domain=torch.sigmoid)
+    yield _case(
+        "pointwise-loss", "", _Layer("GaussianNLLLoss"), _ELEMENTS, others=(_numbers, _positive), data_dependent=True
+    )
+    yield _case("pointwise-loss", "", _Layer("MarginRankingLoss"), _ELEMENTS, others=(_numbers, _signs))
+
+    yield _case("margin-loss", "", _Layer("MultiMarginLoss"), (4096, 100), others=(_classes(100),), quick=True)
+    yield _case("margin-loss", "", _Layer("MultiLabelMarginLoss"), (512, 100), others=(_label_sets,))
+    yield _case("margin-loss", "", _Layer("CosineEmbeddingLoss"), _ELEMENTS, others=(_numbers, _row_signs))
+    for name in ("TripletMarginLoss", "TripletMarginWithDistanceLoss"):
+        yield _case("margin-loss", "", _Layer(name), _ELEMENTS, others=(_numbers, _numbers))
+
     for name in ("PairwiseDistance", "CosineSimilarity"):
-        yield _case("distance", "", _Layer(name), (512, 2048), values=True, quick=name == "PairwiseDistance")
+        yield _case("distance", "", _Layer(name), _ELEMENTS, others=(_numbers,), quick=name == "PairwiseDistance")
+    for p in (2.0, 1.0):
+        yield _case("distance", f"p {p:g}", _Function("cdist", p=p), (512, 64), others=(_numbers,))
+    yield _case("distance", "", _Function("pdist"), (512, 64))
+    yield _case("distance", "", _Function("normalize"), _ELEMENTS)
 
 
-def _linear_maps() -> Iterator[Case]:
+def _linear_layers() -> Iterator[Case]:
     yield _case("linear", "512-512", _Layer("Linear", 512, 512), (64, 512), quick=True)
     yield _case("linear", "768-3072", _Layer("Linear", 768, 3072), (512, 768))
-    for name in ("ZeroPad2d", "ReflectionPad2d", "ReplicationPad2d", "CircularPad2d"):
-        yield _case("rearranging", "1", _Layer(name, 1), (16, 32, 56, 56), quick=name == "ReflectionPad2d")
-    for mode in ("nearest", "bilinear"):
-        yield _case("rearranging", mode, _Layer("Upsample", scale_factor=2, mode=mode), (16, 32, 28, 28))
-    yield _case("rearranging", "2", _Layer("PixelShuffle", 2), (16, 64, 28, 28))
-    yield _case("rearranging", "3x3", _Layer("Unfold", 3, padding=1), (16, 16, 28, 28))
+    yield _case("linear", "64-64-64", _Layer("Bilinear", 64, 64, 64), (128, 64), others=(_numbers,))
+
+
+_PADDINGS: dict[str, tuple[float, ...]] = {
+    "Zero": (1,),
+    "Constant": (1, 0.5),
+    "Reflection": (1,),
+    "Replication": (1,),
+    "Circular": (1,),
+}
+
+
+def _rearrangements() -> Iterator[Case]:
+    family = "rearranging"
+    for kind, arguments in _PADDINGS.items():
+        for dimensions, shape in _SPATIAL.items():
+            name = f"{kind}Pad{dimensions}d"
+            yield _case(family, "1", _Layer(name, *arguments), shape, quick=name == "ReflectionPad2d")
+    enlarged: tuple[tuple[str, Shape], ...] = (
+        *((mode, (16, 32, 28, 28)) for mode in ("nearest", "bilinear")),
+        *(("bicubic", (4, 32, 28, 28)), ("linear", (16, 32, 1024)), ("trilinear", (4, 16, 8, 14, 14))),
+    )
+    for mode, shape in enlarged:
+        yield _case(family, mode, _Layer("Upsample", scale_factor=2, mode=mode), shape)
+    for name in ("UpsamplingNearest2d", "UpsamplingBilinear2d"):
+        yield _case(family, "2", _Layer(name, scale_factor=2), (16, 32, 28, 28))
+    for name in ("PixelShuffle", "PixelUnshuffle"):
+        yield _case(family, "2", _Layer(name, 2), (16, 64, 28, 28))
+    yield _case(family, "8 groups", _Layer("ChannelShuffle", 8), (16, 64, 28, 28))
+    yield _case(family, "3x3", _Layer("Unfold", 3, padding=1), (16, 16, 28, 28))
+    yield _case(family, "3x3", _Layer("Fold", 28, 3, padding=1), (16, 144, 784))
+    for mode in ("bilinear", "nearest"):
+        sample = _Function("grid_sample", mode=mode, align_corners=False)
+        yield _case(family, mode, sample, (16, 16, 28, 28), others=(_points,))
+    yield _case(family, "", _Function("affine_grid", size=(16, 3, 64, 64), align_corners=False), (16, 2, 3))
 
 
 def _dropouts() -> Iterator[Case]:
     shapes: tuple[Shape, ...] = ((1, 4096), (64, 4096), (16, 64, 56, 56))
     for shape in shapes:
         yield _case("dropout", "", _Layer("Dropout", 0.5), shape, quick=shape == (64, 4096))
+    for dimensions, shape in _SPATIAL.items():
+        yield _case("dropout", "", _Layer(f"Dropout{dimensions}d", 0.5), shape)
+    yield _case("dropout", "", _Layer("AlphaDropout", 0.5), (64, 4096))
+    yield _case("dropout", "", _Layer("FeatureAlphaDropout", 0.5), _SPATIAL[2])
 
 
 def _recurrent_layers() -> Iterator[Case]:
     for name in ("RNN", "GRU", "LSTM"):
         for shape in ((32, 1, 64), (32, 32, 256)):
-            yield _case("recurrent", str(shape[-1]), _Recurrent(name, shape[-1], shape[-1]), shape, quick=shape[1] == 1)
+            layer = _Layer(name, shape[-1], shape[-1], call=_first)
+            yield _case("recurrent", str(shape[-1]), layer, shape, quick=shape[1] == 1)
+    for name in ("RNNCell", "GRUCell"):
+        yield _case("recurrent", "256", _Layer(name, 256, 256), (64, 256), others=(_numbers,))
+    step = _Layer("LSTMCell", 256, 256, call=_lstm_step)
+    yield _case("recurrent", "256", step, (64, 256), others=(_numbers, _numbers))
 
 
 def _embeddings() -> Iterator[Case]:
@@ -422,7 +602,8 @@ def _models() -> Iterator[Case]:
             name,
             partial(build, image_size=size, classes=10),
             shape,
-            classes=10,
+            others=(_classes(10),),
+            amplifies=True,
             quick=quick,
             resident=True,
         )

@@ -13,6 +13,7 @@ from torchbp.ops import (
     padding,
     pooling,
     sampling,
+    shuffle,
     softmax,
 )
 from torchbp.ops.convolution import convolution_algorithm, convolution_algorithms, force_convolution_algorithm
@@ -33,5 +34,6 @@ __all__ = [
     "padding",
     "pooling",
     "sampling",
+    "shuffle",
     "softmax",
 ]

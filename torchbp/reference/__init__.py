@@ -28,9 +28,10 @@ the input, and then do the same.
     recurrent           a layer that reads its own output
     loss                where the gradient starts
     pointwise_loss      losses of every element: a table
-    margin_loss         margins between the scores of classes
+    margin_loss         margins between scores of classes, distances, angles
     ctc_loss            the likelihood of all alignments of a labelling
-    distance            p-norms of the differences of rows
+    linear_cross_entropy  log-probabilities of many classes, in clusters
+    distance            p-norms of the differences of rows, cosines
     dropout             a layer with a random factor
 
 Functions take and return NumPy arrays and change none of their arguments. Sums run in float64 (complex128)
@@ -103,7 +104,14 @@ from .convolution import (
     transposed_output_size,
 )
 from .ctc_loss import ctc_loss, ctc_loss_gradient
-from .distance import pair_distances, pair_distances_gradients
+from .distance import (
+    cosine_similarity,
+    cosine_similarity_gradients,
+    distance,
+    distance_gradients,
+    pair_distances,
+    pair_distances_gradients,
+)
 from .dropout import (
     alpha_dropout,
     alpha_dropout_gradient,
@@ -121,8 +129,16 @@ from .fractional_pooling import (
 )
 from .interpolation import interpolate, interpolate_adjoint
 from .linear import bilinear, bilinear_gradients, linear, linear_bias, linear_input, linear_weight
+from .linear_cross_entropy import adaptive_log_softmax, adaptive_log_softmax_gradients
 from .loss import cross_entropy, cross_entropy_gradient, mse_loss, mse_loss_gradient, nll_loss, nll_loss_gradient
-from .margin_loss import margin_loss, margin_loss_gradient
+from .margin_loss import (
+    cosine_embedding_loss,
+    cosine_embedding_loss_gradients,
+    margin_loss,
+    margin_loss_gradient,
+    triplet_margin_loss,
+    triplet_margin_loss_gradients,
+)
 from .max_unpooling import max_unpool, max_unpool_adjoint
 from .normalization import (
     batch_norm,
@@ -143,7 +159,16 @@ from .normalization import (
     update_running,
 )
 from .padding import pad, pad_adjoint
-from .pointwise_loss import pointwise_loss, pointwise_loss_gradient
+from .pointwise_loss import (
+    gaussian_nll_loss,
+    gaussian_nll_loss_gradients,
+    margin_ranking_loss,
+    margin_ranking_loss_gradients,
+    multilabel_soft_margin_loss,
+    multilabel_soft_margin_loss_gradient,
+    pointwise_loss,
+    pointwise_loss_gradient,
+)
 from .pooling import (
     average_pool,
     average_pool_adjoint,
@@ -163,6 +188,8 @@ from .softmax import log_softmax, log_softmax_gradient, softmax, softmax_gradien
 __all__ = [
     "adaptive_average_pool",
     "adaptive_average_pool_adjoint",
+    "adaptive_log_softmax",
+    "adaptive_log_softmax_gradients",
     "adaptive_max_pool",
     "adaptive_max_pool_gather",
     "adaptive_max_pool_indices",
@@ -185,10 +212,16 @@ __all__ = [
     "convolution_bias",
     "convolution_input",
     "convolution_weight",
+    "cosine_embedding_loss",
+    "cosine_embedding_loss_gradients",
+    "cosine_similarity",
+    "cosine_similarity_gradients",
     "cross_entropy",
     "cross_entropy_gradient",
     "ctc_loss",
     "ctc_loss_gradient",
+    "distance",
+    "distance_gradients",
     "dropout",
     "dropout_gradient",
     "elu",
@@ -203,6 +236,8 @@ __all__ = [
     "fractional_max_pool_gather",
     "fractional_max_pool_indices",
     "fractional_max_pool_scatter",
+    "gaussian_nll_loss",
+    "gaussian_nll_loss_gradients",
     "gelu",
     "gelu_derivative",
     "glu",
@@ -244,6 +279,8 @@ __all__ = [
     "margin_loss_gradient",
     "lstm",
     "lstm_gradients",
+    "margin_ranking_loss",
+    "margin_ranking_loss_gradients",
     "max_pool",
     "max_pool_gather",
     "max_pool_indices",
@@ -254,6 +291,8 @@ __all__ = [
     "mish_derivative",
     "mse_loss",
     "mse_loss_gradient",
+    "multilabel_soft_margin_loss",
+    "multilabel_soft_margin_loss_gradient",
     "nll_loss",
     "nll_loss_gradient",
     "normalize",
@@ -300,6 +339,8 @@ __all__ = [
     "transposed_convolution_input",
     "transposed_convolution_weight",
     "transposed_output_size",
+    "triplet_margin_loss",
+    "triplet_margin_loss_gradients",
     "unfold",
     "update_running",
 ]

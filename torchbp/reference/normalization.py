@@ -58,7 +58,8 @@ def batch_norm(input: Array, weight: Array | None, bias: Array | None, eps: floa
         ValueError: a channel has no values, or `eps` is not positive.
 
     Source: Ioffe and Szegedy, "Batch normalization: accelerating deep network training by reducing internal
-    covariate shift", 2015. Equals `torch.nn.functional.batch_norm` in training.
+    covariate shift", 2015. Equals `torch.nn.functional.batch_norm` in training. Synchronised over processes it is
+    that of their batches joined, each of which gets its part.
     """
     dtype = result_dtype(input, weight, bias)
     channels = _channels(input)
@@ -518,7 +519,8 @@ def local_response_norm(input: Array, size: int, alpha: float, beta: float, k: f
         TypeError: an array is complex.
 
     Source: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
-    section 3.3. Equals `torch.nn.functional.local_response_norm`.
+    section 3.3. Equals `torch.nn.functional.local_response_norm`. For an odd `size` CrossMapLRN2d of Torch 7 is the
+    same; for an even one its sum runs over the `size` - 1 channels around c.
     """
     dtype, x = result_dtype(input), widen(input)
     output = zeros(x.shape, dtype)

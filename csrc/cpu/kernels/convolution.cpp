@@ -2,13 +2,11 @@
 // (no im2col buffer), and the correlation that gives the weight gradient.
 #include "convolution.h"
 
-#include "vector.h"
+#include "lanes.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
 namespace {
-
-constexpr int64_t kRows = TORCHBP_TILE_ROWS;
 
 template <typename T>
 constexpr int64_t kColumns = 2 * Lanes<T>::count;
@@ -395,34 +393,44 @@ int64_t direct_workspace(const GatherProblem& problem, const DirectPlan& plan) {
 template <typename T, typename Problem>
 void fill_buffer(const Problem& problem, const BufferPlan& plan, int64_t channels, const T* source, int64_t depth,
                  int64_t row, T* buffer) {
+  constexpr int64_t lanes = kLanes<T>;
   const int64_t stride = problem.source_stride[3], increment = problem.step[3] * stride;
   const int64_t rows = plan.rows + plan.excess[1];
-  for (int64_t c = 0; c < channels; ++c)
+  const bool together = problem.source_channel_stride == 1 && problem.step[3] == 1;
+  int64_t many = 1;  // channels that are copied together
+  for (int64_t c = 0; c < channels; c += many) {
+    many = together && channels - c >= lanes ? lanes : 1;
+    T* line = buffer + c * plan.channel;
     for (int64_t slot = 0; slot <= plan.excess[0]; ++slot) {
       const int64_t z = problem.step[1] * depth + plan.least[0] + slot;
       for (int64_t ph = 0; ph < problem.step[2]; ++ph)
         for (int64_t pw = 0; pw < problem.step[3]; ++pw) {
           const int64_t shift = plan.least[2] + pw;
           const Range valid = valid_range(plan.pitch, problem.step[3], shift, problem.source_size[3]);
-          for (int64_t r = 0; r < rows; ++r, buffer += plan.pitch) {
+          for (int64_t r = 0; r < rows; ++r, line += plan.pitch) {
             const int64_t y = problem.step[2] * (row + r) + plan.least[1] + ph;
-            if (z < 0 || z >= problem.source_size[1] || y < 0 || y >= problem.source_size[2]) {
-              for (int64_t i = 0; i < plan.pitch; ++i) buffer[i] = T(0);
-              continue;
+            const bool inside = z >= 0 && z < problem.source_size[1] && y >= 0 && y < problem.source_size[2];
+            const int64_t begin = inside ? valid.first : plan.pitch, end = inside ? valid.last : plan.pitch;
+            const int64_t count = end - begin;
+            for (int64_t k = 0; k < many; ++k) {
+              T* to = line + k * plan.channel;
+              for (int64_t i = 0; i < begin; ++i) to[i] = T(0);
+              for (int64_t i = end; i < plan.pitch; ++i) to[i] = T(0);
             }
+            if (count <= 0) continue;
             const T* from = source + c * problem.source_channel_stride + z * problem.source_stride[1] +
-                            y * problem.source_stride[2] + (problem.step[3] * valid.first + shift) * stride;
-            for (int64_t i = 0; i < valid.first; ++i) buffer[i] = T(0);
-            const int64_t count = valid.last - valid.first;
-            T* __restrict__ to = buffer + valid.first;
-            if (increment == 1)
+                            y * problem.source_stride[2] + (problem.step[3] * begin + shift) * stride;
+            T* __restrict__ to = line + begin;
+            if (many == lanes)
+              from_lanes(from, increment, count, to, plan.channel, lanes);
+            else if (increment == 1)
               for (int64_t i = 0; i < count; ++i) to[i] = from[i];
             else
               for (int64_t i = 0; i < count; ++i) to[i] = from[i * increment];
-            for (int64_t i = valid.last; i < plan.pitch; ++i) buffer[i] = T(0);
           }
         }
     }
+  }
 }
 
 template <typename T>

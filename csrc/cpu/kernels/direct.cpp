@@ -312,11 +312,19 @@ void pack_weight(const GatherProblem& problem, const T* weight, T* packed, int64
   }
 }
 
-// product[pixel][v] = start[v], or what is there, + sum over taps and channels [first, last) of
-// source[place + pixel][channel] * weight[tap][channel][v].
+// Sums of pixels, `step` apart: what they start from, and where they go.
+template <typename T>
+struct Sums {
+  const T* start;
+  int64_t start_step;
+  T* to;
+  int64_t to_step;
+};
+
+// to[pixel][v] = start[pixel][v] + sum over taps and channels of source[place + pixel][channel] * weight[tap][channel][v].
 template <typename T, int kPixels, int kWide>
 void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, int64_t block_stride, int64_t channels,
-              const T* __restrict__ weight, int64_t tap_stride, const T* start, T* __restrict__ product) {
+              const T* __restrict__ weight, int64_t tap_stride, const Sums<T>& sums) {
   constexpr int64_t lanes = kLanes<T>;
   Vector<T> sum[kPixels][kWide];
 #pragma GCC unroll 12
@@ -344,10 +352,9 @@ void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, 
 #pragma GCC unroll 12
   for (int r = 0; r < kPixels; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kWide; ++v) {
-      T* to = product + (r * kWide + v) * lanes;
-      store<T>(to, load(start ? start + v * lanes : to) + sum[r][v]);
-    }
+    for (int v = 0; v < kWide; ++v)
+      store<T>(sums.to + r * sums.to_step + v * lanes,
+               load(sums.start + r * sums.start_step + v * lanes) + sum[r][v]);
 }
 
 template <typename T, int kPixels, int kWide, typename... Arguments>
@@ -383,21 +390,26 @@ int64_t gather_workspace(const GatherProblem& problem) {
          places / static_cast<int64_t>(sizeof(T));
 }
 
+// Where the sums of a row of a block begin.
+template <typename T>
+T* position(const GatherProblem& problem, const Block& block, int64_t image, int64_t row, T* target) {
+  return target + (block.image + image) * problem.target_stride[0] + block.depth * problem.target_stride[1] +
+         (block.row + row) * problem.target_stride[2] + block.column * problem.target_stride[3];
+}
+
 // Writes the products of a block for one panel.
 template <typename T>
 void write_block(const GatherProblem& problem, const Blocks& b, const Block& block, const T* product, int64_t width,
                  int64_t channels, T* target) {
   constexpr int64_t lanes = kLanes<T>;
   const int64_t stride = problem.target_stride[3], channel = problem.target_channel_stride;
-  target += block.image * problem.target_stride[0] + block.depth * problem.target_stride[1] +
-            block.row * problem.target_stride[2] + block.column * stride;
   // Complete rows that follow each other are one.
   const bool whole = b.column_blocks == 1 && problem.target_stride[2] == block.columns * stride;
   const int64_t rows = whole ? 1 : block.rows, columns = whole ? block.rows * block.columns : block.columns;
   for (int64_t image = 0; image < block.images; ++image)
     for (int64_t row = 0; row < rows; ++row) {
       const T* from = product + (image * b.rows + row) * b.columns * width;
-      T* to = target + image * problem.target_stride[0] + row * problem.target_stride[2];
+      T* to = position(problem, block, image, row, target);
       for (int64_t v = 0; v < channels; v += lanes) {
         const int64_t present = smaller(lanes, channels - v);
         T* at = to + v * channel;
@@ -447,27 +459,33 @@ void gather(const GatherProblem& original, int64_t threads, const T* source, con
     const int64_t chain = smaller(kChain, kPieceBytes / (width * static_cast<int64_t>(sizeof(T))));
     const int64_t channel_step = smaller(channels, up(up(channels, up(channels, chain)), lanes) * lanes);
     const int64_t tap_step = channel_step < channels ? 1 : larger(1, smaller(taps, chain / channels));
+    T* out = target + (group * problem.target_channels + first_channel) * problem.target_channel_stride;
+    const bool in_place = problem.target_channel_stride == 1 && wanted == width;  // for the last piece's sums
     for (int64_t tap = 0; tap < taps; tap += tap_step)
       for (int64_t c = 0; c < channels; c += channel_step) {
         const int64_t many = smaller(tap_step, taps - tap), depth = smaller(channel_step, channels - c);
         const T* weight = matrix + (tap * channels + c) * width;
-        const T* begin = tap == 0 && c == 0 ? start : nullptr;
+        const bool begins = tap == 0 && c == 0, ends = tap + many == taps && c + depth == channels;
         for (int64_t image = 0; image < block.images; ++image)
           for (int64_t row = 0; row < block.rows; ++row)
             for (int64_t piece = 0; piece < pieces; ++piece) {
               const int64_t first = piece * block.columns / pieces, last = (piece + 1) * block.columns / pieces;
               const T* from = buffer + (image * b.image + c / lanes * b.channel_block + row * b.pitch + first) * lanes;
-              T* to = product + ((image * b.rows + row) * b.columns + first) * width;
+              T* own = product + ((image * b.rows + row) * b.columns + first) * width;
+              Sums<T> sums = {begins ? start : own, begins ? 0 : width, own, width};
+              if (ends && in_place) {
+                sums.to = position(problem, block, image, row, out) + first * problem.target_stride[3];
+                sums.to_step = problem.target_stride[3];
+              }
               if (width == lanes)
                 multiply_pixels<T, kRows, 1>(last - first, from, place + tap, many, b.channel_block * lanes, depth,
-                                             weight, channels * width, begin, to);
+                                             weight, channels * width, sums);
               else
                 multiply_pixels<T, kRows, kVectors>(last - first, from, place + tap, many, b.channel_block * lanes,
-                                                    depth, weight, channels * width, begin, to);
+                                                    depth, weight, channels * width, sums);
             }
       }
-    write_block(problem, b, block, product, width, wanted,
-                target + (group * problem.target_channels + first_channel) * problem.target_channel_stride);
+    if (!in_place) write_block(problem, b, block, product, width, wanted, out);
   }
 }
 

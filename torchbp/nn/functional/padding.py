@@ -36,6 +36,9 @@ def _check_sizes(op: str, input: Tensor, size: Sequence[int], pads: Sequence[int
         raise RuntimeError(f"{op}(): pad {tuple(pads)} does not fit input of shape {tuple(input.shape)}")
 
 
+_pad_in_float32 = autocast_to("float32")(autograd.padding.pad)
+
+
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Return the input with a border, constant or of repeated elements, or with its border cut off.
 
@@ -95,6 +98,6 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     batched = input.dim() == dimensions + 2
     # As the built-in: these are on its list of what runs in float32.
     in_float32 = mode == "replicate" or (mode == "reflect" and dimensions < 3)
-    repeat = autocast_to("float32")(autograd.padding.pad) if in_float32 else autograd.padding.pad
+    repeat = _pad_in_float32 if in_float32 else autograd.padding.pad
     y = repeat(input if batched else input.unsqueeze(0), pads, mode)
     return y if batched else y.squeeze(0)

@@ -112,7 +112,9 @@ def _weighted(loss: Callable[..., Tensor], op: str, weight: Tensor | None, given
     """Return a loss (x, t, reduction) with a weight of the given tensor's shape; a mean divides by its sum."""
     x, t, reduction = operands
     if weight is None:
-        return autocast_to("float32")(loss)(x, t, reduction)  # which the built-in does without a weight only
+        if torch._C._is_any_autocast_enabled():  # the built-in casts without a weight only
+            loss = autocast_to("float32")(loss)
+        return loss(x, t, reduction)
     w, x, t = _weight(op, weight, x, t, given.shape)
     if reduction != "mean":
         return loss(x, t, reduction, w)

@@ -36,6 +36,27 @@ def _check_shapes(
         raise RuntimeError(f"w_hh must have {_GATES[type(cell)]} rows per element of a state, got {rows} rows")
 
 
+def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    """Return what :func:`torchbp.autograd.recurrent.step` does, under autocast in :func:`recurrent`'s precision.
+
+    Raises:
+        RuntimeError: if the shapes of the parameters do not fit those of x and the states.
+    """
+    w_ih, w_hh, b_ih, b_hh = parameters
+    assert w_ih is not None and w_hh is not None
+    hidden = h.shape[1]
+    bias = (rows,) = (_GATES[type(cell)] * hidden,)
+    fits = w_ih.shape == (rows, x.shape[1]) and w_hh.shape == (rows, hidden)
+    if not (fits and (b_ih is None or b_ih.shape == bias) and (b_hh is None or b_hh.shape == bias)):
+        states = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+        _check_shapes(cell, x, *states, (*parameters, None), x.shape[0])
+    if not torch._C._is_any_autocast_enabled():
+        return autograd.recurrent.step(cell, x, h, c, *parameters)
+    states = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+    y, _, *cells = recurrent(cell, x, *states, (*parameters, None), (x.shape[0],))
+    return (y, *[s.squeeze(0) for s in cells])
+
+
 def recurrent(
     cell: Cell,
     x: Tensor,

@@ -15,7 +15,7 @@ from torchbp.autograd.recurrent import GRU as GRUSteps
 from torchbp.autograd.recurrent import LSTM as LSTMSteps
 from torchbp.autograd.recurrent import RNN as RNNSteps
 from torchbp.autograd.recurrent import Cell
-from torchbp.nn.functional.recurrent import recurrent
+from torchbp.nn.functional.recurrent import recurrent, step
 
 
 def _states(layer: torch.nn.RNNBase, x: Tensor, sequences: int) -> tuple[Tensor, ...]:
@@ -119,7 +119,9 @@ class GRU(torch.nn.GRU):
         return _run(self, GRUSteps(), input, hx)
 
 
-def _step(module: torch.nn.RNNCellBase, cell: Cell, input: Tensor, states: Sequence[Tensor] | None) -> list[Tensor]:
+def _step(
+    module: torch.nn.RNNCellBase, cell: Cell, input: Tensor, states: Sequence[Tensor] | None
+) -> tuple[Tensor, ...]:
     """Do what torch.nn's forward does for all cells; return the new states."""
     name, paired = type(module).__name__, cell.has_cell_state
     if input.dim() not in (1, 2):
@@ -142,11 +144,9 @@ def _step(module: torch.nn.RNNCellBase, cell: Cell, input: Tensor, states: Seque
                 f"hidden{i} has inconsistent shape: got {tuple(state.shape)} expected "
                 f"{(x.shape[0], module.hidden_size)}, input's batch size and hidden_size"
             )
-    h, *c = [s.unsqueeze(0) for s in states]
-    parameters = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh, None)
-    y, _, *last = recurrent(cell, x, h, c[0] if c else None, parameters, (x.shape[0],))
-    new = [y, *(s.squeeze(0) for s in last)]
-    return [s.squeeze(0) for s in new] if unbatched else new
+    h, c = states if paired else (states[0], None)
+    new = step(cell, x, h, c, module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
+    return tuple([s.squeeze(0) for s in new]) if unbatched else new
 
 
 class RNNCell(torch.nn.RNNCell):

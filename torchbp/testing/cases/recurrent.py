@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchbp.autograd.recurrent import GRU, LSTM, RNN, Cell
-from torchbp.nn.functional.recurrent import recurrent
+from torchbp.nn.functional.recurrent import recurrent, step
 from torchbp.testing.cases._case import LayerCase, bytes_of, draw
 from torchbp.testing.properties import Subject
 
@@ -99,17 +99,16 @@ def _cell_case(kind: str, name: str) -> LayerCase:
     shapes += [(gates * _HIDDEN, _IN), (gates * _HIDDEN, _HIDDEN), (gates * _HIDDEN,), (gates * _HIDDEN,)]
 
     def mine(x: Tensor, h: Tensor, *rest: Tensor) -> Any:
-        c = rest[0].unsqueeze(0) if cell.has_cell_state else None
-        y, _, *last = recurrent(cell, x, h.unsqueeze(0), c, (*rest[states - 1 :], None), (x.shape[0],))
-        return (y, last[0].squeeze(0)) if last else y
+        new = step(cell, x, h, rest[0] if cell.has_cell_state else None, *rest[states - 1 :])
+        return new if cell.has_cell_state else new[0]
 
     def theirs(x: Tensor, h: Tensor, *rest: Tensor) -> Any:
         return _CELLS[kind](x, (h, rest[0]) if cell.has_cell_state else h, *rest[states - 1 :])
 
     def saved(*tensors: Tensor) -> int:
-        if isinstance(cell, RNN):
-            return bytes_of(*(t for t in tensors if t.dim() == 2)) + tensors[0].shape[0] * _HIDDEN * 4
-        return bytes_of(*tensors) + tensors[0].shape[0] * gates * _HIDDEN * 4
+        if isinstance(cell, RNN):  # the new state, and no biases
+            return bytes_of(*(t for t in tensors if t.dim() == 2)) + _BATCH * _HIDDEN * 4
+        return bytes_of(*tensors) + _BATCH * (gates + 1) * _HIDDEN * 4
 
     inputs = tuple([draw(*s, seed=i) * 0.5 for i, s in enumerate(shapes)])
     batched = tuple(range(1 + states))
