@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from real_models import MODELS
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_sequence
@@ -384,6 +385,36 @@ def test_weight_norm(normalized):
     assert report.total.before.multiply_adds.forward == 60
 
 
+def test_group_norm_of_a_channels_last_input():
+    # Of PyTorch's, the weight's gradient alone would end the process.
+    x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
+    row = torchbp.cost(nn.GroupNorm(2, 4), x, rounds=1).total
+    assert products(row.before) == (0, 0, None, None) and products(row.after) == (0, 0, 0, 0)
+    assert row.before.seconds.weight_gradient is None and row.after.seconds.weight_gradient > 0
+    row = counted(nn.GroupNorm(2, 4), x.detach().requires_grad_()).total
+    assert products(row.before) == (0, 0, None, 0)
+
+
+def test_models_that_ask_for_the_gradient_of_their_input_themselves():
+    class Asks(nn.Linear):
+        def forward(self, x):
+            x = x[:, None]
+            x.requires_grad = True
+            return super().forward(x)
+
+    report = counted(nn.Sequential(Asks(4, 5)), torch.randn(3, 4))
+    assert products(report.total.before) == (60, None, 60, 60)
+
+    class Breaks(nn.Linear):
+        def forward(self, x):
+            if not self.weight.requires_grad:
+                raise RuntimeError("oh")
+            return super().forward(x)
+
+    with pytest.raises(RuntimeError, match="oh"):
+        counted(Breaks(4, 5), torch.randn(3, 4, requires_grad=True))
+
+
 @pytest.mark.slow
 def test_compiled_models_are_measured_as_they_were_before():
     model = nn.Sequential(nn.Linear(4, 5))
@@ -407,6 +438,24 @@ def test_models_that_transformers_makes():
     assert report.elsewhere.before.multiply_adds.forward == 2 * 2 * 6 * 6 * 8  # scores, and values weighed with them
     assert report.total.output_shapes == ((2, 6, 8), (2, 8))
     assert report["encoder.layer.0.intermediate.dense"].before.multiply_adds.forward == 2 * 6 * 8 * 16
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those packages' own
+@pytest.mark.parametrize("name", MODELS)
+def test_totals_of_models_of_other_packages(name):
+    pytest.importorskip(MODELS[name].package, reason="the package is not installed")
+    model, batch = MODELS[name].build(torch.float32), MODELS[name].inputs(torch.float32)
+    report = counted(model, kwargs=batch)
+    kept = [*model.parameters(), *model.buffers()]
+    assert report.total.before.saved_bytes == saved_bytes(lambda: model(**batch), exclude=kept)
+    with MultiplyAdds() as counter:
+        model(**batch)
+    assert report.total.before.multiply_adds.forward == counter.total > 0
+    assert report.total.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(row.converted for row in report.rows) > len(report.rows) / 3
+    for rest in (report.elsewhere.before, report.elsewhere.after):
+        assert rest.saved_bytes >= 0 and rest.multiply_adds.forward >= 0 and rest.multiply_adds.backward >= 0
 
 
 # The model is left alone
@@ -582,7 +631,7 @@ def test_a_missing_package_is_named_with_its_extra(report, monkeypatch, package,
 # The command
 
 
-MODELS = """
+NETWORKS = """
 import torch
 from torch import nn
 
@@ -607,7 +656,7 @@ def command(tmp_path, monkeypatch, capsys):
     pytest.importorskip("typer")
     from torchbp.cli.main import main
 
-    (tmp_path / "networks.py").write_text(MODELS)
+    (tmp_path / "networks.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
     random = torch.get_rng_state()

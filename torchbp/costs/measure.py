@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from torchbp.costs.calls import Call, tensors_of
+from torchbp.costs.graph import nodes_of
 from torchbp.costs.multiply_adds import MultiplyAdds
 from torchbp.costs.timing import in_turn
+from torchbp.ops.registry import memory_format_of
 
 _SECONDS = 0.005  # rounds are added until a call has been timed for so long
 
@@ -115,8 +117,14 @@ class _Run:
         self._finish()
 
     def possible(self) -> bool:
-        """Tell whether there is such a gradient; to ask after :meth:`prepare`."""
-        return self.figure == "forward" or bool(self.outputs and self.roots)
+        """Prepare, and tell whether there is such a gradient."""
+        try:
+            self.prepare()
+        except RuntimeError:  # the model may refuse an input that requires a gradient, where it got none that does
+            if self.wanted == self.call.wanted:
+                raise
+            return False
+        return self.figure == "forward" or bool(self.outputs and self.roots and not _crashes(self.outputs))
 
     def __call__(self) -> object:
         """Do what the figure is of."""
@@ -142,6 +150,19 @@ class _Run:
             torch.accelerator.synchronize()
 
 
+def _crashes(outputs: Sequence[Tensor]) -> bool:
+    """Tell whether PyTorch's group norm is to write the gradient of a channels-last input that wants none.
+
+    It does so for the sake of its weight's gradient, and ends the process.
+    """
+    return any(
+        node.name() == "NativeGroupNormBackward0"
+        and node.next_functions[0][0] is None
+        and memory_format_of(node._saved_input) != torch.contiguous_format
+        for node in nodes_of(outputs)
+    )
+
+
 def measure(modules: Mapping[str, Module], call: Call, *, time: bool, rounds: int | None) -> dict[str, Cost]:
     """Measure ``modules``, which do the same, on the arguments of ``call``, and time them in turn."""
     counted: dict[str, dict[str, Any]] = {name: dict.fromkeys(FIGURES) for name in modules}
@@ -150,15 +171,14 @@ def measure(modules: Mapping[str, Module], call: Call, *, time: bool, rounds: in
         for figure in FIGURES:
             runs = {name: _Run(module, call, figure) for name, module in modules.items()}
             try:
-                for name, run in runs.items():
-                    run.prepare()
-                    if run.possible():
-                        with MultiplyAdds() as counter:
-                            run()
-                        counted[name][figure] = counter.total
-                if time and all(counted[name][figure] is not None for name in runs):
-                    preparations = {name: run.prepare for name, run in runs.items()}
-                    for name, timing in in_turn(runs, rounds, prepare=preparations, least=_SECONDS).items():
+                able = {name: run for name, run in runs.items() if run.possible()}
+                for name, run in able.items():
+                    with MultiplyAdds() as counter:
+                        run()
+                    counted[name][figure] = counter.total
+                if time and able:
+                    preparations = {name: run.prepare for name, run in able.items()}
+                    for name, timing in in_turn(able, rounds, prepare=preparations, least=_SECONDS).items():
                         taken[name][figure] = timing.median
             finally:
                 for run in runs.values():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from torchbp.costs.graph import nodes_of
 from torchbp.testing.compare import Failure, Worst, index_of
 from torchbp.testing.subject import Refused, Subject, draw_like
 
@@ -208,18 +209,6 @@ def _require_twice(subject: Subject) -> None:
     gradients = stage.at([t.clone().requires_grad_() for t in stage.point], create_graph=True)
     if any(type(node).__name__ == "Error" for node in nodes_of(gradients)):
         raise Refused("differentiable once only, and says so")
-
-
-def nodes_of(outputs: Sequence[Tensor]) -> Iterator[Any]:
-    """Yield the nodes of a graph."""
-    waiting: list[Any] = [t.grad_fn for t in outputs]
-    seen: set[Any] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting.extend(following for following, _ in node.next_functions)
 
 
 def function_nodes(outputs: Sequence[Tensor]) -> list[Any]:
