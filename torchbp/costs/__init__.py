@@ -1,8 +1,8 @@
 """What computations cost: multiply-adds, bytes kept for the backward pass, time; and :func:`torchbp.cost`.
 
-``multiply_adds``, ``saved``, ``graph`` and ``timing`` look at anything that runs; the gradient proof and the benchmark use
-them too. ``calls`` finds the layers that a model calls, ``measure`` measures one, ``report`` holds what was found and
-``rendering`` shows it.
+``multiply_adds``, ``saved``, ``graph`` and ``timing`` look at anything that runs; the gradient proof and the
+benchmark use them too. ``calls`` finds the layers that a model calls, ``measure`` measures one, ``report`` holds what
+was found and ``rendering`` shows it.
 """
 
 from __future__ import annotations
