@@ -10,6 +10,9 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import Function, forward_ad
 
+#: ``torch.compiler.is_exporting``, which PyTorch 2.6 does not have.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+
 
 class ExplicitFunction:
     """The methods of an autograd.Function: forward, setup_context, backward, jvp, vmap, all static.
@@ -48,8 +51,11 @@ class ExplicitFunction:
                     "vmap, ...) drops the backward pass of an autograd.Function; compile the function inside the "
                     "transform, or leave fullgraph out"
                 )
-            # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments.
-            return cls.reverse.apply(*args) if _require_gradient(args) else cls.forward(*args)
+            # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments. An exported
+            # program holds the operators of forward alone: there torchbp's refuse to be differentiated, where with
+            # the Function around them the gradient would be missing without a word.
+            record = _require_gradient(args) and not is_exporting()
+            return cls.reverse.apply(*args) if record else cls.forward(*args)
         if torch._C._are_functorch_transforms_active():
             return cls.function.apply(*args)
         if forward_ad._current_level < 0 and not _require_gradient(args):
