@@ -70,6 +70,12 @@ def convolutional() -> nn.Module:
     )
 
 
+def small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(3, 5)
+    )
+
+
 def transformer(dropout: float) -> nn.Module:
     return nn.Sequential(
         nn.Embedding(11, 8),
@@ -92,6 +98,7 @@ def recurrent() -> nn.Module:
 
 BODIES: dict[str, Callable[[], nn.Module]] = {
     "convolutional": convolutional,
+    "small": small,  # of images whose side is 4 to 7
     "transformer": lambda: transformer(0.1),
     "transformer without dropout": lambda: transformer(0.0),
     "recurrent": recurrent,
@@ -125,7 +132,7 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     """Return inputs and targets; ``length`` is that of a sequence, or of an image's side."""
     generator = torch.Generator().manual_seed(seed)
-    if name == "convolutional":
+    if name in ("convolutional", "small"):
         x = torch.randn(size, 2, length, length, generator=generator, dtype=dtype)
         return x, torch.randint(0, 5, (size,), generator=generator)
     x = torch.randint(0, 11, (size, length), generator=generator)
