@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+# test_modules.py compiles a network in the quick part.
+pytestmark = pytest.mark.slow
+
 Compile = Callable[[Any], Any]
 
 
@@ -29,10 +32,6 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def slow_but(quick: Any, values: Any) -> list[Any]:
-    return [one if one == quick else pytest.param(*one, marks=pytest.mark.slow) for one in values]
-
-
 # Dropout draws the eager numbers only where no compiler orders the operations anew.
 RUNS = [
     ("small", "eager"),
@@ -43,7 +42,7 @@ RUNS = [
 RUNS += [("transformer", "eager"), ("small", "inductor")]
 
 
-@pytest.mark.parametrize(("name", "backend"), slow_but(RUNS[0], RUNS))
+@pytest.mark.parametrize(("name", "backend"), RUNS)
 def test_a_training_run(name: str, backend: str) -> None:
     """Steps of an optimiser on batches of changing size equal torch.nn's, with two programs at most."""
     models = networks.pair(name)
@@ -62,24 +61,22 @@ def test_a_training_run(name: str, backend: str) -> None:
     assert counter.frame_count == 2  # of the first size; of any size
 
 
-@pytest.mark.slow
-def test_inference(name: str = "convolutional") -> None:
+def test_inference() -> None:
     """In evaluation mode, with and without gradients recorded, with a dimension that is marked as dynamic."""
-    ours, theirs = (model.eval() for model in networks.pair(name))
+    ours, theirs = (model.eval() for model in networks.pair("convolutional"))
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     program = torch.compile(ours, fullgraph=True, backend=counter)
     with torch.no_grad():
         for seed, size in enumerate((3, 6, 5)):
-            x, target = networks.batch(name, seed, size)
+            x, target = networks.batch("convolutional", seed, size)
             for tensor in (x, target):
                 torch._dynamo.mark_dynamic(tensor, 0)
             torch.testing.assert_close(program(x, target), theirs(x, target), rtol=1e-9, atol=1e-9)
     assert counter.frame_count == 1
-    inputs = networks.batch(name)
+    inputs = networks.batch("convolutional")
     networks.assert_equal(networks.step(ours, inputs, program), networks.step(theirs, inputs))
 
 
-@pytest.mark.slow
 def test_dropout_in_a_compiled_step() -> None:
     """Its gradient is that of the loss with the masks that were drawn: the slope of the loss along a line."""
     model, inputs = networks.pair("transformer")[0], networks.batch("transformer")
@@ -100,7 +97,6 @@ def test_dropout_in_a_compiled_step() -> None:
     assert not torch.equal(again["loss"], found["loss"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convolutional", "transformer without dropout"])
 def test_under_autocast(name: str) -> None:
     model, inputs = networks.pair(name, torch.float32)[0], networks.batch(name, dtype=torch.float32)
@@ -120,10 +116,9 @@ def test_under_autocast(name: str) -> None:
         torch.testing.assert_close(found[key], value, rtol=2e-2, atol=2e-3, msg=key)
 
 
-@pytest.mark.slow
-def test_compiled_autograd(name: str = "small") -> None:
-    ours, theirs = networks.pair(name)
-    inputs = networks.batch(name)
+def test_compiled_autograd() -> None:
+    ours, theirs = networks.pair("small")
+    inputs = networks.batch("small")
     wanted = networks.step(theirs, inputs)
     with torch._dynamo.config.patch(compiled_autograd=True):
 
@@ -217,7 +212,7 @@ ROWS = [("small", spelling) for spelling in SPELLINGS]
 ROWS += [(name, "compile(vmap(grad(f)))") for name in ("transformer without dropout", "recurrent")]
 
 
-@pytest.mark.parametrize(("name", "spelling"), slow_but(None, ROWS))
+@pytest.mark.parametrize(("name", "spelling"), ROWS)
 def test_around_and_inside_transforms(name: str, spelling: str) -> None:
     """The result is torch.nn's, by a graph break; one whole graph is refused, never without the explicit backward."""
     ours, theirs = (Problem(model, name) for model in networks.pair(name))

@@ -94,6 +94,19 @@ def test_gradients_of_pytorchs_own_operators_are_right(strict: bool) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_a_backward_of_ones_own_is_not_exported() -> None:
+    """An exported program holds forward; what PyTorch makes of it is forward's derivative."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torchbp.autograd.adjoint_pair(lambda x: 2 * x, lambda g: 100 * g)(x)
+
+    x = torch.ones(3, requires_grad=True)
+    exported = torch.export.export(Scaled(), (x,)).module()
+    assert torch.autograd.grad(Scaled()(x).sum(), x)[0].tolist() == [100] * 3
+    assert torch.autograd.grad(exported(x).sum(), x)[0].tolist() == [2] * 3
+
+
 class Called(nn.Module):
     """A layer's case as a module: its floating-point inputs are parameters, times one."""
 
