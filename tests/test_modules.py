@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, tuple] = {
     "LayerNorm": (6,),
     "CrossMapLRN2d": (3,),
     "Linear": (5, 4),
+    "LazyLinear": (4,),
     "LocalResponseNorm": (2,),
     "LinearCrossEntropyLoss": (3, 5),
     "LogSoftmax": (1,),
@@ -59,7 +60,7 @@ ARGUMENTS: dict[str, tuple] = {
 }
 # What a module takes, where that is not an image, or a line or volume for the names that say so.
 INPUTS: dict[str, tuple[int, ...]] = {
-    "Linear": (2, 5),
+    **dict.fromkeys(("Linear", "LazyLinear"), (2, 5)),
     "BatchNorm1d": (4, 3),
     "Fold": (2, 12, 12),
     "PixelShuffle": (2, 4, 3, 3),
@@ -218,6 +219,21 @@ def test_inplace(name: str) -> None:
             module(leaf)
     torch.testing.assert_close(results[0], results[2])
     torch.testing.assert_close(results[1], results[3])
+
+
+@pytest.mark.parametrize("name", ["Linear", "Bilinear", "Conv2d", "Conv1d", "BatchNorm2d", "LayerNorm", "PixelShuffle"])
+def test_outputs_can_be_changed_in_place(name: str) -> None:
+    results = []
+    for place in (nn, builtin):
+        module = make(place, name).double()
+        shapes = {"Linear": [(2, 3, 5)], "Bilinear": [(2, 3, 3), (2, 3, 4)], "Conv1d": [(3, 6)]}
+        shapes |= {"LayerNorm": [(2, 3, 6)], "PixelShuffle": [(2, 4, 3, 3)]}
+        torch.manual_seed(1)
+        given = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes.get(name, [(2, 3, 6, 6)])]
+        y = module(*given)
+        y += 1
+        results.append([y, *torch.autograd.grad((y * y).sum(), [*given, *module.parameters()])])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 
 
 def test_evaluation_mode() -> None:

@@ -38,6 +38,7 @@ _COMPUTES_NOTHING = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
 _NOT_CALLED = frozenset({"merge_masks", "permute_hidden"})
 # In a converted module's __dict__, and so in its copies and pickles but not in its state_dict: what else was replaced.
 _MARK = "_torchbp_replaced"
+_COPIED = "_torchbp_copied"  # in a class that was copied to have other bases: which
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def convert(model: Module, include: Choice | None = None, exclude: Choice | None
             continue
         elif isinstance(after, str):
             report.left[name] = after
+        elif failure := _become(module, after):
+            report.left[name] = failure
         else:
-            _become(module, after)
             report.converted[name] = (before, after)
     return report
 
@@ -256,21 +258,37 @@ def _title(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-class _Converted:
-    """First base of a class that puts torchbp's layer between a subclass of torch.nn's layer and that layer."""
-
-    _torchbp_original: type
+class _Uncounted:
+    """First base of a class that convert makes of one whose bases are told of subclasses: it is none."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        if _Converted not in cls.__bases__:  # a class that convert makes is no new subclass to those who register them
+        if _Uncounted not in cls.__bases__:
             super().__init_subclass__(**keywords)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle as the subclass, which can be imported, and convert what is made of that."""
-        function, args, *rest = cast(tuple, super().__reduce_ex__(protocol))
-        cls, original = type(self), type(self)._torchbp_original
-        substituted = tuple(original if arg is cls else arg for arg in args)
-        return _made, (original if function is cls else function, substituted), *rest
+
+def _derived(cls: type, ours: type) -> type:
+    """Return the class that is ``cls`` with torchbp's layer behind it; there is one of each."""
+    known: type
+    for known in cls.__subclasses__():
+        if vars(known).get("_torchbp_original") is cls:
+            return known
+    namespace = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    namespace |= {"_torchbp_original": cls, "__reduce_ex__": _reduce}
+    becomes = getattr(cls, "cls_to_become", None)  # a lazy layer's class after its first input
+    if isinstance(becomes, type) and not isinstance(explicit := _explicit(becomes), str):
+        namespace["cls_to_become"] = explicit
+    told = inspect.ismethod(cls.__init_subclass__)  # not object's
+    bases = (_Uncounted, cls, ours) if told else (cls, ours)
+    return types.new_class(cls.__name__, bases, exec_body=lambda names: names.update(namespace))
+
+
+def _reduce(self: Module, protocol: Any) -> Any:
+    """Pickle as the subclass, which can be imported, and convert what is made of that."""
+    derived: Any = next(cls for cls in type(self).__mro__ if "_torchbp_original" in vars(cls))
+    original = vars(derived)["_torchbp_original"]
+    function, args, *rest = cast(tuple, super(derived, self).__reduce_ex__(protocol))
+    function, *substituted = (original if value is derived else value for value in (function, *args))
+    return _made, (function, tuple(substituted)), *rest
 
 
 def _made(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -282,20 +300,6 @@ def _made(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return module
 
 
-def _derived(cls: type, ours: type) -> type:
-    """Return the class that is ``cls`` with torchbp's layer behind it; there is one of each."""
-    known: type
-    for known in cls.__subclasses__():
-        if vars(known).get("_torchbp_original") is cls:
-            return known
-    namespace = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    namespace["_torchbp_original"] = cls
-    becomes = getattr(cls, "cls_to_become", None)  # a lazy layer's class after its first input
-    if isinstance(becomes, type) and not isinstance(explicit := _explicit(becomes), str):
-        namespace["cls_to_become"] = explicit
-    return types.new_class(cls.__name__, (_Converted, cls, ours), exec_body=lambda names: names.update(namespace))
-
-
 def _is_parametrized(module: Module) -> bool:
     """Tell whether the class of a module is one that torch.nn.utils.parametrize made for it."""
     return parametrize.is_parametrized(module) and all(
@@ -305,8 +309,8 @@ def _is_parametrized(module: Module) -> bool:
 
 def _rebased(cls: type, bases: tuple[type, ...]) -> type:
     """Return a copy of a class with other bases."""
-    namespace = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return types.new_class(cls.__name__, bases, exec_body=lambda names: names.update(namespace))
+    namespace = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__", _COPIED)}
+    return types.new_class(cls.__name__, bases, exec_body=lambda names: names.update({**namespace, _COPIED: cls}))
 
 
 def _original(cls: type) -> type:
@@ -315,17 +319,24 @@ def _original(cls: type) -> type:
         return _BUILTIN[cls]
     if "_torchbp_original" in vars(cls):
         return vars(cls)["_torchbp_original"]
+    copied: type | None = vars(cls).get(_COPIED)
+    if copied is not None and vars(copied).keys() | {_COPIED} == vars(cls).keys():  # no parametrization came or went
+        return copied
     bases = tuple(map(_original, cls.__bases__))
     return cls if bases == cls.__bases__ else _rebased(cls, bases)
 
 
-def _become(module: Module, cls: type) -> None:
-    """Give a module its new class, and the transformers' layers torchbp's activation function."""
+def _become(module: Module, cls: type) -> str:
+    """Give a module its new class, and a transformer's layer torchbp's activation function; return why not, or ""."""
+    try:
+        object.__setattr__(module, "__class__", cls)
+    except TypeError as error:  # __slots__, say
+        return f"Python refuses: {error}"
     replaced = {}
     if isinstance(module, torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer):
         activation = module.__dict__.get("activation")
         if inspect.isroutine(activation) and activation in ACTIVATIONS:
             replaced["activation"] = activation
             module.__dict__["activation"] = ACTIVATIONS[activation]
-    object.__setattr__(module, "__class__", cls)
     module.__dict__[_MARK] = replaced
+    return ""
