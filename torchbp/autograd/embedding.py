@@ -64,7 +64,8 @@ class Embedding(ExplicitFunction):
 
     @staticmethod
     def forward(map: Rows, sparse: bool, w: Tensor, index: Tensor) -> Tensor:
-        return _aten.embedding(w, index)
+        padding = -1 if map.padding_idx is None else map.padding_idx
+        return _aten.embedding(w, index, padding, map.by_frequency, sparse)  # what an exported program differentiates
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

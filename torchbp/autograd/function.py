@@ -7,8 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C._dynamo import eval_frame
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import Function, forward_ad
+
+#: ``torch.compiler.is_exporting``, which PyTorch 2.6 does not have.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 class ExplicitFunction:
@@ -48,11 +52,19 @@ class ExplicitFunction:
                     "vmap, ...) drops the backward pass of an autograd.Function; compile the function inside the "
                     "transform, or leave fullgraph out"
                 )
-            # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments.
-            return cls.reverse.apply(*args) if _require_gradient(args) else cls.forward(*args)
-        if torch._C._are_functorch_transforms_active():
-            return cls.function.apply(*args)
-        if forward_ad._current_level < 0 and not _require_gradient(args):
+            # Without a gradient to record, Dynamo calls forward itself but miscounts variable arguments. An exported
+            # program holds the operators of forward alone: there torchbp's refuse to be differentiated, where with
+            # the Function around them the gradient would be missing without a word.
+            record = _require_gradient(args) and not is_exporting()
+            return cls.reverse.apply(*args) if record else cls.forward(*args)
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            # What Dynamo leaves to run eagerly runs so throughout: it fails on pieces of vmap and jvp.
+            callback = eval_frame.set_eval_frame(None)
+            try:
+                return cls.function.apply(*args)
+            finally:
+                eval_frame.set_eval_frame(callback)
+        if not _require_gradient(args):
             return cls.forward(*args)  # nothing records a derivative
         # What Function.apply does here, less the inspection of forward's signature that it repeats on every
         # call to fill in defaults: that takes longer than a small layer.
@@ -132,8 +144,8 @@ class _Primals:
 
 
 def _inside_transform() -> bool:
-    """Tell, while Dynamo traces, whether it is inside a torch.func transform."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Tell, while Dynamo traces, whether it is inside a torch.func transform, or forward mode is on."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 # Dynamo calls the function while it traces instead of tracing it. This is all that

@@ -38,7 +38,9 @@ def attention(
 
     A row whose scores are all -inf gives 0, and 0 for its logarithm. ``growth`` is what dropout multiplies by.
     """
-    if _is_fused(q, k, v, kept, causal, scale):
+    # An exported program may be differentiated here, and the operator has no gradient of a mask.
+    constant = mask is None or not (mask.requires_grad and torch.is_grad_enabled())
+    if constant and _is_fused(q, k, v, kept, causal, scale):
         results = [_fused(one, k, v, 0.0, causal, attn_mask=m, scale=scale) for one, m in _heads(q, mask)]
         if not any([_hides_nan(q, k, normalizer) for _, normalizer in results]):
             if q.dim() == 4:

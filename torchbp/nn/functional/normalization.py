@@ -87,7 +87,11 @@ def update_running(
         return
     # Neither requires a gradient here, so nothing is recorded.
     for running, new in ((running_mean, mean.detach()), (running_var, variance.detach() * (count / (count - 1)))):
-        running.lerp_(new if new.dtype == running.dtype else new.to(running.dtype), momentum)
+        new = new if new.dtype == running.dtype else new.to(running.dtype)
+        if torch._C._are_functorch_transforms_active():  # vmap has no rule for lerp_, and warns
+            running.copy_(torch.lerp(running, new, momentum))
+        else:
+            running.lerp_(new, momentum)
 
 
 def instance_norm(

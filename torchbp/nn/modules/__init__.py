@@ -1,5 +1,6 @@
 """The layers: each subclasses the torch.nn module of its name and overrides only what computes."""
 
+from torchbp.nn.modules._refusals import refuse_torch_jit
 from torchbp.nn.modules.activation import (
     CELU,
     ELU,
@@ -298,3 +299,5 @@ __all__ = [
     "ZeroPad2d",
     "ZeroPad3d",
 ]
+
+refuse_torch_jit(globals()[name] for name in __all__)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 import torchbp.nn.functional as F
-from torchbp.autograd.function import records_derivative
+from torchbp.autograd.function import is_exporting, records_derivative
 from torchbp.autograd.recurrent import GRU as GRUSteps
 from torchbp.autograd.recurrent import LSTM as LSTMSteps
 from torchbp.autograd.recurrent import RNN as RNNSteps
@@ -26,7 +26,9 @@ def _states(layer: torch.nn.RNNBase, x: Tensor, sequences: int) -> tuple[Tensor,
 
 
 def _plain(input: Any, hx: Any, module: torch.nn.Module) -> bool:
-    """Tell whether nothing wants a derivative: then PyTorch's own forward pass keeps nothing either."""
+    """Tell whether nothing wants a derivative of ours: then PyTorch's own forward pass keeps nothing either."""
+    if is_exporting():  # one operator, for sequences of every length
+        return True
     tensors = [input.data if isinstance(input, PackedSequence) else input]
     tensors += hx if isinstance(hx, tuple | list) else [hx]
     return not (torch.compiler.is_compiling() or records_derivative(*tensors, *module._parameters.values()))
