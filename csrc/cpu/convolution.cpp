@@ -27,17 +27,13 @@ void leave_out_padding(Geometry& g) {
   g.first_tap.fill(0);
   if (algorithm_is_forced()) return;
   for (int d = 0; d < kSpatial; ++d) {
-    const auto meets = [&](int64_t tap) {
-      const int64_t at = tap * g.dilation[d] - g.padding[d];  // of the first output's tap
-      const int64_t skipped = at < 0 ? up(-at, g.stride[d]) : 0;
-      return skipped < g.output[d] && at + skipped * g.stride[d] < g.input[d];
-    };
-    int64_t first = 0, last = g.kernel[d];
-    while (first < last && !meets(first) && (first + 1) * g.dilation[d] <= g.padding[d]) ++first;
-    while (last > first + 1 && !meets(last - 1)) --last;
-    if (first == last) continue;
+    // Tap k of output o reads input stride * o + dilation * k - padding.
+    const int64_t before = g.padding[d] - (g.output[d] - 1) * g.stride[d];
+    const int64_t first = before > 0 ? std::min(up(before, g.dilation[d]), g.padding[d] / g.dilation[d]) : 0;
+    const int64_t last = std::min(g.kernel[d] - 1, (g.input[d] - 1 + g.padding[d]) / g.dilation[d]);
+    if (g.input[d] == 0 || last < first) continue;
     g.first_tap[d] = first;
-    g.kernel[d] = last - first;
+    g.kernel[d] = last - first + 1;
     g.padding[d] -= first * g.dilation[d];
   }
 }
