@@ -360,7 +360,8 @@ def test_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found, expected = (m(x, x, x, need_weights=weights)[0] for m in (mine, theirs))
         assert found.dtype == expected.dtype == torch.bfloat16
-        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+        unit = torch.finfo(torch.bfloat16).eps
+        torch.testing.assert_close(found, expected, rtol=2 * unit, atol=2 * unit)
 
 
 @pytest.mark.slow

@@ -9,23 +9,25 @@ import pytest
 from torchbp import nn
 from torchbp.autograd.activation import MAPS
 from torchbp.testing import PROPERTIES, LayerCase, layer_cases
+from torchbp.testing.cases import pointwise_loss
 from torchbp.testing.check import run_property
 
 CASES = layer_cases()
 
 
 # Compiling takes most of the time: the quick part compiles one case of each layer, in one dimensionality, of the
-# table of pointwise maps one (third derivatives likewise), and of some layers alone what a transform or the gradient
-# compiles to.
+# tables of pointwise maps and losses one each, and of some layers alone what a transform or the gradient compiles to.
+# Third derivatives, and transforms one inside the other, are taken of the same cases.
 def stem(layer: str) -> str:
     return re.sub("[123]d$", "", layer)
 
 
 def kind(layer: str) -> str:
-    return "pointwise" if layer in POINTWISE else stem(layer)
+    return "pointwise" if layer in POINTWISE else "pointwise loss" if layer in POINTWISE_LOSSES else stem(layer)
 
 
 POINTWISE = {*MAPS, "relu6", "celu", "selu"}
+POINTWISE_LOSSES = {case.layer for case in pointwise_loss.cases()}
 FIRST = {kind(case.layer): case.name for case in reversed(CASES)}
 # One layer of every kind of Function, for what takes long and depends on little else.
 SAMPLE = {"linear", "conv", "conv_transpose", "max_pool", "grid_sample", "relu", "batch_norm", "cross_entropy"}
@@ -47,10 +49,8 @@ def is_slow(case: LayerCase, name: str) -> bool:
     first = FIRST[kind(case.layer)] == case.name
     if case.layer in LONG and (not first or name in ("kinks", "saved_in_vain", "nested_forward", "compiled")):
         return True
-    if name == "compiled":
+    if name in ("compiled", "third_order", "functional_transforms"):
         return not first
-    if name in ("third_order", "functional_transforms"):
-        return kind(case.layer) == "pointwise" and not first
     if name in ("compiled_gradient", "compiled_transform"):
         return not (first and stem(case.layer) in SAMPLE)
     # Of the further cases of a layer every other property, in turn.

@@ -76,7 +76,11 @@ def test_a_trilinear_form_from_three_products() -> None:
     prove(layer, (draw(4), draw(3, seed=1)), reference=turn, skip=skip)
 
 
-@pytest.mark.parametrize("equation", ["bi,oi->bo", "bqd,bkd->bqk", "bi,oij,bj->bo", "ab,bc,cd,da->ab"])
+# Of the matrix product and the bilinear form test_layers.py has the quick proof.
+LAYERS = [pytest.param(equation, marks=pytest.mark.slow) for equation in ("bi,oi->bo", "bi,oij,bj->bo")]
+
+
+@pytest.mark.parametrize("equation", [*LAYERS, "bqd,bkd->bqk", "ab,bc,cd,da->ab"])
 def test_an_einsum_form(equation: str) -> None:
     sizes = dict(zip("abcdijkoq", (2, 3, 2, 3, 2, 3, 4, 2, 3), strict=True))
     labels = equation.split("->")[0].split(",")

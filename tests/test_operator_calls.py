@@ -42,7 +42,7 @@ def direct(name: str) -> tuple[Callable[..., Any], Overload]:
 
 
 def outcome(call: Callable[..., Any], *args: Any) -> tuple[type, str]:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  whatever it is, it must be the same
+    with pytest.raises(Exception) as caught:  # whatever it is, it must be the same
         call(*args)
     return caught.type, str(caught.value)
 

@@ -252,7 +252,10 @@ def test_hessian_is_symmetric_and_the_reference_s() -> None:
 
 
 @ways
-@pytest.mark.parametrize("mapped", ((0, None), (None, 0), (0, 0), (2, 1)))
+@pytest.mark.parametrize(
+    "mapped",
+    ((0, None), pytest.param((None, 0), marks=pytest.mark.slow), pytest.param((0, 0), marks=pytest.mark.slow), (2, 1)),
+)
 def test_vmap_is_a_loop(
     dimensions: int, mode: str, padding: str, align_corners: bool, mapped: tuple[int | None, int | None]
 ) -> None:

@@ -15,8 +15,8 @@ import torchbp
 from torchbp.testing import check
 
 pytest.importorskip("expecttest")
-from torch.testing._internal.autograd_function_db import autograd_function_db  # noqa: E402
-from torch.testing._internal.custom_op_db import custom_op_db  # noqa: E402
+from torch.testing._internal.autograd_function_db import autograd_function_db
+from torch.testing._internal.custom_op_db import custom_op_db
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = {op.name: op for op in [*autograd_function_db, *custom_op_db] if op.supports_autograd}

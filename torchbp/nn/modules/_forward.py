@@ -11,7 +11,7 @@ from torch import Tensor
 class Forward(Protocol):
     """The ``forward`` of a module with one input, as its instances have it."""
 
-    def __call__(self, input: Tensor) -> Tensor: ...  # noqa: D102
+    def __call__(self, input: Tensor) -> Tensor: ...
 
 
 def computed_by(function: Callable[..., Tensor], *attributes: str) -> Forward:
