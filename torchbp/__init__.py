@@ -5,6 +5,7 @@
 - ``torchbp.testing``: the gradient proof;
 - ``torchbp.ops``: the raw operators;
 - ``torchbp.allocator``: memory that is kept instead of fetched anew;
+- ``torchbp.explicit``: a block in which PyTorch's own functions are answered by torchbp's;
 - ``torchbp.reference``: the same layers as loops in NumPy.
 """
 
@@ -12,10 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from torchbp import allocator, autograd, nn, ops
 from torchbp._extension import kernels_loaded, kernels_status, require_kernels
+from torchbp.interception import explicit
 
 try:
     __version__ = version("torchbp")
 except PackageNotFoundError:  # used from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["allocator", "autograd", "kernels_loaded", "kernels_status", "nn", "ops", "require_kernels"]
+__all__ = ["allocator", "autograd", "explicit", "kernels_loaded", "kernels_status", "nn", "ops", "require_kernels"]
