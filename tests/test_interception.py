@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as TF
-from conformance_page import built_in_nodes
+from conformance_page import built_in_nodes as nodes
 from test_conformance import (
     REFUSED,
     SWAPPED,
     Case,
     comparable,
+    copied,
     derivatives,
     equal,
     order_of,
@@ -22,10 +26,11 @@ from test_conformance import (
     tolerance_of,
 )
 from torch import Tensor
-from torch.overrides import _get_current_function_mode_stack
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo
-from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 import torchbp
 from torchbp import interception
@@ -47,18 +52,6 @@ def clean() -> Iterator[None]:
 def normal(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-
-def nodes(*outputs: Any) -> set[str]:
-    """Return the names of all nodes of a graph, without numbers."""
-    found: dict[Any, str] = {}
-    waiting = [t.grad_fn for t in tree_leaves(outputs) if isinstance(t, Tensor)]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found:
-            found[node] = node.name().rpartition("::")[2].rstrip("0123456789")
-            waiting += [further for further, _ in node.next_functions]
-    return set(found.values())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -86,7 +79,7 @@ def agree(
         with torchbp.explicit() as calls:
             result = function(*args, **kwargs)
         seen.append(calls)
-        graphs.append(built_in_nodes(result))
+        graphs.append(nodes(result))
         return result
 
     keep = process or (lambda output: output)
@@ -355,3 +348,517 @@ def test_products_are_proved(function: Callable[..., Any], shapes: Sequence[Sequ
     inputs = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
     report = check(torchbp.explicit(function), inputs, reference=function, compile=False)
     report.assert_ok()
+
+
+# --------------------------------------------------------------------------------------------------
+# What the built-in must answer
+
+
+class Wrapped(Tensor):
+    """A subclass that handles functions itself, by what it wraps."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def bare(value: Any) -> Any:
+            return value.as_subclass(Tensor) if isinstance(value, cls) else value
+
+        return function(*map(bare, args), **{key: bare(value) for key, value in (kwargs or {}).items()}), "wrapped"
+
+
+class Kept(Tensor):
+    """A subclass that results keep."""
+
+
+def left(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
+    """Return the result in a block, and why it is the built-in's."""
+    with torchbp.explicit() as calls:
+        result = function(*args, **kwargs)
+    assert not calls.explicit
+    ((_, why),) = calls.left
+    return result, why
+
+
+def test_an_out_argument_is_filled() -> None:
+    x, out = ROWS.detach(), torch.empty_like(ROWS)
+    result, why = left(torch.sigmoid, x, out=out)
+    assert result is out and why == "out= is given"
+    assert torch.equal(out, x.sigmoid())
+    with torchbp.explicit(), pytest.raises(RuntimeError, match="out="):
+        torch.matmul(ROWS, ROWS.T, out=torch.empty(3, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: ROWS.detach().relu().to_sparse(), "a sparse_coo tensor"),
+        (lambda: torch.quantize_per_tensor(ROWS.detach().float(), 0.1, 0, torch.qint8), "a quantized tensor"),
+        (lambda: torch.nested.nested_tensor([ROWS.detach(), WEIGHT.detach()]), "a nested tensor"),
+        (lambda: ROWS.as_subclass(Kept), "a Kept"),
+    ],
+    ids=["sparse", "quantized", "nested", "subclass"],
+)
+def test_tensors_that_are_not_plain(make: Callable[[], Tensor], why: str) -> None:
+    x = make()
+    result, reason = left(torch.relu, x)
+    assert reason == why
+    assert type(result) is type(x) and result.layout == x.layout and result.is_quantized == x.is_quantized
+
+
+def test_a_list_of_tensors_is_looked_into() -> None:
+    _, why = left(torch.einsum, "ij,kj->ik", [ROWS, WEIGHT.as_subclass(Kept)])
+    assert why == "a Kept"
+
+
+def test_a_subclass_handles_functions_inside_the_block() -> None:
+    """It takes part, and what it calls is answered."""
+    x = ROWS.as_subclass(Wrapped)
+    with torchbp.explicit() as calls:
+        by_method, by_function, by_operator = x.relu(), TF.relu(x), x @ ROWS.T
+    assert [one[1] for one in (by_method, by_function, by_operator)] == ["wrapped"] * 3
+    assert calls.explicit == {"Tensor.relu": 1, "torch.nn.functional.relu": 1, "Tensor.matmul": 1}
+    assert all("ReluBackward" not in nodes(one[0]) for one in (by_method, by_function))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (torch.matmul, (torch.ones(2, 3, dtype=torch.int64), torch.ones(3, 2, dtype=torch.int64))),
+        (torch.einsum, ("ii->i", normal(3, 3))),
+        (torch.einsum, ("ij,jk->ik", normal(2, 1), normal(3, 2))),
+        (torch.rrelu, (ROWS, 0.1, 0.3, True, None)),
+    ],
+    ids=["integers", "diagonal", "broadcast label", "generator"],
+)
+def test_arguments_of_no_layer(function: Callable[..., Any], arguments: Any) -> None:
+    """What no explicit backward serves is the built-in's."""
+    torch.manual_seed(0)
+    expected = function(*arguments)
+    torch.manual_seed(0)
+    result, _ = left(function, *arguments)
+    assert torch.equal(result, expected)
+
+
+def test_recurrent_layers_that_record_nothing_are_the_built_in() -> None:
+    """As in torchbp's modules: then it keeps nothing either."""
+    with torch.no_grad():
+        result, _ = left(torch.lstm, normal(6, 3, 4), *recurrent_arguments(4, 2)[:4], 0.0, False, True, False)
+    assert result[0].shape == (6, 3, 10)
+
+
+def test_integers_are_not_overwritten_by_fractions() -> None:
+    for function in (torch.sigmoid_, Tensor.tanh_):
+        with torchbp.explicit(), pytest.raises(RuntimeError, match="can't be cast"):
+            function(torch.zeros(2, dtype=torch.int64))
+
+
+def test_dtypes_that_differ_raise_what_the_built_in_raises() -> None:
+    for function in (torch.matmul, torch.mm, Tensor.__matmul__):
+        expected = raised(lambda function=function: function(ROWS, ROWS.float().T))
+        with torchbp.explicit():
+            assert raised(lambda function=function: function(ROWS, ROWS.float().T)) is expected is not None
+
+
+# --------------------------------------------------------------------------------------------------
+# Where the block reaches
+
+
+def network(x: Tensor) -> Tensor:
+    """Return a number, through a function, a method, a product and a module."""
+    return (TF.gelu(TF.layer_norm(x, (4,))) @ WEIGHT.T).softmax(-1).pow(2).sum()
+
+
+BUILT_IN = {"GeluBackward", "NativeLayerNormBackward", "MmBackward", "SoftmaxBackward"}
+
+
+def test_only_the_block() -> None:
+    with torchbp.explicit():
+        inside = network(ROWS)
+    assert not nodes(inside) & BUILT_IN
+    assert nodes(network(ROWS)) >= BUILT_IN
+
+
+def test_exceptions_leave_the_block() -> None:
+    with pytest.raises(ZeroDivisionError), torchbp.explicit(), torchbp.explicit():
+        TF.relu(ROWS)
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="linear"), torchbp.explicit():
+        TF.linear(ROWS, LINE)
+    assert nodes(network(ROWS)) >= BUILT_IN
+
+
+def test_blocks_nest_and_an_object_is_entered_again() -> None:
+    block = torchbp.explicit()
+    with block as outer:
+        TF.relu(ROWS)
+        with block as inner, torchbp.explicit() as innermost:
+            TF.gelu(ROWS)
+        assert len(_get_current_function_mode_stack()) == 1
+        TF.relu(ROWS)
+    assert innermost.explicit == inner.explicit == {"torch.nn.functional.gelu": 1}
+    assert outer.explicit == {"torch.nn.functional.gelu": 1, "torch.nn.functional.relu": 2}
+
+
+def test_other_modes_stay_where_they_are() -> None:
+    """A mode entered inside and left later than the block is not lost; the default device is one."""
+
+    class Other(TorchFunctionMode):
+        seen = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen += 1
+            return function(*args, **(kwargs or {}))
+
+    block, other = torchbp.explicit(), Other()
+    block.__enter__()
+    other.__enter__()
+    result = TF.relu(ROWS)
+    block.__exit__(None, None, None)
+    assert _get_current_function_mode_stack() == [other] and other.seen and not nodes(result) & {"ReluBackward"}
+    other.__exit__(None, None, None)
+    with torch.device("meta"), torchbp.explicit():
+        assert (torch.ones(2, 3, requires_grad=True) @ torch.ones(3, 2)).device.type == "meta"
+
+
+def test_threads_are_apart() -> None:
+    entered, done, found = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        entered.wait(10)
+        found.append(nodes(network(ROWS)) >= BUILT_IN)
+        with torchbp.explicit() as calls:
+            found.append(not nodes(network(ROWS)) & BUILT_IN)
+        found.append(sum(calls.explicit.values()) == 4)
+        done.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with torchbp.explicit() as calls:
+        entered.set()
+        done.wait(10)
+        assert not nodes(network(ROWS)) & BUILT_IN
+    thread.join()
+    assert found == [True] * 3 and sum(calls.explicit.values()) == 4
+
+
+def test_a_block_is_left_where_it_was_entered() -> None:
+    errors = []
+
+    def leave() -> None:
+        try:
+            block.__exit__(None, None, None)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with torchbp.explicit() as calls:
+        block = torchbp.explicit()
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        TF.relu(ROWS)
+    assert errors == ["explicit(): a block must be left in the thread that entered it"] and calls.explicit
+
+
+def test_hooks_and_functions_of_others() -> None:
+    """Modules, their hooks, hooks of gradients, and what a Function computes."""
+
+    class Squared(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                seen.append(nodes(TF.relu(x)))
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            seen.append(nodes(TF.relu(ROWS)))
+            return g
+
+    seen: list[set[str]] = []
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh()).double()
+    module[0].register_forward_hook(lambda module, args, output: TF.gelu(output))
+    module.register_full_backward_hook(lambda module, gx, gy: seen.append(nodes(TF.gelu(ROWS))))
+    with torchbp.explicit() as calls:
+        y = module(ROWS.clone())
+        y.register_hook(lambda g: seen.append(nodes(TF.gelu(ROWS))))
+        z = Squared.apply(y)
+        z.sum().backward()
+    assert len(seen) == 4
+    assert not {name for names in (*seen, nodes(y)) for name in names} & {*BUILT_IN, "AddmmBackward", "TanhBackward"}
+    assert calls.explicit["torch.nn.functional.linear"] == calls.explicit["torch.tanh"] + calls.explicit["Tensor.tanh"]
+
+
+def test_torchbp_itself_is_not_answered() -> None:
+    """What torchbp's layers call, forward and backward, is no call of the code in the block."""
+    layer = torchbp.nn.Linear(4, 3).double()
+    with torchbp.explicit() as calls:
+        loss = torchbp.nn.functional.cross_entropy(layer(ROWS), torch.tensor([0, 1, 2]))
+        (gradient,) = torch.autograd.grad(loss, layer.weight, create_graph=True)
+        gradient.sum().backward()
+    assert not calls.explicit and not calls.left
+    layer.zero_grad()
+
+
+def test_the_fused_layer_of_transformers_is_not_taken() -> None:
+    layer = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dtype=torch.float64).eval()
+    expected = layer(LINE.mT)
+    with torch.no_grad(), torchbp.explicit() as calls:
+        result = layer(LINE.mT)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert calls.explicit["torch.nn.functional.multi_head_attention_forward"] == 1
+
+
+def test_workers_of_a_loader() -> None:
+    """A worker that is forked inside the block is inside it; its results are the same anyhow."""
+    data = torch.utils.data.StackDataset(list(ROWS.detach()))
+    with torchbp.explicit():
+        for workers in (0, 1):
+            loader = torch.utils.data.DataLoader(data, batch_size=3, num_workers=workers, collate_fn=_collated)
+            (batch,) = loader
+            torch.testing.assert_close(batch, TF.gelu(ROWS.detach()), rtol=1e-12, atol=1e-12)
+
+
+def _collated(rows: list[tuple[Tensor]]) -> Tensor:
+    return TF.gelu(torch.stack([row[0] for row in rows]))
+
+
+# --------------------------------------------------------------------------------------------------
+# The decorator
+
+
+def test_decorated_functions_and_methods() -> None:
+    class Model:
+        @torchbp.explicit
+        def call(self, x: Tensor, *, scale: float = 1) -> Tensor:
+            """Compute."""
+            return network(x) * scale
+
+    for function in (torchbp.explicit(network), torchbp.explicit()(network), Model().call):
+        assert not nodes(function(ROWS)) & BUILT_IN
+    assert Model.call.__doc__ == "Compute." and "scale" in inspect.signature(Model.call).parameters
+    assert nodes(network(ROWS)) >= BUILT_IN
+
+
+def test_decorated_generators_run_in_the_block_step_by_step() -> None:
+    @torchbp.explicit
+    def steps(x: Tensor) -> Iterator[Tensor]:
+        while True:
+            x = yield TF.gelu(x)
+
+    generator = steps(ROWS)
+    assert not nodes(next(generator)) & BUILT_IN
+    assert nodes(TF.gelu(ROWS)) & BUILT_IN
+    assert not nodes(generator.send(WEIGHT)) & BUILT_IN
+    generator.close()
+
+
+def test_decorated_coroutines_leave_other_tasks_alone() -> None:
+    @torchbp.explicit
+    async def inside() -> list[set[str]]:
+        return [nodes(TF.gelu(ROWS)) for _ in range(3) if await asyncio.sleep(0) is None]
+
+    async def outside() -> list[set[str]]:
+        return [nodes(TF.gelu(ROWS)) for _ in range(3) if await asyncio.sleep(0) is None]
+
+    async def both() -> Any:
+        return await asyncio.gather(inside(), outside(), inside())
+
+    first, second, third = asyncio.run(both())
+    assert not any(names & BUILT_IN for names in (*first, *third)) and all(names & BUILT_IN for names in second)
+
+
+@pytest.mark.parametrize("thing", [torch.nn.Linear, 3, None])
+def test_what_cannot_be_decorated(thing: Any) -> None:
+    with pytest.raises(TypeError, match="explicit"):
+        torchbp.explicit()(thing)
+
+
+# --------------------------------------------------------------------------------------------------
+# Checkpoints, torch.func, autocast, torch.compile
+
+
+def double_checkpoint(x: Tensor) -> Tensor:
+    return checkpoint(lambda y: checkpoint(network, y * 2, use_reentrant=False) * 3, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("backward_inside", (True, False), ids=("backward inside", "backward outside"))
+@pytest.mark.parametrize("reentrant", (True, False, "nested"), ids=("reentrant", "not reentrant", "nested"))
+def test_checkpoints(reentrant: Any, backward_inside: bool) -> None:
+    """What is computed again is computed as it was first, wherever the backward pass runs."""
+    function = double_checkpoint if reentrant == "nested" else checkpointed(reentrant)
+    x = copied(ROWS)
+    (expected,) = torch.autograd.grad(function(x) if reentrant is not True else network(x), x)
+    with torchbp.explicit() as calls:
+        loss = function(x)
+        before = calls.explicit.total()
+        if backward_inside:
+            loss.backward()
+    assert before == 4
+    if backward_inside:
+        assert calls.explicit.total() >= 7 and not calls.left  # the last one stops when all is saved again
+    else:
+        loss.backward()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-11, atol=1e-12)
+
+
+def checkpointed(reentrant: bool) -> Callable[[Tensor], Tensor]:
+    return lambda x: checkpoint(network, x, use_reentrant=reentrant)
+
+
+def test_a_checkpoint_of_built_ins_stays_theirs() -> None:
+    x = copied(ROWS)
+    loss = checkpointed(False)(x)
+    with torchbp.explicit() as calls:
+        loss.backward()
+    assert not calls.explicit
+    assert {why for _, why in calls.left} == {"it computes again what built-ins computed"}
+    torch.testing.assert_close(x.grad, torch.autograd.grad(network(x), x)[0], rtol=1e-11, atol=1e-12)
+
+
+def test_checkpoint_contexts() -> None:
+    """The documented way to say it, with checks of what is saved."""
+    x = copied(ROWS)
+    loss = checkpoint(network, x, use_reentrant=False, context_fn=lambda: (torchbp.explicit(), torchbp.explicit()))
+    loss.backward()
+    torch.testing.assert_close(x.grad, torch.autograd.grad(network(x), x)[0], rtol=1e-11, atol=1e-12)
+
+
+def test_a_checkpoint_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(x: Tensor) -> Tensor:
+        return x
+
+    pack.__module__ = "torch.utils.checkpoint"
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), torchbp.explicit():
+        with pytest.raises(RuntimeError, match="context_fn"):
+            TF.relu(ROWS)
+
+
+def test_transforms_inside_and_outside() -> None:
+    x = ROWS.detach()
+    transforms: list[Callable[[Any], Any]] = [
+        lambda f: torch.func.grad(f)(x),
+        lambda f: torch.func.vmap(torch.func.grad(f))(x[:, None]),
+        lambda f: torch.func.hessian(f)(x),
+        lambda f: torch.func.jvp(f, (x,), (x,))[1],
+    ]
+    for transform in transforms:
+        expected = transform(network)
+        with torchbp.explicit() as calls:
+            inside = transform(network)
+        outside = transform(torchbp.explicit(network))
+        assert calls.explicit.total() == 4 and not calls.left
+        for found in (inside, outside):
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_autocast_casts_what_it_casts() -> None:
+    x, w = ROWS.detach().float(), WEIGHT.detach().float()
+    calls: dict[str, Callable[[], Tensor]] = {
+        "matmul": lambda: x @ w.T,
+        "mm": lambda: torch.mm(x, w.T),
+        "bmm": lambda: torch.bmm(x[None], w.T[None]),
+        "mv": lambda: torch.mv(x, w[0]),
+        "dot": lambda: torch.dot(x[0], w[0]),
+        "vector": lambda: x @ w[0],
+        "addmm": lambda: torch.addmm(w[:, 0], x, w.T),
+        "baddbmm": lambda: torch.baddbmm(x[None], x[None], w[None, :4, :4]),
+        "einsum": lambda: torch.einsum("ij,kj->ik", x, w),
+        "linear": lambda: TF.linear(x, w),
+        "softmax": lambda: x.softmax(-1),
+        "sigmoid": lambda: torch.sigmoid(x),
+        "layer_norm": lambda: torch.layer_norm(x, (4,)),
+    }
+    with torch.autocast("cpu"):
+        expected = {name: call() for name, call in calls.items()}
+        with torchbp.explicit():
+            found = {name: call() for name, call in calls.items()}
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        torch.testing.assert_close(found[name], value, rtol=1e-5 if value.dtype == torch.float32 else 0.02, atol=0.02)
+
+
+def explicit_applications(graphs: list[torch.fx.GraphModule]) -> int:
+    return sum(str(node.target) == "autograd_function_apply" for graph in graphs for node in graph.graph.nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", (True, False), ids=("fullgraph", "with breaks"))
+@pytest.mark.parametrize("where", ("around", "within", "decorated", "both"))
+def test_compiled(where: str, full: bool) -> None:
+    """torch.compile traces the block, and what is answered in it, wherever the block stands."""
+
+    def within(x: Tensor) -> Tensor:
+        with torchbp.explicit():
+            return network(x)
+
+    function = {"around": network, "within": within, "decorated": torchbp.explicit(network), "both": within}[where]
+    graphs: list[torch.fx.GraphModule] = []
+    torch._dynamo.reset()
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(function, backend=backend, fullgraph=full)
+    if where in ("around", "both"):
+        with torchbp.explicit():
+            loss = compiled(ROWS)
+    else:
+        loss = compiled(ROWS)
+    assert len(graphs) == 1 and explicit_applications(graphs) == 4
+    torch.testing.assert_close(*(torch.autograd.grad(y, ROWS) for y in (loss, network(ROWS))), rtol=1e-11, atol=1e-12)
+    if where == "around":
+        assert nodes(network(ROWS)) >= BUILT_IN
+        compiled(ROWS)  # outside the block, so traced anew
+        assert len(graphs) == 2 and explicit_applications(graphs) == 4
+
+
+@pytest.mark.slow
+def test_compiled_transforms_are_right_or_refused() -> None:
+    x = ROWS.detach()
+    torch._dynamo.reset()
+    with torchbp.explicit():
+        with pytest.raises(Exception, match="drops the backward pass"):
+            torch.compile(lambda x: torch.func.grad(network)(x), backend="aot_eager", fullgraph=True)(x)
+        found = torch.compile(lambda x: torch.func.grad(network)(x), backend="aot_eager")(x)
+    torch.testing.assert_close(found, torch.func.grad(network)(x), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_checkpoint() -> None:
+    torch._dynamo.reset()
+    with torchbp.explicit():
+        loss = torch.compile(checkpointed(False), backend="aot_eager", fullgraph=True)(ROWS)
+    torch.testing.assert_close(*(torch.autograd.grad(y, ROWS) for y in (loss, network(ROWS))), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_traced_by_jit() -> None:
+    """A trace holds torchbp's Functions."""
+    with torchbp.explicit():
+        traced = torch.jit.trace(lambda x, w: TF.relu(x) @ w, (ROWS, WEIGHT.T), check_trace=False)
+    result = traced(ROWS, WEIGHT.T)
+    assert not nodes(result) & {"ReluBackward", "MmBackward"}
+    torch.testing.assert_close(result, TF.relu(ROWS) @ WEIGHT.T)
+
+
+# --------------------------------------------------------------------------------------------------
+# The report
+
+
+def test_the_report_says_what_was_called() -> None:
+    with torchbp.explicit() as calls:
+        x = TF.relu(ROWS).view(4, 3)
+        y = torch.max_pool2d(IMAGE, 2).exp() + TF.max_pool2d(IMAGE, 2)
+        torch.special.expit(x).mul(2)
+        TF.relu(ROWS.as_subclass(Kept))
+        with torch.no_grad():
+            y.sin()
+    assert calls.explicit == {
+        "torch.nn.functional.relu": 1,
+        "torch.max_pool2d": 1,
+        "torch.nn.functional.max_pool2d": 1,
+        "torch.special.expit": 1,
+    }
+    assert calls.built_in == {"Tensor.exp": 1, "Tensor.add": 1, "Tensor.mul": 1}
+    assert calls.left == {("torch.nn.functional.relu", "a Kept"): 1}
+    assert "explicit: 4 calls" in str(calls) and "torch.nn.functional.relu: a Kept" in str(calls)
