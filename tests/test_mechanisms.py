@@ -45,6 +45,21 @@ def test_a_map_with_fixed_tensors() -> None:
     assert torch.equal(torch.vmap(pick, in_dims=(0, None))(batch, index), batch[:, index])
 
 
+@pytest.mark.parametrize("equation", ["bti,oi->bto", "bi,oi->ob", "bij,bjk->bki"])
+def test_the_output_of_a_contraction_can_be_changed_in_place(equation: str) -> None:
+    """It may be made as a view of a product."""
+    labels = equation.partition("->")[0].split(",")
+    operands = [draw(*[2 + "bijkot".index(label) for label in part], seed=i) for i, part in enumerate(labels)]
+    gradients = []
+    for product in (lambda x, w: contract(Einsum(equation), 2, x, w), lambda x, w: torch.einsum(equation, x, w)):
+        leaves = [operand.clone().requires_grad_() for operand in operands]
+        y = product(*leaves)
+        y += 1
+        y.mul_(2)
+        gradients.append([y, *torch.autograd.grad(y.sum(), leaves)])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 def test_a_trilinear_form_from_three_products() -> None:
     # A circular convolution: y = x ⊛ w, dx and dw correlate.
     def turn(x: Tensor, w: Tensor) -> Tensor:

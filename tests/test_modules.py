@@ -220,6 +220,21 @@ def test_inplace(name: str) -> None:
     torch.testing.assert_close(results[1], results[3])
 
 
+@pytest.mark.parametrize("name", ["Linear", "Bilinear", "Conv2d", "Conv1d", "BatchNorm2d", "LayerNorm", "PixelShuffle"])
+def test_outputs_can_be_changed_in_place(name: str) -> None:
+    results = []
+    for place in (nn, builtin):
+        module = make(place, name).double()
+        shapes = {"Linear": [(2, 3, 5)], "Bilinear": [(2, 3, 3), (2, 3, 4)], "Conv1d": [(3, 6)]}
+        shapes |= {"LayerNorm": [(2, 3, 6)], "PixelShuffle": [(2, 4, 3, 3)]}
+        torch.manual_seed(1)
+        given = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes.get(name, [(2, 3, 6, 6)])]
+        y = module(*given)
+        y += 1
+        results.append([y, *torch.autograd.grad((y * y).sum(), [*given, *module.parameters()])])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
+
+
 def test_evaluation_mode() -> None:
     x = torch.randn(4, 3, 5, 5, requires_grad=True)
     dropout = nn.Dropout(0.7).eval()

@@ -1,6 +1,7 @@
 """PyTorch layers whose backward pass is written out and proved right to any order.
 
 - ``torchbp.nn``: torch.nn's names, each layer with an explicit backward;
+- ``torchbp.convert``, ``torchbp.revert``: the layers of an existing model turned into these, and back;
 - ``torchbp.autograd``: the two generic mechanisms, to make layers of your own;
 - ``torchbp.testing``: the gradient proof;
 - ``torchbp.ops``: the raw operators;
@@ -13,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from torchbp import allocator, autograd, nn, ops
 from torchbp._extension import kernels_loaded, kernels_status, require_kernels
+from torchbp.conversion import ConversionReport, convert, revert
 from torchbp.interception import explicit
 
 try:
@@ -20,4 +22,16 @@ try:
 except PackageNotFoundError:  # used from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["allocator", "autograd", "explicit", "kernels_loaded", "kernels_status", "nn", "ops", "require_kernels"]
+__all__ = [
+    "ConversionReport",
+    "allocator",
+    "autograd",
+    "convert",
+    "explicit",
+    "kernels_loaded",
+    "kernels_status",
+    "nn",
+    "ops",
+    "require_kernels",
+    "revert",
+]

@@ -26,6 +26,8 @@ from torch import Tensor
 
 from torchbp.autograd.function import ExplicitFunction, conjugate, save
 
+_WITHOUT_BASE = torch.ops.aten._unsafe_view.default
+
 
 class MultilinearForm:
     """A form that is linear in each of ``positions`` operands; the last one pairs with the output.
@@ -217,9 +219,10 @@ class Contraction(ExplicitFunction):
 
     @staticmethod
     def forward(form: MultilinearForm, slot: int, bias: Tensor | None, *operands: Tensor) -> Tensor:
-        if bias is not None:
-            return form.contract_bias(slot, operands, bias)
-        return form.contract(slot, operands)
+        z = form.contract(slot, operands) if bias is None else form.contract_bias(slot, operands, bias)
+        # Nobody else sees the product that z is a view of, and a Function's output that is a view cannot be changed in
+        # place, as `y += x` does. Dynamo's graphs have no such rule.
+        return _WITHOUT_BASE(z, z.shape) if not torch.compiler.is_compiling() and z._is_view() else z
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

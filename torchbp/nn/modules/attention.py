@@ -155,7 +155,7 @@ _OWN: dict[type, type] = {
     torch.nn.TransformerEncoder: TransformerEncoder,
     torch.nn.TransformerDecoder: TransformerDecoder,
 }
-_ACTIVATIONS: dict[Any, Any] = {torch.nn.functional.relu: F.relu, torch.nn.functional.gelu: F.gelu}
+ACTIVATIONS: dict[Any, Any] = {torch.nn.functional.relu: F.relu, torch.nn.functional.gelu: F.gelu}
 
 
 def _adopt(module: torch.nn.Module, *names: str) -> None:
@@ -166,4 +166,4 @@ def _adopt(module: torch.nn.Module, *names: str) -> None:
             _adopt(child)
     activation = getattr(module, "activation", None)
     if inspect.isroutine(activation):
-        module.activation = _ACTIVATIONS.get(activation, activation)
+        module.activation = ACTIVATIONS.get(activation, activation)
