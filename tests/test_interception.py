@@ -36,7 +36,7 @@ import torchbp
 from torchbp import interception
 from torchbp.testing import check
 
-ANSWERED = set(interception._TABLE)
+ANSWERED = {function for function, own in interception._TABLE.items() if own is not interception._opened}
 # Nodes that torchbp's own layers are made of beside their Functions; docs/conformance.md lists them by layer.
 ARITHMETIC = frozenset(f"{name}Backward" for name in ("Add", "Div", "Mean", "Mul", "Neg", "Sub", "Sum", "Where"))
 
@@ -584,7 +584,18 @@ def test_hooks_and_functions_of_others() -> None:
         z.sum().backward()
     assert len(seen) == 4
     assert not {name for names in (*seen, nodes(y)) for name in names} & {*BUILT_IN, "AddmmBackward", "TanhBackward"}
+    assert calls.explicit["torch.nn.functional.gelu"] == 3
     assert calls.explicit["torch.nn.functional.linear"] == calls.explicit["torch.tanh"] + calls.explicit["Tensor.tanh"]
+
+
+def test_functions_that_call_others() -> None:
+    """What they call is answered, and counted in their place."""
+    torch.manual_seed(0)
+    with torchbp.explicit() as calls:
+        result = TF.gumbel_softmax(ROWS)
+    assert calls.explicit == {"Tensor.softmax": 1} and "torch.nn.functional.gumbel_softmax" not in calls.built_in
+    torch.manual_seed(0)
+    torch.testing.assert_close(result, TF.gumbel_softmax(ROWS))
 
 
 def test_torchbp_itself_is_not_answered() -> None:

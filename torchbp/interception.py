@@ -95,9 +95,13 @@ def _softmax(own: Callable[..., Tensor]) -> Callable[..., Any]:
 def _alike(*tensors: Any) -> bool:
     """Tell whether all are floating-point or complex tensors of one dtype on one device."""
     first = tensors[0]
-    return all([isinstance(t, Tensor) and t.dtype == first.dtype and t.device == first.device for t in tensors]) and (
-        first.is_floating_point() or first.is_complex()
-    )
+    if not isinstance(first, Tensor) or not (first.is_floating_point() or first.is_complex()):
+        return False
+    dtype, device = first.dtype, first.device
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.device != device:
+            return False
+    return True
 
 
 def _broadcast(*shapes: Sequence[int]) -> tuple[int, ...] | None:
@@ -118,22 +122,24 @@ def _product_of(*dimensions: int) -> Callable[..., Any]:
     """Return the matrix product of two tensors with those numbers of dimensions, or any."""
 
     def call(input: Tensor, other: Tensor) -> Any:
-        if not _alike(input, other) or 0 in (input.dim(), other.dim()):
+        if not _alike(input, other):
             return NotImplemented
-        if dimensions and dimensions != (input.dim(), other.dim()):
+        ranks = (input.dim(), other.dim())
+        if (dimensions and dimensions != ranks) or 0 in ranks:
             return NotImplemented
         if dimensions and dimensions[1] == 1 and torch._C._is_any_autocast_enabled():
             return NotImplemented  # autocast leaves mv and dot as they are, but not the product of ours
-        a = input.unsqueeze(0) if input.dim() == 1 else input
-        b = other.unsqueeze(1) if other.dim() == 1 else other
-        if a.shape[-1] != b.shape[-2] or _broadcast(a.shape[:-2], b.shape[:-2]) is None:
+        a = input.unsqueeze(0) if ranks[0] == 1 else input
+        b = other.unsqueeze(1) if ranks[1] == 1 else other
+        if a.shape[-1] != b.shape[-2]:
             return NotImplemented
-        if dimensions == (3, 3) and a.shape[0] != b.shape[0]:
+        leads = (a.shape[:-2], b.shape[:-2])
+        if leads[0] != leads[1] and (dimensions or _broadcast(*leads) is None):
             return NotImplemented
         y = autograd.product.matrix_product(a, b)
-        if input.dim() == 1:
+        if ranks[0] == 1:
             y = y.squeeze(-2)
-        return y.squeeze(-1) if other.dim() == 1 else y
+        return y.squeeze(-1) if ranks[1] == 1 else y
 
     return call
 
@@ -262,6 +268,11 @@ def _recurrent_cell(cell: Callable[[], Cell]) -> Callable[..., Any]:
     return call
 
 
+def _opened(*args: Any, **kwargs: Any) -> Any:
+    """Stand for functions that run other code, as hooks are, which is inside the block too."""
+    return NotImplemented
+
+
 # --------------------------------------------------------------------------------------------------
 # The table
 
@@ -324,6 +335,9 @@ def _table() -> dict[Any, Callable[..., Any]]:
     table[Tensor.__matmul__] = _matmul
     table[Tensor.__rmatmul__] = lambda self, other: _matmul(other, self)
     table[torch.einsum] = _einsum
+    table |= dict.fromkeys(
+        (Tensor.backward, torch.autograd.backward, torch.autograd.grad, builtin.gumbel_softmax), _opened
+    )
     for name, cell in {
         "rnn_tanh": lambda: RNN(False),
         "rnn_relu": lambda: RNN(True),
@@ -421,8 +435,7 @@ def _name(function: Any) -> str:
 # --------------------------------------------------------------------------------------------------
 # The mode
 
-# What runs other code, hooks for example, which is inside the block too.
-_OPENED = frozenset({Tensor.backward, torch.autograd.backward, torch.autograd.grad, builtin.gumbel_softmax})
+_tracing = torch.compiler.is_dynamo_compiling
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _NO_TENSORS = frozenset({int, float, bool, str, type(None), torch.dtype})
 
@@ -464,9 +477,11 @@ def _called_by_torchbp() -> bool:
     """Tell whether what calls the function that a mode answers is torchbp's own code."""
     frame: types.FrameType | None = sys._getframe(3)
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
+        module: str = frame.f_globals.get("__name__", "")
+        if module.startswith("torchbp."):
+            return module != __name__
         if module not in _BETWEEN:
-            return module.startswith("torchbp.") and module != __name__
+            return False
         frame = frame.f_back
     return False
 
@@ -481,21 +496,19 @@ class _Explicit(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         own = _TABLE.get(function)
-        if torch.compiler.is_dynamo_compiling():
+        if _tracing():
             return self._traced(own, function, args, kwargs or {})
         if types and not _PLAIN.issuperset(types) and any(map(_overrides, types)):
             return self._of_subclass(function, types, args, kwargs or {})
         if own is not None:
+            if own is _opened:
+                with self:
+                    return redispatch_function(function, types, args, kwargs or {})
             return self._answered(own, function, args, kwargs or {})
-        if function in _OPENED:
-            with self:
-                return redispatch_function(function, types, args, kwargs or {})
         result = function(*args, **kwargs) if kwargs else function(*args)
-        if type(result) is Tensor:
-            if result.requires_grad:
-                self._count_built_in(function, result)
-        elif type(result) is tuple and result:
-            self._count_built_in(function, result[0])
+        first = result[0] if type(result) is tuple and result else result
+        if type(first) is Tensor and first.requires_grad:
+            self._count_built_in(function, first)
         return result
 
     def _answered(
@@ -523,14 +536,22 @@ class _Explicit(TorchFunctionMode):
             why = "arguments that torchbp does not take"
         calls._left[function, why] = calls._left.get((function, why), 0) + 1
         result = function(*args, **kwargs)
-        self._count_built_in(function, result[0] if type(result) is tuple and result else result)
+        first = result[0] if type(result) is tuple and result else result
+        if type(first) is Tensor and first.requires_grad:
+            self._count_built_in(function, first)
         return result
 
     def _traced(
         self, own: Callable[..., Any] | None, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Do the same while torch.compile traces, without counts, of which each would be a constant."""
-        if own is None or kwargs.get("out") is not None or _unserved(args) or _unserved(kwargs.values()):
+        if (
+            own is None
+            or own is _opened
+            or kwargs.get("out") is not None
+            or _unserved(args)
+            or _unserved(kwargs.values())
+        ):
             return function(*args, **kwargs)
         result = own(*args, **{_ALIASES.get(key, key): value for key, value in kwargs.items() if key != "out"})
         return function(*args, **kwargs) if result is NotImplemented else result
@@ -544,8 +565,8 @@ class _Explicit(TorchFunctionMode):
                     return result
         return function(*args, **kwargs)  # raises
 
-    def _count_built_in(self, function: Any, result: Any) -> None:
-        if type(result) is Tensor and result.requires_grad and not (result.is_leaf or result._is_view()):
+    def _count_built_in(self, function: Any, result: Tensor) -> None:
+        if not (result.is_leaf or result._is_view()):
             counts = self.reports[-1]._built_in
             counts[function] = counts.get(function, 0) + 1
 

@@ -70,8 +70,14 @@ def _beside(tensor: Tensor) -> Tensor:
 def matrix_product(a: Tensor, b: Tensor, bias: Tensor | None = None, scale: float = 1) -> Tensor:
     """Return y = scale a b + bias for a (*, n, m), b (*, m, k) and bias (k); y is (*, n, k), the * broadcast."""
     leads = (a.shape[:-2], b.shape[:-2])
+    if leads[0] == leads[1] and scale == 1 and len(leads[0]) < len(_UNSPREAD):
+        return contract(_UNSPREAD[len(leads[0])], 2, a, b, bias=bias)
     spread = tuple([_spread(own, other) for own, other in zip(leads, reversed(leads), strict=True)])
     return contract(MatrixProduct((a.dim(), b.dim()), spread, scale), 2, a, b, bias=bias)  # type: ignore[arg-type]
+
+
+# The usual forms, by the number of leading dimensions.
+_UNSPREAD = tuple(MatrixProduct((rank, rank)) for rank in range(2, 7))
 
 
 def _spread(own: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
