@@ -419,6 +419,32 @@ def test_a_subclass_handles_functions_inside_the_block() -> None:
     assert all("ReluBackward" not in nodes(one[0]) for one in (by_method, by_function))
 
 
+def test_lazy_modules() -> None:
+    """Their parameters are a subclass that handles functions and hands them on."""
+    with torchbp.explicit() as calls:
+        result = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.LazyBatchNorm1d()).double()(ROWS)
+    assert not nodes(result) and calls.explicit.total() == 2
+
+
+def test_symbolic_traces_hold_the_calls() -> None:
+    with torchbp.explicit() as calls:
+        graph = torch.fx.symbolic_trace(lambda x: TF.gelu(x) @ x.T)
+        assert not calls.explicit
+        assert not nodes(graph(ROWS))
+    assert nodes(graph(ROWS))
+
+
+def test_exported_programs_hold_the_operators() -> None:
+    class Network(torch.nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            return TF.max_pool2d(TF.conv2d(x, w), 2)
+
+    with torchbp.explicit():
+        program = torch.export.export(Network(), (IMAGE, normal(3, 4, 3, 3)))
+    called = {str(node.target) for node in program.graph.nodes}
+    assert {"torchbp.convolution.default", "torchbp.max_pool.default"} <= called
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [

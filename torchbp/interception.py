@@ -467,6 +467,11 @@ def _overrides(kind: type) -> bool:
     return getattr(handler, "__func__", None) is not Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
 
 
+def _has_turn(types: Iterable[type]) -> bool:
+    """Tell whether a tensor subclass is to handle a call, and has not done so yet."""
+    return torch._C._is_torch_function_enabled() and any(map(_overrides, types))
+
+
 # Where functions of PyTorch that are written in Python, and their calls of modes, stand.
 _BETWEEN = frozenset(
     {"torch.overrides", "torch.nn.functional", "torch.functional", "torch._tensor", "torch._jit_internal"}
@@ -498,7 +503,7 @@ class _Explicit(TorchFunctionMode):
         own = _TABLE.get(function)
         if _tracing():
             return self._traced(own, function, args, kwargs or {})
-        if types and not _PLAIN.issuperset(types) and any(map(_overrides, types)):
+        if types and not _PLAIN.issuperset(types) and _has_turn(types):
             return self._of_subclass(function, types, args, kwargs or {})
         if own is not None:
             if own is _opened:
