@@ -3,6 +3,7 @@
 # make sanitize  an instrumented build under random arguments: memory errors, undefined behaviour; EXAMPLES=... of each
 # make bench  environment, build, then every layer and network timed beside the built-in: docs/performance.md
 # make conformance  every case that PyTorch keeps for a module or function, ours or not: docs/conformance.md
+# make models  models of other packages, converted: docs/real-models.md
 # make quick  the quick part of the suite;  make lint  all linters;  make clean  remove what was built
 #
 # PYTHON=...  the interpreter to build the environment from (3.10 or newer); TORCH=...  the torch to install.
@@ -18,7 +19,7 @@ SOURCE := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h'
 # One worker per core, and one thread in each: tests of threading set their own numbers.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test quick bench conformance sanitize lint format build clean
+.PHONY: demo test quick bench conformance models sanitize lint format build clean
 
 demo: build
 	$(BIN)/torchbp train
@@ -52,6 +53,9 @@ bench: build
 
 conformance: build
 	OMP_NUM_THREADS=1 $(BIN)/python tests/conformance_page.py
+
+models: build
+	OMP_NUM_THREADS=1 $(BIN)/python tests/real_models_page.py
 
 lint: build
 	$(BIN)/ruff check .

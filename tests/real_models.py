@@ -18,7 +18,7 @@ from torch import Tensor, nn
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a configuration that would fetch something is an error
 
 Settings = dict[str, Any]
-Draw = Callable[[torch.dtype], Tensor]
+Draw = Callable[[torch.dtype], Any]
 Batch = dict[str, Draw]
 
 
@@ -54,12 +54,12 @@ class RealModel:
                 nn.init.normal_(parameter, float(parameter.detach().mean()), 0.1)
         return model
 
-    def inputs(self, dtype: torch.dtype = torch.float64, ordinary: bool = False) -> dict[str, Tensor]:
+    def inputs(self, dtype: torch.dtype = torch.float64, ordinary: bool = False) -> dict[str, Any]:
         """Return the arguments of a call, the same at each one."""
         torch.manual_seed(1)
         return {name: draw(dtype) for name, draw in self._size(ordinary)[1].items()}
 
-    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def step(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a batch; the same random numbers are drawn at each call."""
         torch.manual_seed(2)
         return self.loss(model(**batch))
@@ -110,6 +110,7 @@ def square(output: Any) -> Tensor:
 
 _SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 _SMALL_DIM = {"n_layers": 2, "n_heads": 2, "dim": 16, "hidden_dim": 24}
+_X_TRANSFORMER = {"num_tokens": 50, "depth": 1, "heads": 2, "max_seq_len": 16, "attn_dropout": 0.1}
 _WHISPER = "models.whisper.modeling_whisper.WhisperEncoder"
 
 MODELS: dict[str, RealModel] = {
@@ -137,7 +138,7 @@ MODELS: dict[str, RealModel] = {
         "transformers",
         "MobileNetV2ForImageClassification",
         "MobileNetV2Config",
-        ({"depth_multiplier": 0.25, "image_size": 32, "num_labels": 2}, classified(2, 3, 32, 32)),
+        ({"depth_multiplier": 0.25, "image_size": 64, "num_labels": 2}, classified(4, 3, 64, 64)),
         ({"num_labels": 100}, classified(8, 3, 112, 112, classes=100)),
     ),
     "EfficientNet": RealModel(
@@ -148,11 +149,20 @@ MODELS: dict[str, RealModel] = {
             {
                 "width_coefficient": 0.25,
                 "depth_coefficient": 0.1,
-                "image_size": 32,
-                "hidden_dim": 64,
+                "image_size": 64,
+                "hidden_dim": 320,
                 "dropout_rate": 0.2,
                 "num_labels": 2,
             },
+            classified(4, 3, 64, 64),
+        ),
+    ),
+    "BiT": RealModel(
+        "transformers",
+        "BitForImageClassification",
+        "BitConfig",
+        (
+            {"embedding_size": 8, "hidden_sizes": [32, 32], "depths": [1, 2], "num_groups": 4, "num_labels": 2},
             classified(2, 3, 32, 32),
         ),
     ),
@@ -194,6 +204,7 @@ MODELS: dict[str, RealModel] = {
                 "depths": [2, 2],
                 "num_heads": [2, 2],
                 "window_size": 4,
+                "drop_path_rate": 0.0,
                 "num_labels": 2,
             },
             classified(2, 3, 32, 32),
@@ -214,6 +225,7 @@ MODELS: dict[str, RealModel] = {
                 "num_attention_heads": [1, 2],
                 "mlp_ratios": [2, 2],
                 "decoder_hidden_size": 16,
+                "drop_path_rate": 0.0,
                 "num_labels": 3,
             },
             {"pixel_values": normal(2, 3, 32, 32), "labels": below(3, 2, 32, 32)},
@@ -249,6 +261,7 @@ MODELS: dict[str, RealModel] = {
                 "depths": [2],
                 "num_heads": [2],
                 "window_size": 4,
+                "drop_path_rate": 0.0,
                 "upsampler": "pixelshuffle",
                 "num_channels": 3,
             },
@@ -304,7 +317,37 @@ MODELS: dict[str, RealModel] = {
         "transformers",
         "T5ForConditionalGeneration",
         "T5Config",
-        ({"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}, tokens(50, 2, 9)),
+        (
+            {
+                "vocab_size": 50,
+                "d_model": 16,
+                "d_kv": 8,
+                "d_ff": 24,
+                "num_layers": 2,
+                "num_heads": 2,
+                "decoder_start_token_id": 0,
+            },
+            tokens(50, 2, 9),
+        ),
+    ),
+    "BART": RealModel(
+        "transformers",
+        "BartForConditionalGeneration",
+        "BartConfig",
+        (
+            {
+                "vocab_size": 50,
+                "max_position_embeddings": 16,
+                "d_model": 16,
+                "encoder_layers": 1,
+                "decoder_layers": 1,
+                "encoder_attention_heads": 2,
+                "decoder_attention_heads": 2,
+                "encoder_ffn_dim": 24,
+                "decoder_ffn_dim": 24,
+            },
+            tokens(50, 2, 9),
+        ),
     ),
     "CLIP": RealModel(
         "transformers",
@@ -316,7 +359,7 @@ MODELS: dict[str, RealModel] = {
                 "vision_config": {**_SMALL, "image_size": 16, "patch_size": 8},
                 "projection_dim": 8,
             },
-            {"input_ids": below(48, 3, 9), "pixel_values": normal(3, 3, 16, 16), "return_loss": lambda dtype: True},  # type: ignore[dict-item,return-value]
+            {"input_ids": below(48, 3, 9), "pixel_values": normal(3, 3, 16, 16), "return_loss": lambda dtype: True},
         ),
     ),
     "Whisper encoder": RealModel(
@@ -483,9 +526,15 @@ MODELS: dict[str, RealModel] = {
     ),
     "x-transformer": RealModel(
         "x_transformers",
-        "ContinuousTransformerWrapper",
+        "XTransformer",
         "",
-        ({"dim_in": 8, "dim_out": 8, "max_seq_len": 16}, {"x": normal(2, 9, 8)}),
-        loss=square,
+        (
+            {
+                "dim": 16,
+                **{f"{part}_{key}": value for part in ("enc", "dec") for key, value in _X_TRANSFORMER.items()},
+            },
+            {"src": below(50, 2, 9), "tgt": below(50, 2, 8)},
+        ),
+        loss=lambda output: output,
     ),
 }

@@ -38,6 +38,7 @@ _COMPUTES_NOTHING = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
 _NOT_CALLED = frozenset({"merge_masks", "permute_hidden"})
 # In a converted module's __dict__, and so in its copies and pickles but not in its state_dict: what else was replaced.
 _MARK = "_torchbp_replaced"
+_COPIED = "_torchbp_copied"  # in a class that was copied to have other bases: which
 
 
 @dataclass(frozen=True)
@@ -308,8 +309,8 @@ def _is_parametrized(module: Module) -> bool:
 
 def _rebased(cls: type, bases: tuple[type, ...]) -> type:
     """Return a copy of a class with other bases."""
-    namespace = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return types.new_class(cls.__name__, bases, exec_body=lambda names: names.update(namespace))
+    namespace = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__", _COPIED)}
+    return types.new_class(cls.__name__, bases, exec_body=lambda names: names.update({**namespace, _COPIED: cls}))
 
 
 def _original(cls: type) -> type:
@@ -318,6 +319,9 @@ def _original(cls: type) -> type:
         return _BUILTIN[cls]
     if "_torchbp_original" in vars(cls):
         return vars(cls)["_torchbp_original"]
+    copied: type | None = vars(cls).get(_COPIED)
+    if copied is not None and vars(copied).keys() | {_COPIED} == vars(cls).keys():  # no parametrization came or went
+        return copied
     bases = tuple(map(_original, cls.__bases__))
     return cls if bases == cls.__bases__ else _rebased(cls, bases)
 
