@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from conformance_page import built_in_nodes as nodes
+from interception_coverage import built_in
+from real_models import RealModel
 from test_conformance import (
     REFUSED,
     SWAPPED,
@@ -25,6 +27,7 @@ from test_conformance import (
     spread,  # noqa: F401  (a fixture)
     tolerance_of,
 )
+from test_real_models import gradients, relative_difference, row  # noqa: F401  (a fixture)
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
@@ -627,12 +630,11 @@ def test_functions_that_call_others() -> None:
 def test_torchbp_itself_is_not_answered() -> None:
     """What torchbp's layers call, forward and backward, is no call of the code in the block."""
     layer = torchbp.nn.Linear(4, 3).double()
-    with torchbp.explicit() as calls:
+    with torchbp.explicit() as calls, torch.device("cpu"):  # which is a mode between
         loss = torchbp.nn.functional.cross_entropy(layer(ROWS), torch.tensor([0, 1, 2]))
         (gradient,) = torch.autograd.grad(loss, layer.weight, create_graph=True)
         gradient.sum().backward()
     assert not calls.explicit and not calls.left
-    layer.zero_grad()
 
 
 def test_the_fused_layer_of_transformers_is_not_taken() -> None:
@@ -655,7 +657,7 @@ def test_workers_of_a_loader() -> None:
 
 
 def _collated(rows: list[tuple[Tensor]]) -> Tensor:
-    return TF.gelu(torch.stack([row[0] for row in rows]))
+    return TF.gelu(torch.stack([one[0] for one in rows]))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -899,3 +901,43 @@ def test_the_report_says_what_was_called() -> None:
     assert calls.built_in == {"Tensor.exp": 1, "Tensor.add": 1, "Tensor.mul": 1}
     assert calls.left == {("torch.nn.functional.relu", "a Kept"): 1}
     assert "explicit: 4 calls" in str(calls) and "torch.nn.functional.relu: a Kept" in str(calls)
+
+
+# --------------------------------------------------------------------------------------------------
+# Models of other packages
+
+# What the built-in computes there in a block, and no layer of torchbp does.
+REMAINING = {name.removesuffix("Backward") for name in ARITHMETIC} | {
+    *("Clamp", "Exp", "Gather", "Index", "Logsumexp", "MaskedFill", "Pow", "Roll", "Rsqrt"),
+    "WeightNormInterface",
+}
+
+
+class Wide(TorchFunctionMode):
+    """Compute in float64 what a model casts to float32, where no more digits could be compared."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def wide(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        function = Tensor.double if function is Tensor.float else function
+        return function(*map(wide, args), **{key: wide(value) for key, value in (kwargs or {}).items()})
+
+
+@pytest.mark.slow
+def test_real_models(row: RealModel) -> None:  # noqa: F811
+    """Loss and gradients to 1e-9 in a block, converted or not, and what remains is arithmetic for the most part."""
+    model, batch = row.build(), row.inputs()
+    with Wide():
+        expected, sought = gradients(row, model, batch)
+    for converted in (False, True):
+        if converted:
+            torchbp.convert(model)
+        with torchbp.explicit() as calls, Wide():
+            loss, found = gradients(row, model, batch)
+            remaining = built_in(row.step(model, batch))
+        torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+        worst, name = relative_difference(found, sought)
+        assert worst <= 1e-9, (name, worst)
+        assert remaining.keys() <= REMAINING, remaining
+        assert not calls.left, calls

@@ -472,7 +472,7 @@ def _has_turn(types: Iterable[type]) -> bool:
     return torch._C._is_torch_function_enabled() and any(map(_overrides, types))
 
 
-# Where functions of PyTorch that are written in Python, and their calls of modes, stand.
+# Where functions of PyTorch that are written in Python, and their calls of modes, stand. Other modes are passed too.
 _BETWEEN = frozenset(
     {"torch.overrides", "torch.nn.functional", "torch.functional", "torch._tensor", "torch._jit_internal"}
 )
@@ -485,7 +485,7 @@ def _called_by_torchbp() -> bool:
         module: str = frame.f_globals.get("__name__", "")
         if module.startswith("torchbp."):
             return module != __name__
-        if module not in _BETWEEN:
+        if module not in _BETWEEN and frame.f_code.co_name != "__torch_function__":
             return False
         frame = frame.f_back
     return False
