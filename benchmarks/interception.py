@@ -1,15 +1,21 @@
 """What a call costs inside explicit(): microseconds over the same call outside, for small tensors.
 
-    python benchmarks/interception.py [--calls 20000] [--repeats 7]
+    python benchmarks/interception.py [--calls 20000] [--repeats 7] [--models GPT-2 ViT]
 
 A call that the block answers is compared to torchbp's own function, a call that it leaves to the built-in outside.
+With ``--models`` a training step of models of tests/real_models.py, at their ordinary size, is timed instead: as it is,
+converted, in a block, and both.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import timeit
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 import torch.nn.functional as builtin
@@ -19,6 +25,10 @@ from rich.table import Table
 import torchbp
 import torchbp.nn.functional as F
 from torchbp.autograd.product import matrix_product
+from torchbp.bench.timing import in_turn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from real_models import MODELS  # noqa: E402
 
 Call = Callable[[], object]
 
@@ -50,25 +60,60 @@ def microseconds(call: Call, calls: int) -> float:
     return 1e6 * timeit.timeit(call, number=calls) / calls
 
 
-def main() -> None:
-    """Time every pair in turn, and print the best of the repeats."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=20_000)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def calls_table(calls: int, repeats: int) -> Table:
+    """Time every pair in turn; return the best of the repeats."""
     table = Table("call", "outside, µs", "inside, µs", "more, µs", title="Calls inside explicit()")
     for name, (inside, outside) in pairs().items():
-        calls = options.calls // 10 if "conv" in name else options.calls
+        count = calls // 10 if "conv" in name else calls
         found = []
-        for _ in range(options.repeats):
-            bare = microseconds(outside, calls)
+        for _ in range(repeats):
+            bare = microseconds(outside, count)
             with torchbp.explicit() as seen:
-                found.append((bare, microseconds(inside, calls)))
+                found.append((bare, microseconds(inside, count)))
             assert bool(seen.explicit) == (inside is not outside), f"{name}: {seen}"
         bare, in_block = (min(times) for times in zip(*found, strict=True))
         table.add_row(name, f"{bare:.2f}", f"{in_block:.2f}", f"{in_block - bare:.2f}")
-    Console().print(table)
+    return table
+
+
+def step(name: str, converted: bool, explicit: bool) -> Call:
+    """Return a training step of a model in float32."""
+    row = MODELS[name]
+    model, batch = row.build(torch.float32, ordinary=True), row.inputs(torch.float32, ordinary=True)
+    if converted:
+        torchbp.convert(model)
+
+    def run() -> None:
+        model.zero_grad()
+        with torchbp.explicit() if explicit else nullcontext():
+            row.step(model, batch).backward()
+
+    return run
+
+
+def models_table(names: list[str], rounds: int) -> Table:
+    """Time a step of each model in four ways, in turn; return the medians."""
+    ways = {"as it is": (0, 0), "converted": (1, 0), "in explicit()": (0, 1), "both": (1, 1)}
+    table = Table("model", *[f"{way}, ms" for way in ways], title="A training step, float32")
+    for name in names:
+        times = in_turn({way: step(name, bool(a), bool(b)) for way, (a, b) in ways.items()}, rounds)
+        table.add_row(name, *[f"{1e3 * times[way].median:.0f}" for way in ways])
+    return table
+
+
+def main() -> None:
+    """Print one of the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--models", nargs="+", choices=[name for name, row in MODELS.items() if row.ordinary])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if options.models:
+        Console().print(models_table(options.models, options.repeats))
+    else:
+        Console().print(calls_table(options.calls, options.repeats))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from test_conformance import (
 from test_real_models import gradients, relative_difference, row  # noqa: F401  (a fixture)
 from torch import Tensor
 from torch.autograd import Function
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, redispatch_function
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils.checkpoint import checkpoint
@@ -635,6 +635,25 @@ def test_torchbp_itself_is_not_answered() -> None:
         (gradient,) = torch.autograd.grad(loss, layer.weight, create_graph=True)
         gradient.sum().backward()
     assert not calls.explicit and not calls.left
+
+
+def test_modes_do_not_see_the_backward_pass() -> None:
+    """As they do not see that of a built-in, though torchbp's is written in Python; hooks they see."""
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(interception._name(function))
+            with self:
+                return redispatch_function(function, types, args, kwargs or {})
+
+    names: list[str] = []
+    x = ROWS.clone()
+    y = torchbp.explicit(network)(x)
+    x.register_hook(lambda g: g.neg())
+    with Seen():
+        torch.autograd.backward(y)
+    inside = names[names.index("torch.autograd.backward") + 1 :]
+    assert "Tensor.neg" in inside and not {"torch.matmul", "Tensor.mT", "Tensor.is_complex"} & set(inside), inside
 
 
 def test_the_fused_layer_of_transformers_is_not_taken() -> None:
