@@ -141,7 +141,12 @@ def samples(op: OpInfo, count: int, spread: Any) -> Iterator[tuple[Any, Any, Any
 
 
 def identified(ops: Sequence[OpInfo]) -> dict[str, Any]:
-    return {"argvalues": ops, "ids": [f"{op.name}-{op.variant_test_name}".strip("-") for op in ops]}
+    """Return the arguments of a parametrization; what is an entry's other variant is slow."""
+    marks = [[pytest.mark.slow] if op.variant_test_name else [] for op in ops]
+    return {
+        "argvalues": [pytest.param(op, marks=m) for op, m in zip(ops, marks, strict=True)],
+        "ids": [f"{op.name}-{op.variant_test_name}".strip("-") for op in ops],
+    }
 
 
 @pytest.mark.parametrize("op", **identified(TRANSLATED))
