@@ -30,11 +30,13 @@ Written by `make models`, never by hand, with torch {torch}, {packages}.
 Each model is built from a small configuration with random weights and converted by `torchbp.convert`; nothing of it is
 changed otherwise.
 
-- *converted*: the layers that became torchbp's, of those that compute something: modules without children, whole layers.
+- *converted*: the layers that became torchbp's, of all modules without children that compute something.
 - *float64*: the largest difference of any parameter's gradient, by the largest entry of that gradient plus 1e-4 of the
   largest entry of all (a bias before a normalisation, say, has a gradient that is zero but for rounding).
 - *float32*: the error of all gradients together, PyTorch's and torchbp's, against float64.
 - *left*: the classes that were left. They compute by functions: [use-it-in-your-model.md](use-it-in-your-model.md).
+
+timm and pytorchcv have no rows: they require torchvision, which replaces a torch without CUDA by one with it.
 
 | model | of | converted | float64 | float32: PyTorch | torchbp | left |
 |---|---|---|---|---|---|---|

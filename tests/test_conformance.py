@@ -75,6 +75,7 @@ WITHOUT_CASES = {
         for kind in ("Batch", "Instance")
         for n in (1, 2, 3)
     },
+    "LazyLinear": "the same",
     "AdaptiveLogSoftmaxWithLoss": "PyTorch's module_db has none",
     "EmbeddingBag": "PyTorch's module_db has none; its function is in op_db",
     "fold": "PyTorch has cases of unfold only",

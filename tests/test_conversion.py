@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 import pickle
+import re
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -183,6 +184,15 @@ def test_transformers_with_their_activations(activation: Any, norm_first: bool) 
     torchbp.revert(copied)
     assert {name: type(m) for name, m in copied.named_modules()} == {n: cls for n, (cls, _) in before.items()}
     assert copied.encoder.layers[0].activation is twin.encoder.layers[0].activation or isinstance(activation, nn.Module)
+
+
+def test_an_activation_that_was_changed_since_stays() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 5)
+    torchbp.convert(layer)
+    assert layer.activation is torchbp.nn.functional.relu
+    layer.activation = torch.tanh
+    torchbp.revert(layer)
+    assert layer.activation is torch.tanh
 
 
 # --------------------------------------------------------------------------------------------------
@@ -518,6 +528,10 @@ def test_subclasses_of_torchbps_layers_are_left_alone() -> None:
 # Layers that are lazy, parametrized, pruned, compiled or wrapped
 
 
+class LazyOwn(nn.LazyLinear):
+    """A lazy subclass that becomes torch.nn's layer."""
+
+
 class LazyNamed(nn.LazyConv2d):
     """A lazy layer that becomes a subclass."""
 
@@ -530,11 +544,12 @@ class LazyNamed(nn.LazyConv2d):
     ("build", "becomes", "shape"),
     [
         (lambda: nn.LazyLinear(3), nn.Linear, (2, 4)),
+        (lambda: LazyOwn(3), nn.Linear, (2, 4)),
         (lambda: nn.LazyConv2d(3, 2), nn.Conv2d, (2, 4, 5, 5)),
         (lambda: nn.LazyBatchNorm1d(), nn.BatchNorm1d, (2, 4, 5)),
         (lambda: LazyNamed(3, 2), Further, (2, 4, 5, 5)),
     ],
-    ids=["linear", "convolution", "norm", "subclass"],
+    ids=["linear", "own", "convolution", "norm", "subclass"],
 )
 def test_lazy_layers(build: Any, becomes: type, shape: tuple[int, ...], at: str, reverts: str) -> None:
     layer, plain, x = build(), build(), torch.randn(shape)
@@ -784,3 +799,11 @@ def test_errors_name_the_argument(function: Any) -> None:
         for wrong in (3, ["encoder", 3.5]):
             with pytest.raises(TypeError, match=f"^{argument} must be a pattern of names, .* got"):
                 function(towers(), **{argument: wrong})
+
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "use-it-in-your-model.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("program", re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL), ids=range(2))
+def test_programs_of_the_page(program: str) -> None:
+    exec(compile(program, "use-it-in-your-model.md", "exec"), {})

@@ -944,6 +944,7 @@ MODULES: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]] = [
     # calls
     ("Linear", (3, 4), {}, (t(2, 5, dtype=torch.float32),)),
     ("Linear", (3, 4), {}, (t(2, 3),)),
+    ("LazyLinear", (4,), {}, (t(),)),
     ("Bilinear", (3, 4, 5), {}, (t(2, 3, dtype=torch.float32), t(3, 4, dtype=torch.float32))),
     *((f"{kind}Pad1d", (1, *more), {}, (t(),)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),
     *((f"{kind}Pad2d", (-4, *more), {}, (X,)) for kind, more in (("Zero", ()), ("Constant", (2.0,)))),

@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, tuple] = {
     "LayerNorm": (6,),
     "CrossMapLRN2d": (3,),
     "Linear": (5, 4),
+    "LazyLinear": (4,),
     "LocalResponseNorm": (2,),
     "LinearCrossEntropyLoss": (3, 5),
     "LogSoftmax": (1,),
@@ -59,7 +60,7 @@ ARGUMENTS: dict[str, tuple] = {
 }
 # What a module takes, where that is not an image, or a line or volume for the names that say so.
 INPUTS: dict[str, tuple[int, ...]] = {
-    "Linear": (2, 5),
+    **dict.fromkeys(("Linear", "LazyLinear"), (2, 5)),
     "BatchNorm1d": (4, 3),
     "Fold": (2, 12, 12),
     "PixelShuffle": (2, 4, 3, 3),

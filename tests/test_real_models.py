@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +52,12 @@ def in_float32(row: RealModel) -> tuple[nn.Module, nn.Module, nn.Module, dict[st
     torchbp.convert(mine)
     wide = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in batch.items()}
     return exact, theirs, mine, wide, batch
+
+
+def test_the_page_has_every_model() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "real-models.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| ([^|]+) \| (\w+) \| \d+ of \d+ \|", page, flags=re.MULTILINE)
+    assert found == [(name, row.package) for name, row in MODELS.items()]
 
 
 @pytest.fixture(params=NAMES)

@@ -137,7 +137,9 @@ def revert(model: Module, include: Choice | None = None, exclude: Choice | None 
     for name, module, reason in _selected(model, include, exclude):
         if _MARK in module.__dict__ and not reason:
             before = type(module)
-            module.__dict__.update(module.__dict__.pop(_MARK))
+            for key, value in module.__dict__.pop(_MARK).items():
+                if module.__dict__.get(key) is ACTIVATIONS[value]:  # nobody else has changed it since
+                    module.__dict__[key] = value
             object.__setattr__(module, "__class__", _original(before))
             reverted[name] = (before, type(module))
     return reverted

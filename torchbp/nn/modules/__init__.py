@@ -59,7 +59,7 @@ from torchbp.nn.modules.dropout import AlphaDropout, Dropout, Dropout1d, Dropout
 from torchbp.nn.modules.embedding import Embedding, EmbeddingBag
 from torchbp.nn.modules.folding import Fold, Unfold
 from torchbp.nn.modules.interpolation import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
-from torchbp.nn.modules.linear import Bilinear, Linear
+from torchbp.nn.modules.linear import Bilinear, LazyLinear, Linear
 from torchbp.nn.modules.linear_cross_entropy import AdaptiveLogSoftmaxWithLoss, LinearCrossEntropyLoss
 from torchbp.nn.modules.loss import CrossEntropyLoss, NLLLoss
 from torchbp.nn.modules.margin_loss import (
@@ -229,6 +229,7 @@ __all__ = [
     "LazyInstanceNorm1d",
     "LazyInstanceNorm2d",
     "LazyInstanceNorm3d",
+    "LazyLinear",
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",

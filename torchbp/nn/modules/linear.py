@@ -16,6 +16,12 @@ class Linear(torch.nn.Linear):
         return F.linear(input, self.weight, self.bias)
 
 
+class LazyLinear(torch.nn.LazyLinear, Linear):
+    """A :class:`Linear` whose ``in_features`` is the first input's."""
+
+    cls_to_become = Linear
+
+
 class Bilinear(torch.nn.Bilinear):
     """y[o] = x1ᵀ w[o] x2 + b[o]; see :func:`torchbp.nn.functional.bilinear`."""
 
