@@ -27,7 +27,7 @@ import torchbp
 from torchbp.testing import saved_bytes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from real_models import MODELS, RealModel  # noqa: E402
+from real_models import MODELS, RealModel
 
 COLUMNS = ("model", "converted", "torch, ms", "torchbp, ms", "ratio", "torch keeps, MiB", "torchbp keeps, MiB")
 

@@ -7,6 +7,7 @@
 - ``torchbp.testing``: the gradient proof;
 - ``torchbp.ops``: the raw operators;
 - ``torchbp.allocator``: memory that is kept instead of fetched anew;
+- ``torchbp.explicit``: a block in which PyTorch's own functions are answered by torchbp's;
 - ``torchbp.reference``: the same layers as loops in NumPy.
 """
 
@@ -16,6 +17,7 @@ from torchbp import allocator, autograd, nn, ops
 from torchbp._extension import kernels_loaded, kernels_status, require_kernels
 from torchbp.conversion import ConversionReport, convert, revert
 from torchbp.costs import CostReport, cost
+from torchbp.interception import explicit
 
 try:
     __version__ = version("torchbp")
@@ -29,6 +31,7 @@ __all__ = [
     "autograd",
     "convert",
     "cost",
+    "explicit",
     "kernels_loaded",
     "kernels_status",
     "nn",

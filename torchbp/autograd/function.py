@@ -109,7 +109,20 @@ def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:
     namespace = {name: cls.__dict__[name] for name in methods}
     if "jvp" in methods:
         namespace["jvp"] = staticmethod(_nestable(namespace["jvp"].__func__))
+        namespace["backward"] = staticmethod(_unseen(namespace["backward"].__func__))
     return type(cls.__name__, (Function,), {"__doc__": cls.__doc__, "__module__": cls.__module__, **namespace})
+
+
+def _unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``backward`` such that modes that override functions do not see what it calls, as with a built-in's."""
+
+    def apart(ctx: Any, *gradients: Any) -> Any:
+        if not torch._C._is_torch_function_mode_enabled():
+            return backward(ctx, *gradients)
+        with torch._C.DisableTorchFunction():
+            return backward(ctx, *gradients)
+
+    return apart
 
 
 def _nestable(jvp: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What the recurrent modules compute: a layer, cast under autocast as the built-in casts."""
+"""What the recurrent modules compute: a layer, cast under autocast as the built-in casts, and layers of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchbp import autograd
 from torchbp.autograd.recurrent import GRU, LSTM, RNN, Cell, is_fused
+from torchbp.nn.functional.dropout import dropout
 
 _GATES: dict[type[Cell], int] = {RNN: 1, GRU: 3, LSTM: 4}
 
@@ -82,3 +83,38 @@ def recurrent(
         x, h, c, *parameters = (None if t is None else t.to(to) for t in (x, h, c, *parameters))  # type: ignore[assignment]
         y, last, *cells = autograd.recurrent.recurrent(cell, x, h, c, parameters, sizes)
         return (y, last, *cells) if parameters[4] is None else (y.to(lower), last.to(lower), *cells)
+
+
+def layers(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *,
+    biases: bool,
+    projected: bool,
+    count: int,
+    dropout_p: float,
+    training: bool,
+    bidirectional: bool,
+    sizes: Sequence[int] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Run ``count`` layers one after another, with dropout between them; return the output and the last states.
+
+    ``weights`` are those of all layers and directions in torch.nn's order, ``states`` those of all at once.
+    """
+    directions = 2 if bidirectional else 1
+    given = len(weights) // (count * directions)
+    last: list[tuple[Tensor, ...]] = []
+    for k in range(count):
+        if k:
+            x = dropout(x, dropout_p, training)
+        parameters: list[Tensor | None] = []
+        for d in range(directions):
+            first = (k * directions + d) * given
+            own = list(weights[first : first + given])
+            parameters += [*own[:2], *(own[2:4] if biases else (None, None)), own[-1] if projected else None]
+        here = [s if count == 1 else s[k * directions : (k + 1) * directions] for s in states]
+        x, *ends = recurrent(cell, x, here[0], here[1] if len(here) > 1 else None, parameters, sizes)
+        last.append(tuple(ends))
+    return x, [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*last, strict=True)]

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-import torchbp.nn.functional as F
 from torchbp.autograd.function import is_exporting, records_derivative
 from torchbp.autograd.recurrent import GRU as GRUSteps
 from torchbp.autograd.recurrent import LSTM as LSTMSteps
 from torchbp.autograd.recurrent import RNN as RNNSteps
 from torchbp.autograd.recurrent import Cell
-from torchbp.nn.functional.recurrent import recurrent, step
+from torchbp.nn.functional.recurrent import layers, step
 
 
 def _states(layer: torch.nn.RNNBase, x: Tensor, sequences: int) -> tuple[Tensor, ...]:
@@ -58,7 +57,19 @@ def _run(layer: Any, cell: Cell, input: Any, hx: Any) -> tuple[Any, Any]:
         x = x.transpose(0, 1)
     if not packed and x.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    x, last = _layers(layer, cell, x, states, None if sizes is None else sizes.tolist())
+    x, last = layers(
+        cell,
+        x,
+        states,
+        layer._flat_weights,
+        biases=layer.bias,
+        projected=layer.proj_size > 0,
+        count=layer.num_layers,
+        dropout_p=layer.dropout,
+        training=layer.training,
+        bidirectional=layer.bidirectional,
+        sizes=None if sizes is None else sizes.tolist(),
+    )
     if layer.batch_first and not packed:
         x = x.transpose(0, 1)
     if unbatched:
@@ -67,28 +78,6 @@ def _run(layer: Any, cell: Cell, input: Any, hx: Any) -> tuple[Any, Any]:
         last = [s.index_select(1, back) for s in last]
     output = PackedSequence(x, sizes, order, back) if packed else x
     return output, tuple(last) if paired else last[0]
-
-
-def _layers(
-    layer: torch.nn.RNNBase, cell: Cell, x: Tensor, states: Sequence[Tensor], sizes: list[int] | None
-) -> tuple[Tensor, list[Tensor]]:
-    """Run the layers one after another, with dropout between them; return the output and the last states."""
-    directions = 2 if layer.bidirectional else 1
-    given = len(layer._flat_weights) // (layer.num_layers * directions)
-    last: list[tuple[Tensor, ...]] = []
-    for k in range(layer.num_layers):
-        if k:
-            x = F.dropout(x, layer.dropout, layer.training)
-        parameters: list[Tensor | None] = []
-        for d in range(directions):
-            first = (k * directions + d) * given
-            own: list[Any] = layer._flat_weights[first : first + given]
-            biases = own[2:4] if layer.bias else [None, None]
-            parameters += [*own[:2], *biases, own[-1] if layer.proj_size else None]
-        here = [s if layer.num_layers == 1 else s[k * directions : (k + 1) * directions] for s in states]
-        x, *ends = recurrent(cell, x, here[0], here[1] if len(here) > 1 else None, parameters, sizes)
-        last.append(tuple(ends))
-    return x, [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*last, strict=True)]
 
 
 class RNN(torch.nn.RNN):
