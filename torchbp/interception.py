@@ -262,7 +262,7 @@ def _recurrent_cell(cell: Callable[[], Cell]) -> Callable[..., Any]:
         if not records_derivative(input, *states, w_ih, w_hh, b_ih, b_hh):
             return NotImplemented
         h, *c = states
-        y, *cells = step(made, input, h, c[0] if c else None, (w_ih, w_hh, b_ih, b_hh))
+        y, *cells = step(made, input, h, c[0] if c else None, w_ih, w_hh, b_ih, b_hh)
         return (y, *cells) if cells else y
 
     return call
