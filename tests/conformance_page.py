@@ -36,6 +36,7 @@ from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils._pytree import tree_leaves
 
 import torchbp.nn as nn
+from torchbp.costs.graph import built_in_nodes
 from torchbp.nn import functional as F
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "conformance.md"
@@ -73,23 +74,10 @@ def has(name: str) -> bool:
 # What a graph consists of
 
 
-def built_in_nodes(output: Any) -> set[str]:
-    """Return the names of the nodes that are neither Functions of torchbp nor move data only."""
-    found, seen = set(), set()
-    waiting = [t.grad_fn for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [further for further, _ in node.next_functions]
-        forward = getattr(type(node), "_forward_cls", None)
-        if forward is not None and forward.__module__.startswith("torchbp."):
-            continue
-        name = node.name().rpartition("::")[2]
-        if name.rstrip("0123456789").removesuffix("Backward") not in MOVES:
-            found.add(name.rstrip("0123456789"))
-    return found
+def computing_nodes(output: Any) -> set[str]:
+    """Return the names of the built-in nodes that do more than move data."""
+    names = built_in_nodes([t for t in tree_leaves(output) if isinstance(t, torch.Tensor)])
+    return {name for name in names if name.removesuffix("Backward") not in MOVES}
 
 
 def graph_of(case: Case) -> set[str] | None:
@@ -104,7 +92,7 @@ def graph_of(case: Case) -> set[str] | None:
     finally:
         case.process = whole
     leaves = [t for t in tree_leaves(outputs) if isinstance(t, torch.Tensor)]
-    return built_in_nodes(leaves) if any(t.requires_grad for t in leaves) else None
+    return computing_nodes(leaves) if any(t.requires_grad for t in leaves) else None
 
 
 # --------------------------------------------------------------------------------------------------

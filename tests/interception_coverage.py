@@ -13,31 +13,19 @@ import contextlib
 import importlib.util
 import warnings
 from collections import Counter
-from typing import Any
 
 import torch
 from conformance_page import MOVES
 from real_models import MODELS, RealModel
 
 import torchbp
+from torchbp.costs.graph import built_in_nodes
 
 
 def built_in(loss: torch.Tensor) -> Counter[str]:
     """Return how often each kind of built-in node computes a part of a loss."""
-    found: Counter[str] = Counter()
-    seen: set[Any] = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [further for further, _ in node.next_functions]
-        forward = getattr(type(node), "_forward_cls", None)
-        name = node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
-        if name not in MOVES and (forward is None or not forward.__module__.startswith("torchbp.")):
-            found[name] += 1
-    return found
+    found = {name.removesuffix("Backward"): count for name, count in built_in_nodes([loss]).items()}
+    return Counter({name: count for name, count in found.items() if name not in MOVES})
 
 
 def left(row: RealModel, converted: bool, explicit: bool) -> Counter[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from conformance_page import built_in_nodes as nodes
+from conformance_page import computing_nodes as nodes
 from interception_coverage import built_in
 from real_models import RealModel
 from test_conformance import (

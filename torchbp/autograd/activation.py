@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,7 @@ class Pointwise:
         fused: the same value in one pass, without derivatives of its own; optional.
         serves: ``(dtype, *parameters) -> whether`` this row is right for them, where the next one takes the others.
         in_place: ``forward`` over x itself; optional, and of rows that keep the output.
+        title: what graphs and profiles call it, of rows of the table after their name.
         holomorphic: whether f' is a number for complex x too; otherwise ``gradient`` is a self-adjoint map of g.
     """
 
@@ -45,10 +46,13 @@ class Pointwise:
     serves: Callable[..., bool] | None = None
     in_place: Callable[..., Tensor] | None = None
     holomorphic: bool = True
+    title: str = "PointwiseMap"
 
 
 class PointwiseMap(ExplicitFunction):
     """y = f(x). Backward: gx = g f', from the input or the output as the table says."""
+
+    named_by_first = True
 
     @staticmethod
     def forward(map: Pointwise, parameters: tuple[float, ...], x: Tensor) -> Tensor:
@@ -355,6 +359,12 @@ MAPS: dict[str, tuple[Pointwise, ...]] = {
     "gelu_tanh": (_from("gelu_tanh", "input", _gelu_tanh),),
     "silu": (_from("silu", "input", _silu),),
     "mish": (Pointwise(_aten.mish, "input", _mish, _aten.mish_backward),),
+}
+
+
+MAPS = {
+    name: tuple(replace(row, title="".join(word.capitalize() for word in name.split("_"))) for row in rows)
+    for name, rows in MAPS.items()
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,19 @@ class LinearMap:
     #: True where every element along the first dimension of x and of the fixed tensors is treated alike:
     #: then vmap folds the mapped dimension into it.
     folds_batch = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the map its title."""
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            cls._title = cls.__name__
+
+    _title: ClassVar[str] = "AdjointPair"
+
+    @property
+    def title(self) -> str:
+        """What graphs and profiles call it: the class's name, of private ones that of their base."""
+        return self._title
 
     def forward(self, x: Tensor, *fixed: Tensor) -> Tensor:
         """Return A x."""
@@ -44,6 +57,10 @@ class LinearMap:
 @dataclass(frozen=True)
 class _Transposed(LinearMap):
     map: LinearMap
+
+    @property
+    def title(self) -> str:
+        return f"{self.map.title}Adjoint"
 
     @property
     def folds_batch(self) -> bool:  # type: ignore[override]
@@ -81,6 +98,8 @@ class AdjointPair(ExplicitFunction):
 
     Saved: the fixed tensors only.
     """
+
+    named_by_first = True
 
     @staticmethod
     def forward(map: LinearMap, x: Tensor, *fixed: Tensor) -> Tensor:

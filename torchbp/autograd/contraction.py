@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,9 +34,17 @@ class MultilinearForm:
     ``bias_dim``, ``bias_slots``, ``contract_bias`` and ``batched``.
     """
 
+    #: What graphs and profiles call it: the class's name, of private ones that of their base.
+    title: ClassVar[str] = "Contraction"
     positions = 3
     #: The dimension of the result along which a bias is added.
     bias_dim = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the form its title."""
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            cls.title = cls.__name__.removesuffix("Form")
 
     @property
     def bias_slots(self) -> tuple[int, ...]:
@@ -214,6 +222,8 @@ class Contraction(ExplicitFunction):
     Backward of the bias: gz summed over all dimensions but ``bias_dim``.
     Saved: an operand is kept only if the gradient of another one is wanted; the bias never.
     """
+
+    named_by_first = True
 
     @staticmethod
     def forward(form: MultilinearForm, slot: int, bias: Tensor | None, *operands: Tensor) -> Tensor:

@@ -22,19 +22,26 @@ class ExplicitFunction:
     ``function`` with all five methods and ``reverse`` without those two, and ``call`` applies the one that
     fits. Subclasses call ``save`` in ``setup_context`` and save only inputs and outputs, so that every
     derivative of the backward pass is right.
+
+    Graphs and profiles show the subclass's name or, where ``named_by_first``, the ``title`` of the first argument: of
+    the form, the map or the row of a table that the Function computes.
     """
+
+    named_by_first: ClassVar[bool] = False
 
     forward: ClassVar[Callable[..., Any]]
     function: ClassVar[type[Function]]
     reverse: ClassVar[type[Function]]
     _apply: ClassVar[Callable[..., Any]]
+    _titled: ClassVar[dict[str, Callable[..., Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Build the two Functions of a subclass."""
         super().__init_subclass__(**kwargs)
-        cls.function = _function(cls, ("forward", "setup_context", "backward", "jvp", "vmap"))
+        cls.function = _function(cls, _ALL)
         cls.reverse = _function(cls, ("forward", "setup_context", "backward"))
         cls._apply = super(Function, cls.function).apply  # type: ignore[misc]
+        cls._titled = {}
 
     @classmethod
     def call(cls, *args: Any) -> Any:
@@ -68,7 +75,20 @@ class ExplicitFunction:
             return cls.forward(*args)  # nothing records a derivative
         # What Function.apply does here, less the inspection of forward's signature that it repeats on every
         # call to fill in defaults: that takes longer than a small layer.
-        return cls._apply(*[unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args])
+        apply = cls._apply
+        if cls.named_by_first:
+            title = args[0].title
+            apply = cls._titled.get(title) or cls._entitle(title)
+        return apply(*[unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args])
+
+    @classmethod
+    def _entitle(cls, title: str) -> Callable[..., Any]:
+        """Make the same Function under another name."""
+        cls._titled[title] = super(Function, _function(cls, _ALL, title)).apply  # type: ignore[misc]
+        return cls._titled[title]
+
+
+_ALL = ("forward", "setup_context", "backward", "jvp", "vmap")
 
 
 def records_derivative(*tensors: Tensor | None) -> bool:
@@ -105,12 +125,12 @@ def _require_gradient(args: tuple[Any, ...]) -> bool:
     return False
 
 
-def _function(cls: type, methods: tuple[str, ...]) -> type[Function]:
+def _function(cls: type, methods: tuple[str, ...], name: str = "") -> type[Function]:
     namespace = {name: cls.__dict__[name] for name in methods}
     if "jvp" in methods:
         namespace["jvp"] = staticmethod(_nestable(namespace["jvp"].__func__))
         namespace["backward"] = staticmethod(_unseen(namespace["backward"].__func__))
-    return type(cls.__name__, (Function,), {"__doc__": cls.__doc__, "__module__": cls.__module__, **namespace})
+    return type(name or cls.__name__, (Function,), {"__doc__": cls.__doc__, "__module__": cls.__module__, **namespace})
 
 
 def _unseen(backward: Callable[..., Any]) -> Callable[..., Any]:

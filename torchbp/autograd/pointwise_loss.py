@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,6 +61,12 @@ class PointwiseLoss:
     real: bool = False
     forward: Callable[..., Tensor] | None = None
     gradient: Callable[..., Tensor] | None = None
+    title: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Say what graphs and profiles call it."""
+        words = self.name.replace(",", "").replace("_", " ").split()
+        object.__setattr__(self, "title", "".join(word.capitalize() for word in words) + "Loss")
 
 
 class PointwiseLossMap(ExplicitFunction):
@@ -69,6 +75,8 @@ class PointwiseLossMap(ExplicitFunction):
     Backward: g_a = g w dl/da for each operand, g_w = g l, with g divided by the number of elements for a mean.
     Saved: the operands that the wanted slopes read, and w.
     """
+
+    named_by_first = True
 
     @staticmethod
     def forward(

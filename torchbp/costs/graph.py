@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,3 +19,13 @@ def nodes_of(outputs: Sequence[Tensor]) -> Iterator[Any]:
             seen.add(node)
             yield node
             waiting.extend(following for following, _ in node.next_functions)
+
+
+def built_in_nodes(outputs: Sequence[Tensor]) -> Counter[str]:
+    """Count the nodes of a graph that run no Function of torchbp, by name: ``"ConvolutionBackward"``, ..."""
+    found: Counter[str] = Counter()
+    for node in nodes_of(outputs):
+        function = getattr(type(node), "_forward_cls", None)
+        if function is None or not function.__module__.startswith("torchbp."):
+            found[node.name().rpartition("::")[2].rstrip("0123456789")] += 1
+    return found
