@@ -241,6 +241,35 @@ def test_another_allocator_in_place_of_glibcs_is_named(tmp_path):
     assert "another allocator" in shown and "libother.so" in shown
 
 
+FIXED = """
+#include <Python.h>
+/* Addresses of functions in a program that is not position-independent are those of its stubs. */
+void *(*const volatile used)(size_t) = malloc;
+int main(int argc, char **argv) { return used ? Py_BytesMain(argc, argv) : 1; }
+"""
+
+
+@here
+def test_a_program_at_a_fixed_address_has_stubs_of_glibcs(tmp_path):
+    """As Debian's interpreter is."""
+    from sysconfig import get_config_var, get_path
+
+    source, program = tmp_path / "fixed.c", tmp_path / "fixed"
+    source.write_text(FIXED)
+    linked = [f"-L{get_config_var('LIBDIR')}", f"-lpython{get_config_var('LDVERSION')}"]
+    flags = ["-no-pie", "-fno-pie", f"-I{get_path('include')}", "-rdynamic"]
+    try:
+        subprocess.run(
+            ["cc", *flags, str(source), "-o", str(program), *linked, "-lm", "-ldl"], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler that links with Python's library")
+    code = "from torchbp import allocator; print(repr(allocator.keep_freed_memory()))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "LD_LIBRARY_PATH": get_config_var("LIBDIR")}
+    done = subprocess.run([program, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "freed memory is kept" in done.stdout
+
+
 # --------------------------------------------------------------------------------------------------
 # What it does
 

@@ -656,13 +656,13 @@ def command(tmp_path, monkeypatch, capsys):
     pytest.importorskip("typer")
     from torchbp.cli.main import main
 
-    (tmp_path / "networks.py").write_text(NETWORKS)
+    (tmp_path / "measured.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
     random = torch.get_rng_state()
 
     def run(name, *arguments):
-        code = main(["cost", f"networks.py:{name}", *arguments])
+        code = main(["cost", f"measured.py:{name}", *arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -695,11 +695,11 @@ def test_command_with_named_inputs_and_json(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["number"], "the model networks.py:number: is no torch.nn.Module but int"),
-        (["torch.zeros"], "the model networks.py:torch.zeros: TypeError"),
-        (["nothing"], "the model networks.py:nothing: NameError"),
-        (["Network", "--inputs", "randn(3, 5)"], "networks.py:Network: mat1 and mat2 shapes cannot be multiplied"),
-        (["Network", "--inputs", "rand(3"], "networks.py:Network: inputs 'rand(3' cannot be evaluated"),
+        (["number"], "the model measured.py:number: is no torch.nn.Module but int"),
+        (["torch.zeros"], "the model measured.py:torch.zeros: TypeError"),
+        (["nothing"], "the model measured.py:nothing: NameError"),
+        (["Network", "--inputs", "randn(3, 5)"], "measured.py:Network: mat1 and mat2 shapes cannot be multiplied"),
+        (["Network", "--inputs", "rand(3"], "measured.py:Network: inputs 'rand(3' cannot be evaluated"),
         (["Network", "--keyword", "x"], "--keyword x: must be a name and a value"),
         (["Network", "--json", "missing/cost.json"], "--json missing/cost.json: cannot be written"),
         (["Network", "--png", "missing/cost.png"], "--png missing/cost.png: cannot be written"),
