@@ -244,8 +244,10 @@ def test_another_allocator_in_place_of_glibcs_is_named(tmp_path):
 FIXED = """
 #include <Python.h>
 /* Addresses of functions in a program that is not position-independent are those of its stubs. */
-void *(*const volatile used)(size_t) = malloc;
-int main(int argc, char **argv) { return used ? Py_BytesMain(argc, argv) : 1; }
+int main(int argc, char **argv) {
+  void *(*volatile used)(size_t) = malloc;
+  return used ? Py_BytesMain(argc, argv) : 1;
+}
 """
 
 
