@@ -145,7 +145,8 @@ CASES = {case.name: case for case in layer_cases() if case.name in LAYERS}
 @contextmanager
 def planted(explicit: Any, name: str) -> Iterator[None]:
     """Put a mutant in the place of a layer's Functions."""
-    before = explicit.function, explicit.reverse, explicit._apply
+    before = explicit.function, explicit.reverse, explicit._apply, explicit.named_by_first
+    explicit.named_by_first = False  # one mutant for all names
     explicit.function = mutate(explicit.function, name)
     explicit._apply = super(Function, explicit.function).apply  # type: ignore[misc]
     if MUTANTS[name].method not in ("jvp", "vmap"):
@@ -153,7 +154,7 @@ def planted(explicit: Any, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        explicit.function, explicit.reverse, explicit._apply = before
+        explicit.function, explicit.reverse, explicit._apply, explicit.named_by_first = before
 
 
 @pytest.mark.parametrize(
