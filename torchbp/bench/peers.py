@@ -137,9 +137,14 @@ def draw(case: Case, dtype: torch.dtype) -> Data:
         others(output.shape) if case.is_model else given,
         network.state_dict(),
         any(True for _ in network.parameters()),
-        torch.randn(output.shape, generator=generator).to(dtype),
+        _without_zeros(torch.randn(output.shape, generator=generator).to(dtype)),
         counted.total,
     )
+
+
+def _without_zeros(gradient: Tensor) -> Tensor:
+    """Return a gradient that shows what a layer draws: among millions of normal numbers some are 0."""
+    return gradient.masked_fill(gradient == 0, 1)
 
 
 def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
