@@ -44,7 +44,8 @@ struct BufferColumns {
 };
 
 template <typename T, int kTileRows, int kVectors, typename Columns>
-void multiply(int64_t depth, const T* __restrict__ a, Columns b, T* __restrict__ tile, bool add) {
+__attribute__((noinline)) void multiply(int64_t depth, const T* __restrict__ a, Columns b, T* __restrict__ tile,
+                                        bool add) {
   Vector<T> sum[kTileRows][kVectors];
 #pragma GCC unroll 12
   for (int r = 0; r < kTileRows; ++r)
