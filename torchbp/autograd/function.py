@@ -64,7 +64,7 @@ class ExplicitFunction:
             # the Function around them the gradient would be missing without a word.
             record = _require_gradient(args) and not is_exporting()
             return cls.reverse.apply(*args) if record else cls.forward(*args)
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        if _transformed():
             # What Dynamo leaves to run eagerly runs so throughout: it fails on pieces of vmap and jvp.
             callback = eval_frame.set_eval_frame(None)
             try:
@@ -91,6 +91,11 @@ class ExplicitFunction:
 _ALL = ("forward", "setup_context", "backward", "jvp", "vmap")
 
 
+def _transformed() -> bool:
+    """Tell whether a transform of torch.func is active, or forward mode."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def records_derivative(*tensors: Tensor | None) -> bool:
     """Tell whether anything may want a derivative of what is computed from the tensors now.
 
@@ -99,14 +104,13 @@ def records_derivative(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         transforms = _inside_transform()
     else:
-        transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        transforms = _transformed()
     return transforms or _require_gradient(tensors)
 
 
 def records_only_reverse() -> bool:
     """Tell whether nothing but eager reverse mode may record: what a Function that overwrites its input needs."""
-    transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return not (torch.compiler.is_compiling() or transforms)
+    return not (torch.compiler.is_compiling() or _transformed())
 
 
 def one_pass() -> bool:

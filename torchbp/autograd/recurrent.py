@@ -24,9 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
-from torch.autograd import forward_ad
 
-from torchbp.autograd.function import ExplicitFunction, conjugate, one_pass, save
+from torchbp.autograd.function import ExplicitFunction, conjugate, one_pass, records_only_reverse, save
 
 _aten = torch.ops.aten
 _sigmoid_gradient, _tanh_gradient = _aten.sigmoid_backward.grad_input, _aten.tanh_backward.grad_input
@@ -154,6 +153,7 @@ class Cell:
     """
 
     has_cell_state = False
+    gate_count = 1  # rows of a weight for every element of a state
 
     def run(self, steps: Steps, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Any, ...]:
         """Return the outputs' rows, the last states h and c, and what is kept."""
@@ -317,6 +317,8 @@ class GRU(Cell):
     part and dn r of its recurrent part, and z passes dh on.
     """
 
+    gate_count = 3
+
     def run(self, steps: Steps, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Any, ...]:
         """Go through the steps."""
         hidden = w.hh.shape[1]
@@ -386,6 +388,7 @@ class LSTM(Cell):
     """
 
     has_cell_state = True
+    gate_count = 4
 
     def run(self, steps: Steps, x: Tensor, h: Tensor, c: Any, w: Weights) -> tuple[Any, ...]:
         """Go through the steps."""
@@ -929,7 +932,7 @@ def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor
         parameters: W_ih (gates·hidden_size, in), W_hh (gates·hidden_size, hidden_size), b_ih and b_hh, both of them or
             neither None.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if not records_only_reverse():
         first = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
         y, _, *others = Recurrence.call(cell, (x.shape[0],), x, *first, *parameters, None)
         return (y, others[0].squeeze(0)) if cell.has_cell_state else (y,)

@@ -13,8 +13,6 @@ constexpr int64_t kColumns = 2 * Lanes<T>::count;
 
 // Depth of a packed panel: a column panel of this depth stays in the first-level cache.
 constexpr int64_t kDepth = 256;
-// Products of the direct product that are summed at once: sums that go on for longer lose accuracy.
-constexpr int64_t kChain = 64;
 // Micro-tiles of one task: enough rows and columns to pay for the packing, small enough for the
 // second-level cache.
 constexpr int64_t kRowPanels = 16;

@@ -16,7 +16,6 @@ constexpr int64_t kMostBytes = 8 << 20;     // of one that cannot be smaller
 constexpr int64_t kPositions = 1024;        // outputs of a block
 constexpr int64_t kLeastColumns = 8 * kRows;
 constexpr int64_t kPieceBytes = 24 << 10;  // of the weight
-constexpr int64_t kChain = 64;             // products of a piece: sums that go on for longer lose accuracy
 
 // ---------------------------------------------------------------------------------------------
 // Blocks of positions, and the source pixels that they read

@@ -10,6 +10,7 @@ namespace TORCHBP_ISA {
 constexpr int64_t kRows = TORCHBP_TILE_ROWS;  // pixels of a register tile
 constexpr int kVectors = 2;                   // vectors of target channels of a register tile
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kChain = 64;  // products that are summed at once: sums that go on for longer lose accuracy
 
 template <typename T>
 constexpr int64_t kPanel = kVectors * kLanes<T>;  // target channels of a panel

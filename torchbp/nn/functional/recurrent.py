@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.autograd.recurrent import GRU, LSTM, RNN, Cell, is_fused
+from torchbp.autograd.recurrent import LSTM, RNN, Cell, is_fused
 from torchbp.nn.functional.dropout import dropout
-
-_GATES: dict[type[Cell], int] = {RNN: 1, GRU: 3, LSTM: 4}
 
 
 def _check_shapes(
@@ -21,7 +19,7 @@ def _check_shapes(
     w_hh, w_hr = parameters[1], parameters[4]
     assert w_hh is not None
     rows, directions = w_hh.shape[0], len(parameters) // 5
-    hidden = rows // _GATES[type(cell)]
+    hidden = rows // cell.gate_count
     out = hidden if w_hr is None else w_hr.shape[0]
     wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [("h", h, (directions, batch, out))]
     if c is not None:
@@ -33,8 +31,8 @@ def _check_shapes(
     for name, tensor, shape in wanted:
         if tensor is not None and tensor.shape != shape:
             raise RuntimeError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-    if rows != hidden * _GATES[type(cell)]:
-        raise RuntimeError(f"w_hh must have {_GATES[type(cell)]} rows per element of a state, got {rows} rows")
+    if rows != hidden * cell.gate_count:
+        raise RuntimeError(f"w_hh must have {cell.gate_count} rows per element of a state, got {rows} rows")
 
 
 def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor | None) -> tuple[Tensor, ...]:
@@ -45,7 +43,7 @@ def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor
     """
     w_ih, w_hh, b_ih, b_hh = parameters
     assert w_ih is not None and w_hh is not None
-    rows, hidden = _GATES[type(cell)] * h.shape[1], h.shape[1]
+    rows, hidden = cell.gate_count * h.shape[1], h.shape[1]
     fits = w_ih.shape == (rows, x.shape[1]) and w_hh.shape == (rows, hidden)
     fits = fits and all([b is None or b.shape == (rows,) for b in (b_ih, b_hh)])
     if fits and not torch._C._is_any_autocast_enabled():

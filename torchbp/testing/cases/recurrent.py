@@ -15,11 +15,11 @@ from torchbp.testing.properties import Subject
 
 _STEPS, _BATCH, _IN, _HIDDEN, _PROJECTED = 2, 2, 1, 2, 1
 _PACKED = (2, 1)  # the rows of each step, of two sequences of two steps and one
-_KINDS: dict[str, tuple[Cell, int, Callable[..., Any]]] = {
-    "rnn": (RNN(False), 1, torch.rnn_tanh),
-    "rnn[relu]": (RNN(True), 1, torch.rnn_relu),
-    "gru": (GRU(), 3, torch.gru),
-    "lstm": (LSTM(), 4, torch.lstm),
+_KINDS: dict[str, tuple[Cell, Callable[..., Any]]] = {
+    "rnn": (RNN(False), torch.rnn_tanh),
+    "rnn[relu]": (RNN(True), torch.rnn_relu),
+    "gru": (GRU(), torch.gru),
+    "lstm": (LSTM(), torch.lstm),
 }
 _CELLS: dict[str, Callable[..., Any]] = {
     "rnn": torch.rnn_tanh_cell,
@@ -40,7 +40,8 @@ def _workspace(x: Tensor) -> int:
 def _case(
     kind: str, name: str, directions: int = 1, bias: bool = True, projected: bool = False, packed: bool = False
 ) -> LayerCase:
-    cell, gates, builtin = _KINDS[kind]
+    cell, builtin = _KINDS[kind]
+    gates = cell.gate_count
     out = _PROJECTED if projected else _HIDDEN
     shapes: list[tuple[int, ...]] = [(gates * _HIDDEN, _IN), (gates * _HIDDEN, out)]
     shapes += [(gates * _HIDDEN,)] * 2 if bias else []
@@ -93,7 +94,8 @@ def _case(
 
 
 def _cell_case(kind: str, name: str) -> LayerCase:
-    cell, gates, _ = _KINDS[kind]
+    cell, _ = _KINDS[kind]
+    gates = cell.gate_count
     states = 2 if cell.has_cell_state else 1
     shapes: list[tuple[int, ...]] = [(_BATCH, _IN), *[(_BATCH, _HIDDEN)] * states]
     shapes += [(gates * _HIDDEN, _IN), (gates * _HIDDEN, _HIDDEN), (gates * _HIDDEN,), (gates * _HIDDEN,)]
