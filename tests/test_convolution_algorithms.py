@@ -17,7 +17,7 @@ from torchbp.ops.convolution import convolution, convolution_input, convolution_
 
 pytestmark = pytest.mark.skipif(not torchbp.kernels_loaded(), reason="the composite formula is the only algorithm")
 
-WINOGRAD = ("winograd_4", "winograd_2x4", "winograd_4x4")
+WINOGRAD = ("winograd_4", "winograd_2x2", "winograd_2x4", "winograd_4x4")
 # The products of ATen's are there where it has MKL.
 PRODUCTS = tuple(name for name in ("matrix_product", "patches") if name in ops.convolution_algorithms())
 
@@ -83,16 +83,21 @@ def case_of(
     )
 
 
-def three_taps(draw: random.Random, taps_height: int, dtype: torch.dtype) -> Case:
-    """Return a convolution of stride 1 with three taps along the width, of a size that fits no tile."""
-    if taps_height == 1:
+def winograd_case(draw: random.Random, name: str, dtype: torch.dtype) -> Case:
+    """Return a convolution that this algorithm takes, of a size that fits no tile."""
+    taps, stride = draw.choice((((5, 5), 1), ((3, 3), 2)) if name == "winograd_2x2" else (((3, 3), 1),))
+    if name == "winograd_4":
+        taps = (1, 3)
         size, padding = [draw.choice((1, 1, 5)), draw.choice((1, 3, 17, 40, 101))], [0, draw.choice((0, 1, 2, 4))]
     else:
         size = [draw.choice((1, 2, 3, 5, 8, 14, 19)), draw.choice((1, 2, 4, 7, 9, 16, 21, 50))]
         padding = [draw.choice((0, 1, 2, 4)) for _ in range(2)]
-        padding[0] = max(padding[0], (4 - size[0]) // 2)
-    padding[1] = max(padding[1], (4 - size[1]) // 2)
-    return case_of(draw, dtype, size, [taps_height, 3], ([1, 1], padding, [1, 1]))
+    if stride == 2:
+        padding[0] += (padding[1] - padding[0]) % 2
+    for d in range(2):  # one position at least, and room for the stride
+        while size[d] + 2 * padding[d] < taps[d] + stride - 1:
+            padding[d] += stride
+    return case_of(draw, dtype, size, list(taps), ([stride, stride], padding, [1, 1]))
 
 
 def one_tap(draw: random.Random, dtype: torch.dtype) -> Case:
@@ -166,6 +171,7 @@ def uninitialised_is_nan() -> Iterator[None]:
 # The transforms are a few sums of terms up to eight times the result; the products add C rounded terms.
 UNITS = {
     "winograd_4": 16,
+    "winograd_2x2": 16,
     "winograd_2x4": 16,
     "winograd_4x4": 64,
     "panels": 16,
@@ -176,11 +182,11 @@ UNITS = {
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-@pytest.mark.parametrize("name", (*WINOGRAD, "panels"))
-def test_every_geometry_of_three_taps(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_every_geometry_of_winograd(name: str, dtype: torch.dtype) -> None:
     draw = random.Random(f"{name} {dtype}")
     for _ in range(25):
-        case = three_taps(draw, 1 if name == "winograd_4" else 3, dtype)
+        case = winograd_case(draw, name, dtype)
         with ops.force_convolution_algorithm(name), uninitialised_is_nan():
             results = products(case)
         for result, expected in zip(results, truth(case), strict=True):
@@ -209,7 +215,7 @@ def test_the_three_products_are_one_form(name: str) -> None:
         elif name in ("matrix_product", "patches"):
             case = (one_tap if name == "matrix_product" else side_by_side)(draw, torch.float64)
         else:
-            case = three_taps(draw, 1 if name == "winograd_4" else 3, torch.float64)
+            case = winograd_case(draw, name, torch.float64)
         case = case._replace(b=None)
         with ops.force_convolution_algorithm(name):
             y, gx, gw = products(case)
@@ -218,18 +224,34 @@ def test_the_three_products_are_one_form(name: str) -> None:
         assert float(values.max() - values.min()) < 1e-13 * scale
 
 
-@pytest.mark.parametrize("name", (*WINOGRAD, "direct", *PRODUCTS))
+@pytest.mark.parametrize(
+    ("name", "kernel", "stride"),
+    (
+        ("winograd_4", (1, 3), 1),
+        ("winograd_2x2", (5, 5), 1),
+        ("winograd_2x2", (3, 3), 2),
+        ("winograd_2x4", (3, 3), 1),
+        ("winograd_4x4", (3, 3), 1),
+        ("direct", (3, 3), 1),
+        *(
+            (name, *how)
+            for name, how in {"matrix_product": ((1, 1), 1), "patches": ((2, 2), 2)}.items()
+            if name in PRODUCTS
+        ),
+    ),
+)
 @pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last), ids=str)
-def test_bits_do_not_depend_on_the_threads(name: str, format: torch.memory_format) -> None:
-    kernel = {"winograd_4": (1, 3), "matrix_product": (1, 1), "patches": (2, 2)}.get(name, (3, 3))
-    stride = [2, 2] if name == "patches" else [1, 1]
+def test_bits_do_not_depend_on_the_threads(
+    name: str, kernel: tuple[int, int], stride: int, format: torch.memory_format
+) -> None:
     padding = [(k - 1) // 2 for k in kernel]
     threads = torch.get_num_threads()
     for n, c, o, size in ((1, 40, 33, 30), (5, 20, 70, 13), (2, 150, 130, 6), (3, 300, 12, 40)):
         x = torch.randn(n, c, size, size).contiguous(memory_format=format)
-        many = ops.convolution.output_size([size, size], kernel, stride, padding, [1, 1])
+        geometry = ([stride] * 2, padding, [1, 1])
+        many = ops.convolution.output_size([size, size], kernel, *geometry)
         w, g = torch.randn(o, c, *kernel), torch.randn(n, o, *many).contiguous(memory_format=format)
-        case = Case(x, w, torch.randn(o), g, stride, padding, [1, 1], 1)
+        case = Case(x, w, torch.randn(o), g, *geometry, 1)
         found = []
         try:
             for many in (1, 3):
@@ -251,9 +273,16 @@ HIGHEST = {
     "3x3, tails": (("winograd_2x4",) * 3, 2, 300, 40, 7, 3, 1, 1, 1),
     "3x3, one small image": (("winograd_2x4",) * 3, 1, 256, 256, 14, 3, 1, 1, 1),
     "3x3, small images": (("winograd_2x4",) * 3, 4, 512, 128, 7, 3, 1, 1, 1),
-    "3x3 stride 2": (("direct",) * 3, 2, 64, 128, 28, 3, 2, 1, 1),
+    "3x3 stride 2": (("winograd_2x2",) * 3, 2, 64, 128, 28, 3, 2, 1, 1),
+    "3x3 stride 2, many channels": (("winograd_2x2",) * 3, 4, 256, 512, 16, 3, 2, 1, 1),
+    "3x3 stride 2, small map": (("winograd_2x2", "winograd_2x2", "direct"), 2, 256, 64, 14, 3, 2, 1, 1),
+    "3x3 stride 2, no padding": (("winograd_2x2",) * 3, 1, 16, 48, 57, 3, 2, 0, 1),
+    "3x3 stride 3": (("direct",) * 3, 2, 64, 128, 28, 3, 3, 1, 1),
     "3x3, groups": (("winograd_2x4",) * 3, 2, 128, 128, 14, 3, 1, 1, 4),
-    "5x5": (("direct",) * 3, 2, 32, 32, 28, 5, 1, 2, 1),
+    "5x5": (("winograd_2x2",) * 3, 2, 32, 32, 28, 5, 1, 2, 1),
+    "5x5, many channels": (("winograd_2x2",) * 3, 2, 256, 64, 14, 5, 1, 2, 1),
+    "5x5, one small image": (("winograd_2x2",) * 3, 1, 64, 64, 8, 5, 1, 2, 1),
+    "7x7": (("direct",) * 3, 2, 32, 32, 28, 7, 1, 3, 1),
     "1x1": (("matrix_product",) * 3, 2, 256, 64, 14, 1, 1, 0, 1),
     "1x1, short rows": (("direct", "direct", "matrix_product"), 2, 512, 128, 7, 1, 1, 0, 1),
     "2x2 side by side": (("direct", "patches", "direct"), 2, 256, 64, 14, 2, 2, 0, 1),
@@ -361,7 +390,11 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product")),
         ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
-        ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),
+        ((1, 32, 9, 9), (32, 32, 5, 5), [2, 2], [2, 2], [1, 1], 1, ("direct",) * 3),
+        ((1, 32, 16, 16), (32, 32, 3, 3), [2, 2], [1, 1], [1, 1], 1, ("winograd_2x2",) * 3),
+        ((1, 32, 9, 9), (32, 32, 3, 3), [2, 2], [1, 1], [1, 1], 1, ("winograd_2x2", "winograd_2x2", "direct")),
+        ((1, 32, 16, 16), (32, 32, 3, 3), [2, 2], [1, 0], [1, 1], 1, ("direct",) * 3),
         ((1, 3, 9, 9), (32, 3, 4, 4), [4, 4], [0, 0], [1, 1], 1, ("patches",) * 3),
         ((1, 32, 9, 9), (32, 32, 9, 9), [1, 1], [0, 0], [1, 1], 1, ("patches",) * 3),
         ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0], [1, 1], 1, ("direct", "patches", "direct")),

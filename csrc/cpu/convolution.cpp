@@ -237,10 +237,18 @@ void run_depthwise(const DepthwiseProblem& problem, const Tensor& source, const 
 // ---------------------------------------------------------------------------------------------
 // Winograd
 
-// Sums of products that go on for so long have errors of the size that the transforms have. Tiles with larger errors
-// gain nothing from it.
-constexpr int64_t kShortChain = 16;
-constexpr int64_t kLongChain = 256;
+// Products that are summed one after the other: as many as have errors of the size that the transforms have. Tiles of
+// 2 x 2 have small ones, and those of 4 x 4 such that shorter sums gain nothing.
+int64_t winograd_chain(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::winograd_2x2:
+      return 64;
+    case Algorithm::winograd_4x4:
+      return 256;
+    default:
+      return 16;
+  }
+}
 
 // Strides of (batch, height, width) from those of all axes.
 void image_strides(const std::array<int64_t, kAxes>& strides, int64_t* to) {
@@ -260,11 +268,12 @@ WinogradProblem winograd_problem(const Geometry& g, Algorithm algorithm, const T
   problem.groups = g.groups;
   problem.source_channels = source.size(1) / g.groups;
   problem.target_channels = target.size(1) / g.groups;
-  problem.taps_height = g.kernel[1];
+  problem.stride = g.stride[2];
   problem.threads = at::get_num_threads();
-  problem.chain = algorithm == Algorithm::winograd_4x4 ? kLongChain : kShortChain;
+  problem.chain = winograd_chain(algorithm);
   for (int d = 0; d < 2; ++d) {
     problem.tile[d] = tile[static_cast<size_t>(d)];
+    problem.taps[d] = g.kernel[d + 1];
     problem.source_size[d] = g.input[d + 1];
     problem.target_size[d] = g.output[d + 1];
     problem.origin[d] = -g.padding[d + 1];
@@ -303,7 +312,8 @@ void forward_winograd(Algorithm algorithm, const Geometry& g, const Tensor& inpu
   run_winograd<T>(problem, input, weight.const_data_ptr<T>(), bias, output);
 }
 
-// The input's gradient is the forward product of the flipped weight with its channels exchanged.
+// The input's gradient is the forward product of the flipped weight with its channels exchanged, for stride 2 of the
+// output's gradient with zeros between its elements.
 template <typename T>
 void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tensor& grad_output, const Tensor& weight,
                              const Tensor& bias, Tensor& grad_input) {
@@ -317,6 +327,12 @@ void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tenso
   problem.weight_source_stride = weight.stride(0);
   problem.weight_target_stride = weight.stride(1);
   for (int d = 0; d < 2; ++d) problem.weight_tap_stride[d] = -strides[d + 2];
+  if (g.stride[2] == 2) {
+    problem.interleaved = true;
+    problem.odd_first = g.padding[2] % 2 != 0;
+    for (int d = 0; d < 2; ++d)  // both differences are even
+      problem.origin[d] = (g.padding[d + 1] - g.kernel[d + 1] + (problem.odd_first ? 2 : 1)) / 2;
+  }
   const Sizes last = {0, g.kernel[1] - 1, g.kernel[2] - 1};
   run_winograd<T>(problem, grad_output, weight.const_data_ptr<T>() + dot(last, strides), bias, grad_input);
 }

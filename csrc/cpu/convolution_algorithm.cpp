@@ -23,6 +23,7 @@ constexpr Named kAlgorithms[] = {
     {Algorithm::matrix_product, "matrix_product", {0, 0}},
     {Algorithm::patches, "patches", {0, 0}},
     {Algorithm::winograd_4, "winograd_4", {1, 4}},
+    {Algorithm::winograd_2x2, "winograd_2x2", {2, 2}},
     {Algorithm::winograd_2x4, "winograd_2x4", {2, 4}},
     {Algorithm::winograd_4x4, "winograd_4x4", {4, 4}},
 };
@@ -34,13 +35,24 @@ bool is_depthwise(const Geometry& g, int64_t input_channels, int64_t output_chan
   return g.groups > 1 && input_channels * output_channels > 0 && (input_channels == 1 || output_channels == 1);
 }
 
-// Three taps of stride and dilation 1 along the width, and as many or one along the height, of images.
-bool takes_winograd(const Geometry& g, int64_t taps_height) {
+// Images under a kernel of this size, of this stride and dilation 1.
+bool takes_winograd(const Geometry& g, int64_t height, int64_t width, int64_t stride) {
   const bool flat = g.kernel[0] == 1 && g.input[0] == 1 && g.padding[0] == 0 && g.output[0] == 1;
-  if (!flat || g.kernel[1] != taps_height || g.kernel[2] != 3) return false;
+  if (!flat || g.kernel[1] != height || g.kernel[2] != width) return false;
   for (int d = 1; d < kSpatial; ++d)
-    if (g.stride[d] != 1 || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
-  return true;
+    if (g.stride[d] != stride || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
+  return stride == 1 || (g.padding[1] - g.padding[2]) % 2 == 0;  // the gradient's first targets are of the same taps
+}
+
+bool takes_winograd(Algorithm algorithm, const Geometry& g) {
+  switch (algorithm) {
+    case Algorithm::winograd_4:
+      return takes_winograd(g, 1, 3, 1);
+    case Algorithm::winograd_2x2:
+      return takes_winograd(g, 5, 5, 1) || takes_winograd(g, 3, 3, 2);
+    default:
+      return takes_winograd(g, 3, 3, 1);
+  }
 }
 
 // Kernels of one element that read every input where it stands.
@@ -74,10 +86,8 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
       return is_matrix_product(g);
     case Algorithm::patches:
       return is_patches(g, input_channels);
-    case Algorithm::winograd_4:
-      return takes_winograd(g, 1);
     default:
-      return takes_winograd(g, 3);
+      return takes_winograd(algorithm, g);
   }
 }
 
@@ -107,13 +117,18 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
       return short_rows && positions < kFewPositions ? Algorithm::direct : Algorithm::matrix_product;
     }
     if (input_channels > kManyChannels || output_channels > kManyChannels) return Algorithm::direct;
-    if (takes_winograd(g, 3)) {
+    if (takes_winograd(Algorithm::winograd_2x4, g)) {
       if (!exact) return Algorithm::winograd_4x4;
       const bool short_sums =
           product == Product::weight && g.channels_last && g.batch * g.output[1] * g.output[2] < kShortSum;
       return short_sums ? Algorithm::direct : Algorithm::winograd_2x4;
     }
-    if (takes_winograd(g, 1)) return Algorithm::winograd_4;
+    if (takes_winograd(Algorithm::winograd_4, g)) return Algorithm::winograd_4;
+    if (takes_winograd(Algorithm::winograd_2x2, g)) {
+      const int64_t covered = 4 * up(g.output[1], 2) * up(g.output[2], 2), outputs = g.output[1] * g.output[2];
+      const bool loose = g.stride[2] == 2 && 5 * covered > 6 * outputs;  // tiles reach far beyond the map
+      return product == Product::weight && loose ? Algorithm::direct : Algorithm::winograd_2x2;
+    }
     return Algorithm::direct;
   }
   switch (product) {

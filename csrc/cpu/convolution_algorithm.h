@@ -24,7 +24,17 @@ Geometry geometry_of(const char* op, int64_t batch, at::IntArrayRef input, at::I
 
 enum class Product { output, input, weight };
 
-enum class Algorithm { panels, direct, depthwise, matrix_product, patches, winograd_4, winograd_2x4, winograd_4x4 };
+enum class Algorithm {
+  panels,
+  direct,
+  depthwise,
+  matrix_product,
+  patches,
+  winograd_4,
+  winograd_2x2,
+  winograd_2x4,
+  winograd_4x4,
+};
 
 // Outputs of a tile of Winograd's algorithm; {0, 0} for the other ones.
 std::array<int64_t, 2> winograd_tile(Algorithm algorithm);

@@ -1,11 +1,13 @@
-// Convolution with three taps by Winograd's bilinear algorithm (S. Winograd, Arithmetic Complexity of Computations,
-// 1980; A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016).
+// Convolution by Winograd's bilinear algorithm (S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin and
+// S. Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016).
 //
-// F(m, 3) computes m outputs of a correlation with 3 taps by m + 2 products, y = A' [(G g) o (B' d)]: the polynomials
-// d and g are evaluated at m + 1 points and at infinity, multiplied there, and interpolated (Toom and Cook). In two
-// dimensions the maps act on rows and on columns, and the products of one place of a tile, summed over the channels,
-// are a product of matrices, tiles x source channels times source channels x target channels. The weight gradient is
-// the same form read for g: w = G' [(A y) o (B' d)], summed over the tiles.
+// F(m, r) computes m outputs of a correlation with r taps by m + r - 1 products, y = A' [(G g) o (B' d)]: the
+// polynomials d and g are evaluated at m + r - 2 points and at infinity, multiplied there, and interpolated (Toom and
+// Cook). Longer kernels are sums of short ones, and those of stride 2 of one over the even and one over the odd
+// inputs, so that few points are needed, which keeps the rounding errors small. In two dimensions the maps act on rows
+// and on columns, and the products of one place of a tile, summed over the channels, are a product of matrices, tiles
+// x source channels times source channels x target channels. The weight gradient is the same form read for g:
+// w = G' [(A y) o (B' d)], summed over the tiles.
 //
 // The lanes of every vector are channels. A block of tiles is transformed channel block by channel block, multiplied,
 // and transformed back, while it stays in the second-level cache.
@@ -22,18 +24,56 @@ constexpr int64_t kLeastTiles = 6 * kRows;  // of a block, to pay for reading th
 constexpr int64_t kMostBytes = 8 << 20;     // of a block of more
 
 // ---------------------------------------------------------------------------------------------
-// The maps along one axis: source is B', weight is G, target is A', and gradient is A, taps is G'.
+// The maps along one axis: source is B', weight is G, target is A', and gradient is A, taps is G'. A tile of kTile
+// targets reads kExtent sources and the next one starts kStep sources on. Some of the kPoints products may share a
+// weight, `matrix` of kMatrices.
+
+// What holds where every product has a weight of its own and the stride is one.
+template <int tile, int taps>
+struct Maps {
+  static constexpr int kTile = tile, kTaps = taps, kPoints = tile + taps - 1, kMatrices = kPoints;
+  static constexpr int kStep = tile, kExtent = kPoints;
+  static constexpr int matrix(int point) { return point; }
+};
 
 // One tap: nothing to transform.
-template <typename T>
-struct Single {
-  static constexpr int kTile = 1, kTaps = 1, kPoints = 1;
+template <typename T, int tile>
+struct Copies : Maps<tile, 1> {
+  static constexpr int kMatrices = 1;
   typedef Vector<T> V;
-  static TORCHBP_INLINE void source(const V* d, V* to) { to[0] = d[0]; }
+  static constexpr int matrix(int) { return 0; }
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+#pragma GCC unroll 8
+    for (int i = 0; i < tile; ++i) to[i] = d[i];
+  }
   static TORCHBP_INLINE void weight(const V* g, V* to) { to[0] = g[0]; }
-  static TORCHBP_INLINE void target(const V* m, V* y) { y[0] = m[0]; }
-  static TORCHBP_INLINE void gradient(const V* y, V* to) { to[0] = y[0]; }
+  static TORCHBP_INLINE void target(const V* m, V* y) { source(m, y); }
+  static TORCHBP_INLINE void gradient(const V* y, V* to) { source(y, to); }
   static TORCHBP_INLINE void taps(const V* s, V* g) { g[0] = s[0]; }
+};
+
+// F(2, 2) at 0, 1:  B' = (1 -1 0)   G = (1 0)   A' = (1 1 0)
+//                        (0  1 0)       (1 1)        (0 1 1)
+//                        (0 -1 1)       (0 1)
+template <typename T>
+struct TwoOfTwo : Maps<2, 2> {
+  typedef Vector<T> V;
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+    to[0] = d[0] - d[1];
+    to[1] = d[1];
+    to[2] = d[2] - d[1];
+  }
+  static TORCHBP_INLINE void weight(const V* g, V* to) {
+    to[0] = g[0];
+    to[1] = g[0] + g[1];
+    to[2] = g[1];
+  }
+  static TORCHBP_INLINE void target(const V* m, V* y) {
+    y[0] = m[0] + m[1];
+    y[1] = m[1] + m[2];
+  }
+  static TORCHBP_INLINE void gradient(const V* y, V* to) { weight(y, to); }
+  static TORCHBP_INLINE void taps(const V* s, V* g) { target(s, g); }
 };
 
 // F(2, 3) at 0, 1, -1:  B' = (1  0 -1  0)   G = (  1   0   0)   A' = (1 1  1 0)
@@ -41,8 +81,7 @@ struct Single {
 //                            (0 -1  1  0)       (1/2 -1/2 1/2)
 //                            (0 -1  0  1)       (  0   0   1)
 template <typename T>
-struct Pair {
-  static constexpr int kTile = 2, kTaps = 3, kPoints = 4;
+struct TwoOfThree : Maps<2, 3> {
   typedef Vector<T> V;
   static TORCHBP_INLINE void source(const V* d, V* to) {
     to[0] = d[0] - d[2];
@@ -84,8 +123,7 @@ struct Pair {
 //        (0   bp  -p  -b 1 0)       (1, -b, q) / (2 q (q - p))
 //        (0    Q   0  -P 0 1)       (0, 0, 1)
 template <typename T>
-struct Quad {
-  static constexpr int kTile = 4, kTaps = 3, kPoints = 6;
+struct FourOfThree : Maps<4, 3> {
   typedef Vector<T> V;
   static constexpr T a = T(11.0 / 16), b = T(23.0 / 16), p = a * a, q = b * b;
   static constexpr T zero = T(1) / (p * q), near = T(1) / (2 * p * (p - q)), far = T(1) / (2 * q * (q - p));
@@ -134,6 +172,162 @@ struct Quad {
   }
 };
 
+// Two kernels side by side in the maps' arrays: the points and matrices of the first, then those of the second.
+template <typename First, typename Second>
+struct Both {
+  static_assert(First::kTile == Second::kTile);
+  static constexpr int kTaps = First::kTaps + Second::kTaps, kPoints = First::kPoints + Second::kPoints;
+  static constexpr int kMatrices = First::kMatrices + Second::kMatrices;
+  static constexpr int matrix(int point) {
+    return point < First::kPoints ? First::matrix(point) : First::kMatrices + Second::matrix(point - First::kPoints);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void gradient(const V* y, V* to) {
+    First::gradient(y, to);
+    Second::gradient(y, to + First::kPoints);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void target(const V* m, V* y) {
+    V more[Second::kTile];
+    First::target(m, y);
+    Second::target(m + First::kPoints, more);
+#pragma GCC unroll 8
+    for (int i = 0; i < Second::kTile; ++i) y[i] += more[i];
+  }
+};
+
+// The taps of the first kernel, and after them those of the second.
+template <typename First, typename Second>
+struct Joined : Both<First, Second> {
+  static constexpr int kTile = First::kTile, kStep = kTile, kExtent = kTile + First::kTaps + Second::kTaps - 1;
+  template <typename V>
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+    First::source(d, to);
+    Second::source(d + First::kTaps, to + First::kPoints);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void weight(const V* g, V* to) {
+    First::weight(g, to);
+    Second::weight(g + First::kTaps, to + First::kMatrices);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void taps(const V* s, V* g) {
+    First::taps(s, g);
+    Second::taps(s + First::kMatrices, g + First::kTaps);
+  }
+};
+
+// Every other one of an array, from `first` on.
+template <int count, typename V>
+TORCHBP_INLINE void every_other(const V* from, int first, V* to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < count; ++i) to[i] = from[first + 2 * i];
+}
+template <int count, typename V>
+TORCHBP_INLINE void to_every_other(const V* from, int first, V* to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < count; ++i) to[first + 2 * i] = from[i];
+}
+
+// Stride 2, an odd number of taps: the even taps meet the even inputs, the odd taps the odd ones.
+template <typename Even, typename Odd>
+struct Strided : Both<Even, Odd> {
+  static_assert(Even::kTaps == Odd::kTaps + 1);
+  static constexpr int kTile = Even::kTile, kStep = 2 * kTile, kExtent = 2 * Even::kExtent - 1;
+  template <typename V>
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+    V even[Even::kExtent], odd[Odd::kExtent];
+    every_other<Even::kExtent>(d, 0, even);
+    every_other<Odd::kExtent>(d, 1, odd);
+    Even::source(even, to);
+    Odd::source(odd, to + Even::kPoints);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void weight(const V* g, V* to) {
+    V even[Even::kTaps], odd[Odd::kTaps];
+    every_other<Even::kTaps>(g, 0, even);
+    every_other<Odd::kTaps>(g, 1, odd);
+    Even::weight(even, to);
+    Odd::weight(odd, to + Even::kMatrices);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void taps(const V* s, V* g) {
+    V even[Even::kTaps], odd[Odd::kTaps];
+    Even::taps(s, even);
+    Odd::taps(s + Even::kMatrices, odd);
+    to_every_other<Even::kTaps>(even, 0, g);
+    to_every_other<Odd::kTaps>(odd, 1, g);
+  }
+};
+
+// The adjoint of stride 2, whose kernel comes reversed: targets in turn from the even and from the odd taps. The first
+// target is one of the odd taps where kOddFirst.
+template <typename Even, typename Odd, bool kOddFirst>
+struct Interleaved : Strided<Even, Odd> {
+  static constexpr int kTile = 2 * Even::kTile, kStep = Even::kTile, kExtent = Even::kExtent;
+  template <typename V>
+  static TORCHBP_INLINE void source(const V* d, V* to) {
+    Even::source(d, to);
+    Odd::source(d + (kOddFirst ? 0 : 1), to + Even::kPoints);
+  }
+  template <typename V>
+  static TORCHBP_INLINE void target(const V* m, V* y) {
+    V even[Even::kTile], odd[Even::kTile];
+    Even::target(m, even);
+    Odd::target(m + Even::kPoints, odd);
+    to_every_other<Even::kTile>(even, kOddFirst ? 1 : 0, y);
+    to_every_other<Even::kTile>(odd, kOddFirst ? 0 : 1, y);
+  }
+};
+
+template <typename T>
+using TwoOfFive = Joined<TwoOfThree<T>, TwoOfTwo<T>>;
+template <typename T>
+using TwoOfThreeStrided = Strided<TwoOfTwo<T>, Copies<T, 2>>;
+template <typename T, bool kOddFirst>
+using TwoOfThreeInterleaved = Interleaved<TwoOfTwo<T>, Copies<T, 2>, kOddFirst>;
+
+// Calls call(H{}, W{}) with the maps of the problem's rows and columns.
+template <typename T, typename Call>
+TORCHBP_INLINE auto with_maps(const WinogradProblem& problem, const Call& call) {
+  if (problem.stride == 2) return call(TwoOfThreeStrided<T>{}, TwoOfThreeStrided<T>{});
+  if (problem.taps[1] == 5) return call(TwoOfFive<T>{}, TwoOfFive<T>{});
+  if (problem.taps[0] == 1) return call(Copies<T, 1>{}, FourOfThree<T>{});
+  if (problem.tile[0] == 2) return call(TwoOfThree<T>{}, FourOfThree<T>{});
+  return call(FourOfThree<T>{}, FourOfThree<T>{});
+}
+
+// The same for the first product, which may be the adjoint of a strided one.
+template <typename T, typename Call>
+TORCHBP_INLINE auto with_gather_maps(const WinogradProblem& problem, const Call& call) {
+  if (!problem.interleaved) return with_maps<T>(problem, call);
+  if (problem.odd_first) return call(TwoOfThreeInterleaved<T, true>{}, TwoOfThreeInterleaved<T, true>{});
+  return call(TwoOfThreeInterleaved<T, false>{}, TwoOfThreeInterleaved<T, false>{});
+}
+
+// What the plans need to know of the maps.
+struct Shape {
+  int64_t tile[2], step[2], extent[2], points[2];
+  int64_t places;    // products of a tile
+  int64_t matrices;  // weights
+};
+
+template <typename T>
+Shape shape_of(const WinogradProblem& problem) {
+  return with_gather_maps<T>(problem, [](auto h, auto w) {
+    using H = decltype(h);
+    using W = decltype(w);
+    return Shape{{H::kTile, W::kTile},     {H::kStep, W::kStep},    {H::kExtent, W::kExtent},
+                 {H::kPoints, W::kPoints}, H::kPoints * W::kPoints, H::kMatrices * W::kMatrices};
+  });
+}
+
+template <typename H, typename W>
+constexpr int64_t matrix_of(int64_t place) {
+  return H::matrix(static_cast<int>(place) / W::kPoints) * W::kMatrices +
+         W::matrix(static_cast<int>(place) % W::kPoints);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Tiles, counted image by image and row by row.
 
@@ -146,10 +340,10 @@ struct Tiling {
   int64_t run_elements, scratch_elements;  // of a transform's buffers
 };
 
-Tiling tiling_of(const WinogradProblem& problem) {
+Tiling tiling_of(const WinogradProblem& problem, const Shape& shape) {
   Tiling tiling = {};
-  tiling.height = up(problem.target_size[0], problem.tile[0]);
-  tiling.width = up(problem.target_size[1], problem.tile[1]);
+  tiling.height = up(problem.target_size[0], shape.tile[0]);
+  tiling.width = up(problem.target_size[1], shape.tile[1]);
   tiling.count = problem.batch * tiling.height * tiling.width;
   return tiling;
 }
@@ -195,8 +389,8 @@ struct Box {
   int64_t columns() const { return end[1] - begin[1]; }
 };
 
-// The pixels that a segment's tiles cover, where each is `extent` high and wide.
-Box box_of(const Tiling& tiling, const Segment& segment, const int64_t* tile, const int64_t* extent,
+// The pixels that a segment's tiles cover, where each is `extent` high and wide, and `step` from the one before it.
+Box box_of(const Tiling& tiling, const Segment& segment, const int64_t* step, const int64_t* extent,
            const int64_t* origin, const int64_t* size) {
   const int64_t last = segment.first + segment.count - 1;
   const int64_t from[2] = {segment.first / tiling.width, segment.first % tiling.width};
@@ -204,8 +398,8 @@ Box box_of(const Tiling& tiling, const Segment& segment, const int64_t* tile, co
   Box box;
   for (int d = 0; d < 2; ++d) {
     const bool whole = d == 1 && from[0] != to[0];
-    const int64_t begin = whole ? 0 : from[d] * tile[d] + origin[d];
-    const int64_t end = whole ? size[d] : to[d] * tile[d] + origin[d] + extent[d];
+    const int64_t begin = whole ? 0 : from[d] * step[d] + origin[d];
+    const int64_t end = whole ? size[d] : to[d] * step[d] + origin[d] + extent[d];
     box.begin[d] = smaller(size[d], larger(0, begin));
     box.end[d] = larger(box.begin[d], smaller(size[d], end));
   }
@@ -213,19 +407,19 @@ Box box_of(const Tiling& tiling, const Segment& segment, const int64_t* tile, co
 }
 
 // The most pixels of a box.
-int64_t box_pixels(const Tiling& tiling, const int64_t* tile, const int64_t* extent, const int64_t* size) {
-  if (long_rows(tiling)) return extent[0] * (tile[1] * smaller(tiling.width, tiling.block) + extent[1]);
+int64_t box_pixels(const Tiling& tiling, const int64_t* step, const int64_t* extent, const int64_t* size) {
+  if (long_rows(tiling)) return extent[0] * (step[1] * smaller(tiling.width, tiling.block) + extent[1]);
   const int64_t rows = smaller(tiling.height, up(tiling.block, tiling.width) + 1);
-  return smaller(size[0], rows * tile[0] + extent[0]) * size[1];
+  return smaller(size[0], rows * step[0] + extent[0]) * size[1];
 }
 
 // Room for a run of tiles on its way through a transform, and for the pixels of a segment.
 template <typename T>
-void set_buffers(const WinogradProblem& problem, const int64_t* points, Tiling& tiling) {
+void set_buffers(const WinogradProblem& problem, const Shape& shape, Tiling& tiling) {
   const int64_t run = smaller(tiling.width, tiling.block);
-  tiling.run_elements = points[0] * (run * problem.tile[1] + points[1]) * kLanes<T>;
-  const int64_t pixels = larger(box_pixels(tiling, problem.tile, points, problem.source_size),
-                                box_pixels(tiling, problem.tile, problem.tile, problem.target_size));
+  tiling.run_elements = shape.points[0] * (run * larger(shape.step[1], shape.tile[1]) + shape.extent[1]) * kLanes<T>;
+  const int64_t pixels = larger(box_pixels(tiling, shape.step, shape.extent, problem.source_size),
+                                box_pixels(tiling, shape.tile, shape.tile, problem.target_size));
   tiling.scratch_elements = (pixels + kLanes<T>)*kLanes<T>;
 }
 
@@ -289,9 +483,10 @@ void transform_run(const Pixels<T>& pixels, const Box& box, const int64_t* origi
                    int64_t tile_row, int64_t tile_column, int64_t count, T* __restrict__ rows, T* __restrict__ to,
                    int64_t stride) {
   constexpr int64_t lanes = kLanes<T>;
-  constexpr int kHeight = kGradient ? H::kTile : H::kPoints, kWidth = kGradient ? W::kTile : W::kPoints;
-  const int64_t y0 = tile_row * H::kTile + origin[0], x0 = tile_column * W::kTile + origin[1];
-  const int64_t columns = (count - 1) * W::kTile + kWidth, pitch = columns * lanes;
+  constexpr int kHeight = kGradient ? H::kTile : H::kExtent, kWidth = kGradient ? W::kTile : W::kExtent;
+  constexpr int kDown = kGradient ? H::kTile : H::kStep, kAcross = kGradient ? W::kTile : W::kStep;
+  const int64_t y0 = tile_row * kDown + origin[0], x0 = tile_column * kAcross + origin[1];
+  const int64_t columns = (count - 1) * kAcross + kWidth, pitch = columns * lanes;
   const int64_t begin = smaller(columns, larger(0, -x0)), end = larger(begin, smaller(columns, size[1] - x0));
   alignas(64) static const T zeros[lanes] = {};
   const T* from[kHeight];
@@ -308,28 +503,28 @@ void transform_run(const Pixels<T>& pixels, const Box& box, const int64_t* origi
   }
   for (int64_t x = begin; x < end; ++x) {
     Vector<T> column[kHeight], mapped[H::kPoints];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < kHeight; ++i) column[i] = load(from[i] + x * step[i]);
     if constexpr (kGradient)
       H::gradient(column, mapped);
     else
       H::source(column, mapped);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < H::kPoints; ++i) store(rows + i * pitch + x * lanes, mapped[i]);
   }
   for (int64_t tile = 0; tile < count; ++tile, to += lanes) {
-    const T* row = rows + tile * W::kTile * lanes;
+    const T* row = rows + tile * kAcross * lanes;
     T* place = to;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < H::kPoints; ++i, row += pitch) {
       Vector<T> read[kWidth], mapped[W::kPoints];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int j = 0; j < kWidth; ++j) read[j] = load(row + j * lanes);
       if constexpr (kGradient)
         W::gradient(read, mapped);
       else
         W::source(read, mapped);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int j = 0; j < W::kPoints; ++j, place += stride) store(place, mapped[j]);
     }
   }
@@ -341,10 +536,10 @@ void transform_tiles(const Tiling& tiling, const Image<const T>& image, int64_t 
                      const int64_t* size, int64_t first, int64_t count, T* scratch, T* rows, T* to, int64_t tiles,
                      int64_t stride) {
   constexpr int64_t lanes = kLanes<T>;
-  const int64_t tile[2] = {H::kTile, W::kTile};
-  const int64_t extent[2] = {kGradient ? H::kTile : H::kPoints, kGradient ? W::kTile : W::kPoints};
+  const int64_t step[2] = {kGradient ? H::kTile : H::kStep, kGradient ? W::kTile : W::kStep};
+  const int64_t extent[2] = {kGradient ? H::kTile : H::kExtent, kGradient ? W::kTile : W::kExtent};
   for_segments(tiling, first, count, [&](const Segment& segment) {
-    const Box box = box_of(tiling, segment, tile, extent, origin, size);
+    const Box box = box_of(tiling, segment, step, extent, origin, size);
     for (int64_t c = 0; c < image.channels; c += lanes) {
       Image<const T> part = image;
       part.data += segment.image * batch_stride + c * image.channel;
@@ -375,9 +570,9 @@ template <typename T>
 Plan plan_of(const WinogradProblem& problem) {
   constexpr int64_t lanes = kLanes<T>;
   Plan plan = {};
-  static_cast<Tiling&>(plan) = tiling_of(problem);
-  const int64_t points[2] = {problem.tile[0] + problem.taps_height - 1, problem.tile[1] + 2};
-  plan.places = points[0] * points[1];
+  const Shape shape = shape_of<T>(problem);
+  static_cast<Tiling&>(plan) = tiling_of(problem, shape);
+  plan.places = shape.places;
   const int64_t blocks_of_channels = up(problem.source_channels, lanes);
   const int64_t tile_bytes = plan.places * blocks_of_channels * lanes * static_cast<int64_t>(sizeof(T));
   const int64_t least = larger(kRows, smaller(kLeastTiles, kMostBytes / tile_bytes));
@@ -393,7 +588,7 @@ Plan plan_of(const WinogradProblem& problem) {
   plan.block = up(plan.count, plan.blocks);
   plan.blocks = up(plan.count, plan.block);
   plan.parts = smaller(plan.panels, larger(1, up(threads, plan.blocks * problem.groups)));
-  const int64_t panel_bytes = plan.places * problem.source_channels * kPanel<T> * static_cast<int64_t>(sizeof(T));
+  const int64_t panel_bytes = shape.matrices * problem.source_channels * kPanel<T> * static_cast<int64_t>(sizeof(T));
   plan.packed = plan.blocks > 1 || panel_bytes > kMostBytes / 2;
   const int64_t product_bytes = plan.places * plan.block * kPanel<T> * static_cast<int64_t>(sizeof(T));
   plan.together = tile_bytes * plan.block <= 2 * kBlockBytes
@@ -401,11 +596,11 @@ Plan plan_of(const WinogradProblem& problem) {
                       : larger(1, smaller(up(plan.panels, plan.parts), kBlockBytes / product_bytes));
   plan.source_stride = place_stride<T>(blocks_of_channels * plan.block);
   plan.target_stride = place_stride<T>(kVectors * plan.block);
-  set_buffers<T>(problem, points, plan);
+  set_buffers<T>(problem, shape, plan);
   return plan;
 }
 
-// Places of a panel of the transformed weight lie as [place][source channel][target channel].
+// A panel of the transformed weight lies as [matrix][source channel][target channel].
 template <typename T>
 int64_t matrix_stride(const WinogradProblem& problem) {
   return place_stride<T>(problem.source_channels * kVectors);
@@ -413,7 +608,7 @@ int64_t matrix_stride(const WinogradProblem& problem) {
 
 template <typename T>
 int64_t panel_size(const WinogradProblem& problem) {
-  return plan_of<T>(problem).places * matrix_stride<T>(problem);
+  return shape_of<T>(problem).matrices * matrix_stride<T>(problem);
 }
 
 template <typename T>
@@ -466,11 +661,11 @@ void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int6
               tap[(i * W::kTaps + j) * lanes + k] = k < present ? from[k * lane_stride + i * tap_h + j * tap_w] : T(0);
       }
       for (int64_t c = 0; c < many; ++c) {
-        Vector<T> half[W::kTaps][H::kPoints];
-#pragma GCC unroll 3
+        Vector<T> half[W::kTaps][H::kMatrices];
+#pragma GCC unroll 8
         for (int j = 0; j < W::kTaps; ++j) {
           Vector<T> column[H::kTaps];
-#pragma GCC unroll 3
+#pragma GCC unroll 8
           for (int i = 0; i < H::kTaps; ++i) {
             const int64_t t = i * W::kTaps + j;
             column[i] = load(tap + c * channel_at + (backwards ? taps - 1 - t : t) * tap_at);
@@ -478,14 +673,14 @@ void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int6
           H::weight(column, half[j]);
         }
         T* to = packed + (c0 + c) * width + v * lanes;
-#pragma GCC unroll 6
-        for (int i = 0; i < H::kPoints; ++i) {
-          Vector<T> row[W::kTaps], mapped[W::kPoints];
-#pragma GCC unroll 3
+#pragma GCC unroll 8
+        for (int i = 0; i < H::kMatrices; ++i) {
+          Vector<T> row[W::kTaps], mapped[W::kMatrices];
+#pragma GCC unroll 8
           for (int j = 0; j < W::kTaps; ++j) row[j] = half[j][i];
           W::weight(row, mapped);
-#pragma GCC unroll 6
-          for (int j = 0; j < W::kPoints; ++j) store(to + (i * W::kPoints + j) * stride, mapped[j]);
+#pragma GCC unroll 8
+          for (int j = 0; j < W::kMatrices; ++j) store(to + (i * W::kMatrices + j) * stride, mapped[j]);
         }
       }
     }
@@ -573,21 +768,21 @@ template <typename T, typename H, typename W>
 TORCHBP_INLINE void restore_tile(const T* product, int64_t stride, const Vector<T>& bias, int64_t height, int64_t width,
                                  T* to, int64_t row, int64_t column) {
   Vector<T> half[H::kTile][W::kPoints];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int j = 0; j < W::kPoints; ++j) {
     Vector<T> read[H::kPoints], mapped[H::kTile];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < H::kPoints; ++i) read[i] = load(product + (i * W::kPoints + j) * stride);
     H::target(read, mapped);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < H::kTile; ++i) half[i][j] = mapped[i];
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < H::kTile; ++i) {
     if (i >= height) break;
     Vector<T> mapped[W::kTile];
     W::target(half[i], mapped);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < W::kTile; ++j) {
       if (j >= width) break;
       store<T>(to + i * row + j * column, mapped[j] + bias);
@@ -700,7 +895,7 @@ void gather_as(const WinogradProblem& problem, const T* source, const T* weight,
     const T* matrices = plan.packed ? packed + index * size : own;
     const auto left = [&](int64_t i) { return smaller(kPanel<T>, problem.target_channels - (panel + i) * kPanel<T>); };
     const auto width = [&](int64_t i) { return left(i) <= lanes ? lanes : kPanel<T>; };
-    const auto matrix = [&](int64_t i, int64_t place) { return matrices + i * size + place * stride; };
+    const auto matrix = [&](int64_t i, int64_t place) { return matrices + i * size + matrix_of<H, W>(place) * stride; };
     for (int64_t place = 0; place < plan.places; ++place)
       for (int64_t i = 0; i < many; ++i) {
         const T* from = tiles + place * plan.source_stride;
@@ -733,7 +928,7 @@ constexpr int64_t kEnoughTasks = 16;  // fewer are also split over slices of the
 constexpr int64_t kSliceBlocks = 4;   // blocks of tiles of a slice that pay for transforming its sums
 
 struct SumPlan : Tiling {
-  int64_t places;
+  int64_t places, matrices;
   int64_t row_blocks, column_blocks;  // of gradient and of source channels
   int64_t rows, columns;              // channels of a block, whole vectors
   int64_t slices, slice_blocks;       // blocks of tiles of a slice
@@ -744,9 +939,10 @@ template <typename T>
 SumPlan sum_plan(const WinogradProblem& problem) {
   constexpr int64_t lanes = kLanes<T>;
   SumPlan plan = {};
-  static_cast<Tiling&>(plan) = tiling_of(problem);
-  const int64_t points[2] = {problem.tile[0] + problem.taps_height - 1, problem.tile[1] + 2};
-  plan.places = points[0] * points[1];
+  const Shape shape = shape_of<T>(problem);
+  static_cast<Tiling&>(plan) = tiling_of(problem, shape);
+  plan.places = shape.places;
+  plan.matrices = shape.matrices;
   plan.row_blocks = up(problem.target_channels, kBlockChannels);
   plan.column_blocks = up(problem.source_channels, kBlockChannels);
   plan.rows = up(up(problem.target_channels, plan.row_blocks), lanes) * lanes;
@@ -763,7 +959,7 @@ SumPlan sum_plan(const WinogradProblem& problem) {
   plan.slices = up(plan.blocks, plan.slice_blocks);
   plan.gradient_stride = place_stride<T>(plan.rows / lanes * plan.block);
   plan.source_stride = place_stride<T>(plan.columns / lanes * plan.block);
-  set_buffers<T>(problem, points, plan);
+  set_buffers<T>(problem, shape, plan);
   return plan;
 }
 
@@ -781,8 +977,8 @@ int64_t correlation_tasks(const WinogradProblem& problem) {
 template <typename T>
 int64_t correlation_workspace(const WinogradProblem& problem) {
   const SumPlan plan = sum_plan<T>(problem);
-  return plan.places * (plan.gradient_stride + plan.source_stride + plan.rows * plan.columns) + plan.run_elements +
-         plan.scratch_elements;
+  return plan.places * (plan.gradient_stride + plan.source_stride) + plan.matrices * plan.rows * plan.columns +
+         plan.run_elements + plan.scratch_elements;
 }
 
 template <typename T, typename H, typename W>
@@ -802,7 +998,7 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
   T* left = workspace;
   T* right = left + plan.places * plan.gradient_stride;
   T* sum = right + plan.places * plan.source_stride;
-  T* run = sum + plan.places * plan.rows * plan.columns;
+  T* run = sum + plan.matrices * plan.rows * plan.columns;
   T* scratch = run + plan.run_elements;
   const Image<const T> from{source + (group * problem.source_channels + c0) * problem.source_channel_stride,
                             problem.source_stride[1], problem.source_stride[2], problem.source_channel_stride,
@@ -819,20 +1015,24 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
     transform_tiles<T, H, W, true>(plan, grads, problem.target_stride[0], none, problem.target_size, first, count,
                                    scratch, run, left, plan.block, plan.gradient_stride);
     const int64_t vector_stride = plan.block * lanes;
-    for (int64_t place = 0; place < plan.places; ++place)
+    for (int64_t place = 0, seen = 0; place < plan.places; ++place) {
+      const int64_t matrix = matrix_of<H, W>(place);
+      const bool add = block > begin || matrix < seen;
+      seen = larger(seen, matrix + 1);
       accumulate_block(left + place * plan.gradient_stride, right + place * plan.source_stride, 0, 0, vector_stride,
-                       vector_stride, 1, count, rows, columns, block > begin, sum + place * plan.rows * plan.columns,
+                       vector_stride, 1, count, rows, columns, add, sum + matrix * plan.rows * plan.columns,
                        plan.columns);
+    }
   }
   const int64_t taps = H::kTaps * W::kTaps, stride = plan.rows * plan.columns;
   partial += (slice * problem.groups + group) * problem.target_channels * taps * problem.source_channels;
   for (int64_t m = 0; m < targets; ++m)
     for (int64_t c = 0; c < channels; c += lanes) {
       const T* at = sum + m * plan.columns + c;
-      Vector<T> half[H::kTaps][W::kPoints];
-      for (int j = 0; j < W::kPoints; ++j) {
-        Vector<T> read[H::kPoints], mapped[H::kTaps];
-        for (int i = 0; i < H::kPoints; ++i) read[i] = load(at + (i * W::kPoints + j) * stride);
+      Vector<T> half[H::kTaps][W::kMatrices];
+      for (int j = 0; j < W::kMatrices; ++j) {
+        Vector<T> read[H::kMatrices], mapped[H::kTaps];
+        for (int i = 0; i < H::kMatrices; ++i) read[i] = load(at + (i * W::kMatrices + j) * stride);
         H::taps(read, mapped);
         for (int i = 0; i < H::kTaps; ++i) half[i][j] = mapped[i];
       }
@@ -853,17 +1053,6 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
 
 // ---------------------------------------------------------------------------------------------
 
-// Calls call(H{}, W{}) with the maps of the problem's tile.
-template <typename T, typename Call>
-TORCHBP_INLINE void with_maps(const WinogradProblem& problem, const Call& call) {
-  if (problem.tile[0] == 1)
-    call(Single<T>{}, Quad<T>{});
-  else if (problem.tile[0] == 2)
-    call(Pair<T>{}, Quad<T>{});
-  else
-    call(Quad<T>{}, Quad<T>{});
-}
-
 template <typename T>
 void pack_weight(const WinogradProblem& problem, const T* weight, T* packed, int64_t panel) {
   with_maps<T>(problem, [&](auto h, auto w) {
@@ -874,7 +1063,7 @@ void pack_weight(const WinogradProblem& problem, const T* weight, T* packed, int
 template <typename T>
 void gather(const WinogradProblem& problem, const T* source, const T* weight, const T* packed, const T* bias, T* target,
             T* workspace, int64_t task) {
-  with_maps<T>(problem, [&](auto h, auto w) {
+  with_gather_maps<T>(problem, [&](auto h, auto w) {
     gather_as<T, decltype(h), decltype(w)>(problem, source, weight, packed, bias, target, workspace, task);
   });
 }

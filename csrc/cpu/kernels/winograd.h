@@ -5,11 +5,12 @@
 
 namespace torchbp {
 
-// A convolution with 3 taps (or 1 along the height) of stride and dilation 1 over images, and its weight gradient:
-//   y[m, q]  = bias[m] + sum over channels c and taps t of  w[m, c, t] * x[c, q + t + origin],
-//   w[m, c, t] = sum over positions q of  g[m, q] * x[c, q + t + origin].
-// The first one, with the weight's taps reversed by negative strides, is the input's gradient, too. In the second
-// one "target" is g.
+// A convolution of dilation 1 over images, and its weight gradient:
+//   y[m, q]  = bias[m] + sum over channels c and taps t of  w[m, c, t] * x[c, stride * q + t + origin],
+//   w[m, c, t] = sum over positions q of  g[m, q] * x[c, stride * q + t + origin].
+// With stride 1 the first one, the weight's taps reversed by negative strides, is the input's gradient, too; that of
+// stride 2 is interleaved: zeros stand between the elements of x, whose position 0 is that of -origin or, where the
+// first target is of the odd taps, half an element before it. In the second product "target" is g.
 struct WinogradProblem {
   int64_t batch;
   int64_t source_size[2];
@@ -26,10 +27,13 @@ struct WinogradProblem {
   int64_t weight_source_stride;
   int64_t weight_target_stride;
   int64_t weight_tap_stride[2];
-  int64_t taps_height;  // 3 or 1
-  int64_t tile[2];      // outputs of a tile: (2, 4) or (4, 4), or (1, 4) for one tap along the height
-  int64_t chain;        // most products that are summed one after the other, before their sum is added to the rest
-  int64_t threads;      // that the tasks of the first product are for; the bits do not depend on it
+  // Outputs of a tile: (2, 4) or (4, 4) for 3 x 3 taps, (1, 4) for 1 x 3, (2, 2) for 5 x 5 and for 3 x 3 of stride 2.
+  int64_t tile[2];
+  int64_t taps[2];
+  int64_t stride;
+  bool interleaved, odd_first;
+  int64_t chain;    // most products that are summed one after the other, before their sum is added to the rest
+  int64_t threads;  // that the tasks of the first product are for; the bits do not depend on it
 };
 
 template <typename T>
