@@ -85,7 +85,9 @@ def case_of(
 
 def winograd_case(draw: random.Random, name: str, dtype: torch.dtype) -> Case:
     """Return a convolution that this algorithm takes, of a size that fits no tile."""
-    taps, stride = draw.choice((((5, 5), 1), ((3, 3), 2)) if name == "winograd_2x2" else (((3, 3), 1),))
+    taps, stride = draw.choice(
+        (((5, 5), 1), ((3, 3), 2), ((4, 4), 2), ((5, 5), 2)) if name == "winograd_2x2" else (((3, 3), 1),)
+    )
     if name == "winograd_4":
         taps = (1, 3)
         size, padding = [draw.choice((1, 1, 5)), draw.choice((1, 3, 17, 40, 101))], [0, draw.choice((0, 1, 2, 4))]
@@ -97,7 +99,12 @@ def winograd_case(draw: random.Random, name: str, dtype: torch.dtype) -> Case:
     for d in range(2):  # one position at least, and room for the stride
         while size[d] + 2 * padding[d] < taps[d] + stride - 1:
             padding[d] += stride
-    return case_of(draw, dtype, size, list(taps), ([stride, stride], padding, [1, 1]))
+    kernel, strides = taps, [stride, stride]
+    if draw.random() < 0.4:  # planes of volumes
+        deep = draw.choice((1, 2, 3))
+        kernel, strides = [deep, *kernel], [draw.randint(1, deep), *strides]
+        size, padding = [draw.choice((3, 4, 7)), *size], [draw.choice((0, 1, 2)), *padding]
+    return case_of(draw, dtype, size, kernel, (strides, padding, [1] * len(size)))
 
 
 def one_tap(draw: random.Random, dtype: torch.dtype) -> Case:
@@ -230,6 +237,7 @@ def test_the_three_products_are_one_form(name: str) -> None:
         ("winograd_4", (1, 3), 1),
         ("winograd_2x2", (5, 5), 1),
         ("winograd_2x2", (3, 3), 2),
+        ("winograd_2x2", (4, 4), 2),
         ("winograd_2x4", (3, 3), 1),
         ("winograd_4x4", (3, 3), 1),
         ("direct", (3, 3), 1),
@@ -277,6 +285,8 @@ HIGHEST = {
     "3x3 stride 2, many channels": (("winograd_2x2",) * 3, 4, 256, 512, 16, 3, 2, 1, 1),
     "3x3 stride 2, small map": (("winograd_2x2", "winograd_2x2", "direct"), 2, 256, 64, 14, 3, 2, 1, 1),
     "3x3 stride 2, no padding": (("winograd_2x2",) * 3, 1, 16, 48, 57, 3, 2, 0, 1),
+    "4x4 stride 2": (("winograd_2x2",) * 3, 2, 64, 128, 28, 4, 2, 1, 1),
+    "5x5 stride 2": (("winograd_2x2",) * 3, 2, 64, 128, 28, 5, 2, 2, 1),
     "3x3 stride 3": (("direct",) * 3, 2, 64, 128, 28, 3, 3, 1, 1),
     "3x3, groups": (("winograd_2x4",) * 3, 2, 128, 128, 14, 3, 1, 1, 4),
     "5x5": (("winograd_2x2",) * 3, 2, 32, 32, 28, 5, 1, 2, 1),
@@ -292,7 +302,11 @@ HIGHEST = {
     "16x16 stem": (("patches",) * 3, 2, 3, 96, 64, 16, 16, 0, 1),
     "3x3 first layer": (("panels", "panels", "direct"), 1, 3, 64, 64, 3, 1, 1, 1),
     "7x7 first layer": (("direct", "panels", "direct"), 2, 3, 64, 64, 7, 2, 3, 1),
-    "3x3 last layer": (("panels", "panels", "panels"), 2, 64, 3, 28, 3, 1, 1, 1),
+    "3x3 last layer": (("panels", "direct", "direct"), 2, 64, 3, 28, 3, 1, 1, 1),
+    "1x1 last layer": (("matrix_product",) * 3, 2, 64, 3, 28, 1, 1, 0, 1),
+    "1x1 last layer, one class": (("matrix_product",) * 3, 2, 64, 1, 28, 1, 1, 0, 1),
+    "1x1 between few channels": (("matrix_product",) * 3, 2, 8, 8, 56, 1, 1, 0, 1),
+    "1x1 first layer": (("matrix_product", "matrix_product", "direct"), 2, 3, 64, 28, 1, 1, 0, 1),
     "3x3 depthwise": (("depthwise",) * 3, 4, 32, 32, 56, 3, 1, 1, 32),
     "5x5 depthwise": (("depthwise",) * 3, 16, 48, 48, 14, 5, 1, 2, 48),
     "7x7 depthwise stride 2": (("depthwise",) * 3, 4, 32, 32, 56, 7, 2, 3, 32),
@@ -391,9 +405,12 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product")),
         ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
         ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),
-        ((1, 32, 9, 9), (32, 32, 5, 5), [2, 2], [2, 2], [1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 5, 5), [2, 2], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),
+        ((1, 32, 9, 9), (32, 32, 4, 4), [2, 2], [1, 1], [1, 1], 1, ("winograd_2x2",) * 3),
+        ((1, 32, 9, 9), (32, 32, 4, 4), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((1, 32, 16, 16), (32, 32, 3, 3), [2, 2], [1, 1], [1, 1], 1, ("winograd_2x2",) * 3),
         ((1, 32, 9, 9), (32, 32, 3, 3), [2, 2], [1, 1], [1, 1], 1, ("winograd_2x2", "winograd_2x2", "direct")),
+        ((1, 15, 16, 16), (32, 15, 3, 3), [2, 2], [1, 1], [1, 1], 1, ("direct", "winograd_2x2", "direct")),
         ((1, 32, 16, 16), (32, 32, 3, 3), [2, 2], [1, 0], [1, 1], 1, ("direct",) * 3),
         ((1, 3, 9, 9), (32, 3, 4, 4), [4, 4], [0, 0], [1, 1], 1, ("patches",) * 3),
         ((1, 32, 9, 9), (32, 32, 9, 9), [1, 1], [0, 0], [1, 1], 1, ("patches",) * 3),
@@ -403,13 +420,20 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 3, 9, 9), (32, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, FEW),
         ((1, 1, 9, 9), (6, 1, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels",) * 3),
         ((1, 3, 9, 9), (32, 3, 7, 7), [2, 2], [3, 3], [1, 1], 1, ("direct", "panels", "direct")),
-        ((1, 32, 9, 9), (3, 32, 3, 3), [1, 1], [1, 1], [1, 1], 1, ("panels",) * 3),
-        ((1, 32, 9, 9), (3, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels", "direct", "panels")),
+        ((1, 32, 9, 9), (3, 32, 3, 3), [1, 1], [1, 1], [1, 1], 1, ("panels", "direct", "direct")),
+        ((1, 32, 9, 9), (1, 32, 3, 3), [1, 1], [1, 1], [1, 1], 1, ("panels", "panels", "direct")),
+        ((1, 32, 9, 9), (1, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels", "direct", "direct")),
+        ((1, 8, 9, 9), (3, 8, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels",) * 3),
+        ((1, 64, 9, 9), (3, 64, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
+        ((1, 3, 9, 9), (64, 3, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product", "matrix_product", "direct")),
         ((1, 32, 9, 9), (32, 32, 1, 3), [1, 1], [0, 1], [3, 1], 1, ("winograd_4",) * 3),
         ((1, 32, 9), (32, 32, 3), [1], [1], [1], 1, ("winograd_4",) * 3),
         ((1, 64, 9, 9), (64, 32, 3, 3), [1, 1], [0, 0, 1, 2], [1, 1], 2, ("winograd_2x4",) * 3),
         ((1, 32, 9, 9), (32, 1, 3, 3), [1, 1], [1, 1], [1, 1], 32, ("depthwise",) * 3),
-        ((1, 32, 9, 9, 9), (32, 32, 3, 3, 3), [1, 1, 1], [1, 1, 1], [1, 1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9, 9), (32, 32, 3, 3, 3), [1, 1, 1], [1, 1, 1], [1, 1, 1], 1, ("winograd_2x4",) * 3),
+        ((1, 32, 8, 8, 8), (32, 32, 3, 3, 3), [2, 2, 2], [1, 1, 1], [1, 1, 1], 1, ("winograd_2x2",) * 3),
+        ((1, 32, 9, 9, 9), (32, 32, 1, 3, 3), [2, 1, 1], [0, 1, 1], [1, 1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9, 9), (32, 32, 3, 3, 3), [1, 1, 1], [2, 1, 1], [2, 1, 1], 1, ("direct",) * 3),
     ),
 )
 def test_the_table(input_shape, weight_shape, stride, padding, dilation, groups, expected) -> None:
@@ -419,6 +443,14 @@ def test_the_table(input_shape, weight_shape, stride, padding, dilation, groups,
         expected = tuple("direct" if name in ("matrix_product", "patches") else name for name in expected)
     assert found == expected and set(found) <= set(ops.convolution_algorithms())
     assert ops.convolution_algorithm("output", *arguments, torch.int64) == "composite"
+
+
+def test_eight_channels_are_a_vector_where_vectors_have_no_more_lanes() -> None:
+    images = ((1, 8, 9, 9), (8, 8, 3, 3), [1, 1], [1, 1], [1, 1])
+    wide = torchbp.kernels_status()["instruction_set"] == "avx512"
+    for product in ("output", "input", "weight"):
+        assert ops.convolution_algorithm(product, *images) == ("panels" if wide else "winograd_2x4")
+        assert ops.convolution_algorithm(product, *images, dtype=torch.float64) == "winograd_2x4"
 
 
 @pytest.mark.skipif(not PRODUCTS, reason="without MKL there are no matrix products that stay on a thread")

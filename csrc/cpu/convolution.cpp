@@ -259,10 +259,18 @@ void image_strides(const std::array<int64_t, kAxes>& strides, int64_t* to) {
 
 WinogradProblem winograd_problem(const Geometry& g, Algorithm algorithm, const Tensor& source, const Tensor& target) {
   const std::array<int64_t, 2> tile = winograd_tile(algorithm);
+  const auto from = axis_strides(source), to = axis_strides(target);
   WinogradProblem problem{};
   problem.batch = source.size(0);
-  image_strides(axis_strides(source), problem.source_stride);
-  image_strides(axis_strides(target), problem.target_stride);
+  image_strides(from, problem.source_stride);
+  image_strides(to, problem.target_stride);
+  problem.source_planes = g.input[0];
+  problem.target_planes = g.output[0];
+  problem.plane_taps = g.kernel[0];
+  problem.plane_step = g.stride[0];
+  problem.plane_origin = -g.padding[0];
+  problem.source_plane_stride = from[1];
+  problem.target_plane_stride = to[1];
   problem.source_channel_stride = source.stride(1);
   problem.target_channel_stride = target.stride(1);
   problem.groups = g.groups;
@@ -282,8 +290,7 @@ WinogradProblem winograd_problem(const Geometry& g, Algorithm algorithm, const T
 }
 
 template <typename T>
-void run_winograd(const WinogradProblem& problem, const Tensor& source, const T* weight, const Tensor& bias,
-                  Tensor& target) {
+void run_winograd(const WinogradProblem& problem, const Tensor& source, const T* weight, const Tensor& bias, T* to) {
   const WinogradKernels<T>& kernel = winograd_kernels<T>();
   const int64_t panels = kernel.packed_panels(problem);
   const Tensor packed =
@@ -294,7 +301,6 @@ void run_winograd(const WinogradProblem& problem, const Tensor& source, const T*
   });
   const T* from = source.const_data_ptr<T>();
   const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
-  T* to = target.data_ptr<T>();
   run_tasks<T>(kernel.gather_tasks(problem), kernel.gather_workspace(problem), [&](int64_t task, T* workspace) {
     kernel.gather(problem, from, weight, matrices, biases, to, workspace, task);
   });
@@ -309,11 +315,12 @@ void forward_winograd(Algorithm algorithm, const Geometry& g, const Tensor& inpu
   problem.weight_source_stride = weight.stride(1);
   problem.weight_target_stride = weight.stride(0);
   for (int d = 0; d < 2; ++d) problem.weight_tap_stride[d] = strides[d + 2];
-  run_winograd<T>(problem, input, weight.const_data_ptr<T>(), bias, output);
+  problem.weight_plane_stride = strides[1];
+  run_winograd<T>(problem, input, weight.const_data_ptr<T>(), bias, output.data_ptr<T>());
 }
 
 // The input's gradient is the forward product of the flipped weight with its channels exchanged, for stride 2 of the
-// output's gradient with zeros between its elements.
+// output's gradient with zeros between its elements. Planes that are as far apart as the stride meet the same taps.
 template <typename T>
 void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tensor& grad_output, const Tensor& weight,
                              const Tensor& bias, Tensor& grad_input) {
@@ -329,12 +336,23 @@ void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tenso
   for (int d = 0; d < 2; ++d) problem.weight_tap_stride[d] = -strides[d + 2];
   if (g.stride[2] == 2) {
     problem.interleaved = true;
-    problem.odd_first = g.padding[2] % 2 != 0;
-    for (int d = 0; d < 2; ++d)  // both differences are even
+    problem.odd_first = (g.padding[2] - g.kernel[2]) % 2 == 0;
+    for (int d = 0; d < 2; ++d)  // the numerators are even
       problem.origin[d] = (g.padding[d + 1] - g.kernel[d + 1] + (problem.odd_first ? 2 : 1)) / 2;
   }
-  const Sizes last = {0, g.kernel[1] - 1, g.kernel[2] - 1};
-  run_winograd<T>(problem, grad_output, weight.const_data_ptr<T>() + dot(last, strides), bias, grad_input);
+  const int64_t stride = g.stride[0];
+  problem.plane_step = 1;
+  problem.target_plane_stride *= stride;
+  problem.weight_plane_stride = -stride * strides[1];
+  for (int64_t residue = 0; residue < std::min(stride, g.input[0]); ++residue) {
+    const int64_t first = (residue + g.padding[0]) % stride, taps = up(g.kernel[0] - first, stride);
+    problem.plane_taps = taps;
+    problem.target_planes = up(g.input[0] - residue, stride);
+    problem.plane_origin = (residue + g.padding[0] - first) / stride - (taps - 1);
+    const Sizes last = {first + stride * (taps - 1), g.kernel[1] - 1, g.kernel[2] - 1};
+    run_winograd<T>(problem, grad_output, weight.const_data_ptr<T>() + dot(last, strides), bias,
+                    grad_input.data_ptr<T>() + residue * axis_strides(grad_input)[1]);
+  }
 }
 
 // Whether a weight lies in memory as [row][tap][channel].

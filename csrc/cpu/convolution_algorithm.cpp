@@ -2,8 +2,10 @@
 
 #include <ATen/Context.h>
 
+#include <algorithm>
 #include <atomic>
 
+#include "dispatch.h"
 #include "patches.h"
 
 namespace torchbp {
@@ -35,12 +37,11 @@ bool is_depthwise(const Geometry& g, int64_t input_channels, int64_t output_chan
   return g.groups > 1 && input_channels * output_channels > 0 && (input_channels == 1 || output_channels == 1);
 }
 
-// Images under a kernel of this size, of this stride and dilation 1.
+// A kernel whose planes have this size, of this stride and dilation 1; every residue of planes meets a tap.
 bool takes_winograd(const Geometry& g, int64_t height, int64_t width, int64_t stride) {
-  const bool flat = g.kernel[0] == 1 && g.input[0] == 1 && g.padding[0] == 0 && g.output[0] == 1;
-  if (!flat || g.kernel[1] != height || g.kernel[2] != width) return false;
-  for (int d = 1; d < kSpatial; ++d)
-    if (g.stride[d] != stride || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
+  if (g.kernel[0] < g.stride[0] || g.kernel[1] != height || g.kernel[2] != width) return false;
+  for (int d = 0; d < kSpatial; ++d)
+    if ((d > 0 && g.stride[d] != stride) || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
   return stride == 1 || (g.padding[1] - g.padding[2]) % 2 == 0;  // the gradient's first targets are of the same taps
 }
 
@@ -49,7 +50,8 @@ bool takes_winograd(Algorithm algorithm, const Geometry& g) {
     case Algorithm::winograd_4:
       return takes_winograd(g, 1, 3, 1);
     case Algorithm::winograd_2x2:
-      return takes_winograd(g, 5, 5, 1) || takes_winograd(g, 3, 3, 2);
+      return takes_winograd(g, 5, 5, 1) || takes_winograd(g, 3, 3, 2) || takes_winograd(g, 4, 4, 2) ||
+             takes_winograd(g, 5, 5, 2);
     default:
       return takes_winograd(g, 3, 3, 1);
   }
@@ -91,55 +93,81 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
   }
 }
 
-// The table. Winograd's tiles of 2 x 4 outputs need 24 products in place of 72, with errors of the size that direct
-// summation has; those of 4 x 4 need 36 in place of 144, with larger errors, and are for those who allow them. Few
-// channels leave vectors of channels empty; vectors of positions, as the panels have them, are full.
-Algorithm table(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels,
-                at::ScalarType type) {
-  constexpr int64_t kFewChannels = 12;
-  constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
-  constexpr int64_t kFewPositions = 64;    // whose rows leave most of a matrix product's tiles empty
-  constexpr int64_t kLongRun = 4;          // taps that are worth copying together
-  constexpr int64_t kShortSum = 512;       // whose own error is small beside that of the transforms
-  constexpr int64_t kManyTaps = 16;        // that pay for reading few channels as vectors
-  const bool exact =
-      type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
+constexpr int64_t kFewChannels = 12;  // that leave vectors of channels empty; vectors of positions are full
+
+// Kernels of one element. Few channels on one side only are worth no copy of what lies channels last.
+Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels) {
+  constexpr int64_t kFewPositions = 64;  // whose rows leave most of a matrix product's tiles empty
+  const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
+  const bool uneven = few_inputs != few_outputs;
+  if (product == Product::weight)
+    return uneven && (few_inputs || g.channels_last) ? Algorithm::direct : Algorithm::matrix_product;
+  if (g.channels_last)
+    return uneven && std::min(input_channels, output_channels) > 1 ? Algorithm::direct : Algorithm::matrix_product;
+  const int64_t positions = g.output[0] * g.output[1] * g.output[2];
+  return positions > 1 && positions < kFewPositions ? Algorithm::direct : Algorithm::matrix_product;
+}
+
+// Fewer channels than fill vectors, on one side or on both.
+Algorithm few_channels(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels) {
+  constexpr int64_t kManyTaps = 16;    // that pay for reading few channels as vectors
+  constexpr int64_t kDotProducts = 8;  // input channels up to which the panels' weight gradient is dot products of rows
   const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
   const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
+  bool direct = false;
+  switch (product) {
+    case Product::output:
+      direct = !few_outputs && (many_taps || (g.channels_last && input_channels > 1));
+      break;
+    case Product::input:
+      direct = !few_inputs && (many_taps || g.channels_last || output_channels > 2);
+      break;
+    case Product::weight:
+      direct = !few_outputs || input_channels > kDotProducts;
+      break;
+  }
+  return direct ? Algorithm::direct : Algorithm::panels;
+}
+
+// 3 x 3 taps of stride 2 save a third of the products only, which must pay for the transforms of the input: not of few
+// channels, and not where tiles reach far beyond a map whose direct products run at full speed.
+bool strided_stays_direct(Product product, const Geometry& g, int64_t input_channels) {
+  if (g.kernel[2] != 3 || product == Product::input) return false;
+  const int64_t covered = 4 * up(g.output[1], 2) * up(g.output[2], 2), outputs = g.output[1] * g.output[2];
+  return input_channels < (g.channels_last ? 32 : 16) || (product == Product::weight && 5 * covered > 6 * outputs);
+}
+
+// The table. Winograd's tiles of 2 x 4 outputs need 24 products in place of 72, with errors of the size that direct
+// summation has; those of 4 x 4 need 36 in place of 144, with larger errors, and are for those who allow them.
+Algorithm table(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels,
+                at::ScalarType type) {
+  constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
+  constexpr int64_t kLongRun = 4;          // taps that are worth copying together
+  constexpr int64_t kShortSum = 512;       // whose own error is small beside that of the transforms
+  const bool exact =
+      type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
+  const auto few = [](int64_t channels) { return channels < kFewChannels; };
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
   const bool runs =
       product == Product::input || (product == Product::weight && g.channels_last) || g.kernel[2] >= kLongRun;
-  if (!few_outputs && runs && is_patches(g, input_channels)) return Algorithm::patches;
-  if (!few_inputs && !few_outputs) {
-    if (is_matrix_product(g)) {
-      const int64_t positions = g.output[0] * g.output[1] * g.output[2];
-      const bool short_rows = !g.channels_last && product != Product::weight && positions > 1;
-      return short_rows && positions < kFewPositions ? Algorithm::direct : Algorithm::matrix_product;
-    }
-    if (input_channels > kManyChannels || output_channels > kManyChannels) return Algorithm::direct;
-    if (takes_winograd(Algorithm::winograd_2x4, g)) {
-      if (!exact) return Algorithm::winograd_4x4;
-      const bool short_sums =
-          product == Product::weight && g.channels_last && g.batch * g.output[1] * g.output[2] < kShortSum;
-      return short_sums ? Algorithm::direct : Algorithm::winograd_2x4;
-    }
-    if (takes_winograd(Algorithm::winograd_4, g)) return Algorithm::winograd_4;
-    if (takes_winograd(Algorithm::winograd_2x2, g)) {
-      const int64_t covered = 4 * up(g.output[1], 2) * up(g.output[2], 2), outputs = g.output[1] * g.output[2];
-      const bool loose = g.stride[2] == 2 && 5 * covered > 6 * outputs;  // tiles reach far beyond the map
-      return product == Product::weight && loose ? Algorithm::direct : Algorithm::winograd_2x2;
-    }
-    return Algorithm::direct;
+  if (!few(output_channels) && runs && is_patches(g, input_channels)) return Algorithm::patches;
+  if (is_matrix_product(g)) return pointwise(product, g, input_channels, output_channels);
+  const int64_t lanes = type == at::kDouble ? winograd_kernels<double>().lanes : winograd_kernels<float>().lanes;
+  const auto full = [&](int64_t channels) { return !few(channels) || (channels == 8 && channels % lanes == 0); };
+  const bool images = takes_winograd(Algorithm::winograd_2x4, g) && full(input_channels) && full(output_channels);
+  if (!images && (few(input_channels) || few(output_channels)))
+    return few_channels(product, g, input_channels, output_channels);
+  if (std::max(input_channels, output_channels) * g.kernel[0] > kManyChannels) return Algorithm::direct;
+  if (takes_winograd(Algorithm::winograd_2x4, g)) {
+    if (!exact) return Algorithm::winograd_4x4;
+    const int64_t products = g.batch * g.output[0] * g.output[1] * g.output[2];
+    const bool short_sums = product == Product::weight && g.channels_last && products < kShortSum;
+    return short_sums ? Algorithm::direct : Algorithm::winograd_2x4;
   }
-  switch (product) {
-    case Product::output:
-      return !few_outputs && (many_taps || (g.channels_last && input_channels > 1)) ? Algorithm::direct
-                                                                                    : Algorithm::panels;
-    case Product::input:
-      return !few_inputs && many_taps ? Algorithm::direct : Algorithm::panels;
-    default:
-      return few_outputs ? Algorithm::panels : Algorithm::direct;
-  }
+  if (takes_winograd(Algorithm::winograd_4, g)) return Algorithm::winograd_4;
+  if (takes_winograd(Algorithm::winograd_2x2, g) && !strided_stays_direct(product, g, input_channels))
+    return Algorithm::winograd_2x2;
+  return Algorithm::direct;
 }
 
 const Named& named(Algorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)]; }

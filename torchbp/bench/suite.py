@@ -262,6 +262,10 @@ def _convolutions() -> Iterator[Case]:
         ("3 stride 1 32-32", _Layer("Conv1d", 32, 32, 3, padding=1), (16, 32, 1024)),
         ("5 stride 2 32-64", _Layer("Conv1d", 32, 64, 5, stride=2, padding=2), (16, 32, 1024)),
         ("3x3x3 stride 1 8-8", _Layer("Conv3d", 8, 8, 3, padding=1), (4, 8, 16, 28, 28)),
+        ("3x3x3 stride 1 32-32", _Layer("Conv3d", 32, 32, 3, padding=1), (1, 32, 16, 28, 28)),
+        ("3x3 stride 1 dilation 2 64-64", _Layer("Conv2d", 64, 64, 3, padding=2, dilation=2), (16, 64, 28, 28)),
+        ("3x3 stride 1 4 groups 64-64", _Layer("Conv2d", 64, 64, 3, padding=1, groups=4), (16, 64, 28, 28)),
+        ("4x4 stride 2 64-128", _Layer("Conv2d", 64, 128, 4, stride=2, padding=1), (16, 64, 32, 32)),
         ("3x3x3 stride 2 16-32", _Layer("Conv3d", 16, 32, 3, stride=2, padding=1), (4, 16, 16, 16, 16)),
     )
     for label, layer, shape in others:
@@ -274,6 +278,7 @@ def _transposed_convolutions() -> Iterator[Case]:
         layer = _Layer("ConvTranspose2d", 32, 16, 2, stride=2)
         yield _case(family, "2x2 stride 2 32-16", layer, (batch, 32, size, size), quick=batch == 16)
     others: tuple[tuple[str, _Layer, Shape], ...] = (
+        ("4x4 stride 2 64-32", _Layer("ConvTranspose2d", 64, 32, 4, stride=2, padding=1), (16, 64, 16, 16)),
         ("2 stride 2 32-16", _Layer("ConvTranspose1d", 32, 16, 2, stride=2), (16, 32, 1024)),
         ("2x2x2 stride 2 16-8", _Layer("ConvTranspose3d", 16, 8, 2, stride=2), (4, 16, 8, 16, 16)),
     )

@@ -229,11 +229,11 @@ TORCHBP_INLINE void to_every_other(const V* from, int first, V* to) {
   for (int i = 0; i < count; ++i) to[first + 2 * i] = from[i];
 }
 
-// Stride 2, an odd number of taps: the even taps meet the even inputs, the odd taps the odd ones.
+// Stride 2: the even taps meet the even inputs, the odd taps the odd ones.
 template <typename Even, typename Odd>
 struct Strided : Both<Even, Odd> {
-  static_assert(Even::kTaps == Odd::kTaps + 1);
-  static constexpr int kTile = Even::kTile, kStep = 2 * kTile, kExtent = 2 * Even::kExtent - 1;
+  static_assert(Even::kTaps == Odd::kTaps || Even::kTaps == Odd::kTaps + 1);
+  static constexpr int kTile = Even::kTile, kStep = 2 * kTile, kExtent = Even::kExtent + Odd::kExtent;
   template <typename V>
   static TORCHBP_INLINE void source(const V* d, V* to) {
     V even[Even::kExtent], odd[Odd::kExtent];
@@ -264,11 +264,13 @@ struct Strided : Both<Even, Odd> {
 // target is one of the odd taps where kOddFirst.
 template <typename Even, typename Odd, bool kOddFirst>
 struct Interleaved : Strided<Even, Odd> {
-  static constexpr int kTile = 2 * Even::kTile, kStep = Even::kTile, kExtent = Even::kExtent;
+  static constexpr int kShift = kOddFirst ? 0 : 1;  // of the sources that the odd taps meet
+  static constexpr int kTile = 2 * Even::kTile, kStep = Even::kTile;
+  static constexpr int kExtent = Even::kExtent > Odd::kExtent + kShift ? Even::kExtent : Odd::kExtent + kShift;
   template <typename V>
   static TORCHBP_INLINE void source(const V* d, V* to) {
     Even::source(d, to);
-    Odd::source(d + (kOddFirst ? 0 : 1), to + Even::kPoints);
+    Odd::source(d + kShift, to + Even::kPoints);
   }
   template <typename V>
   static TORCHBP_INLINE void target(const V* m, V* y) {
@@ -282,15 +284,23 @@ struct Interleaved : Strided<Even, Odd> {
 
 template <typename T>
 using TwoOfFive = Joined<TwoOfThree<T>, TwoOfTwo<T>>;
-template <typename T>
-using TwoOfThreeStrided = Strided<TwoOfTwo<T>, Copies<T, 2>>;
-template <typename T, bool kOddFirst>
-using TwoOfThreeInterleaved = Interleaved<TwoOfTwo<T>, Copies<T, 2>, kOddFirst>;
+
+// Calls call(map of the even taps, map of the odd taps) for the kernel of stride 2.
+template <typename T, typename Call>
+TORCHBP_INLINE auto with_halves(int64_t taps, const Call& call) {
+  if (taps == 3) return call(TwoOfTwo<T>{}, Copies<T, 2>{});
+  if (taps == 4) return call(TwoOfTwo<T>{}, TwoOfTwo<T>{});
+  return call(TwoOfThree<T>{}, TwoOfTwo<T>{});
+}
 
 // Calls call(H{}, W{}) with the maps of the problem's rows and columns.
 template <typename T, typename Call>
 TORCHBP_INLINE auto with_maps(const WinogradProblem& problem, const Call& call) {
-  if (problem.stride == 2) return call(TwoOfThreeStrided<T>{}, TwoOfThreeStrided<T>{});
+  if (problem.stride == 2)
+    return with_halves<T>(problem.taps[1], [&](auto even, auto odd) {
+      using Map = Strided<decltype(even), decltype(odd)>;
+      return call(Map{}, Map{});
+    });
   if (problem.taps[1] == 5) return call(TwoOfFive<T>{}, TwoOfFive<T>{});
   if (problem.taps[0] == 1) return call(Copies<T, 1>{}, FourOfThree<T>{});
   if (problem.tile[0] == 2) return call(TwoOfThree<T>{}, FourOfThree<T>{});
@@ -301,8 +311,11 @@ TORCHBP_INLINE auto with_maps(const WinogradProblem& problem, const Call& call) 
 template <typename T, typename Call>
 TORCHBP_INLINE auto with_gather_maps(const WinogradProblem& problem, const Call& call) {
   if (!problem.interleaved) return with_maps<T>(problem, call);
-  if (problem.odd_first) return call(TwoOfThreeInterleaved<T, true>{}, TwoOfThreeInterleaved<T, true>{});
-  return call(TwoOfThreeInterleaved<T, false>{}, TwoOfThreeInterleaved<T, false>{});
+  return with_halves<T>(problem.taps[1], [&](auto even, auto odd) {
+    using First = Interleaved<decltype(even), decltype(odd), true>;
+    using Second = Interleaved<decltype(even), decltype(odd), false>;
+    return problem.odd_first ? call(First{}, First{}) : call(Second{}, Second{});
+  });
 }
 
 // What the plans need to know of the maps.
@@ -329,7 +342,7 @@ constexpr int64_t matrix_of(int64_t place) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Tiles, counted image by image and row by row.
+// Tiles, counted image by image, which are the planes of volumes, and row by row.
 
 struct Tiling {
   int64_t height;  // tiles of an image
@@ -344,7 +357,7 @@ Tiling tiling_of(const WinogradProblem& problem, const Shape& shape) {
   Tiling tiling = {};
   tiling.height = up(problem.target_size[0], shape.tile[0]);
   tiling.width = up(problem.target_size[1], shape.tile[1]);
-  tiling.count = problem.batch * tiling.height * tiling.width;
+  tiling.count = problem.batch * problem.target_planes * tiling.height * tiling.width;
   return tiling;
 }
 
@@ -530,9 +543,32 @@ void transform_run(const Pixels<T>& pixels, const Box& box, const int64_t* origi
   }
 }
 
+// Where the images of a tensor stand: those of the target, and of the source those that one tap meets.
+struct Planes {
+  int64_t target_planes;  // of one volume
+  int64_t planes, step, first;
+  int64_t batch_stride, plane_stride;
+
+  // Whether there is one, and its offset; what is not there is padding.
+  bool find(int64_t image, int64_t& offset) const {
+    const int64_t plane = image % target_planes * step + first;
+    offset = image / target_planes * batch_stride + plane * plane_stride;
+    return plane >= 0 && plane < planes;
+  }
+};
+
+Planes source_planes(const WinogradProblem& problem, int64_t tap) {
+  return {problem.target_planes,      problem.source_planes,    problem.plane_step,
+          problem.plane_origin + tap, problem.source_stride[0], problem.source_plane_stride};
+}
+
+Planes target_planes(const WinogradProblem& problem) {
+  return {problem.target_planes, problem.target_planes, 1, 0, problem.target_stride[0], problem.target_plane_stride};
+}
+
 // Transforms `count` tiles of channels [0, image.channels), `tiles` apart in `to`.
 template <typename T, typename H, typename W, bool kGradient>
-void transform_tiles(const Tiling& tiling, const Image<const T>& image, int64_t batch_stride, const int64_t* origin,
+void transform_tiles(const Tiling& tiling, const Image<const T>& image, const Planes& planes, const int64_t* origin,
                      const int64_t* size, int64_t first, int64_t count, T* scratch, T* rows, T* to, int64_t tiles,
                      int64_t stride) {
   constexpr int64_t lanes = kLanes<T>;
@@ -540,12 +576,19 @@ void transform_tiles(const Tiling& tiling, const Image<const T>& image, int64_t 
   const int64_t extent[2] = {kGradient ? H::kTile : H::kExtent, kGradient ? W::kTile : W::kExtent};
   for_segments(tiling, first, count, [&](const Segment& segment) {
     const Box box = box_of(tiling, segment, step, extent, origin, size);
+    int64_t offset = 0;
+    const bool present = planes.find(segment.image, offset);
     for (int64_t c = 0; c < image.channels; c += lanes) {
+      T* at = to + c * tiles + segment.done * lanes;
+      if (!present) {
+        for (int64_t place = 0; place < H::kPoints * W::kPoints; ++place)
+          for (int64_t i = 0; i < segment.count * lanes; i += lanes) store(at + place * stride + i, Vector<T>{});
+        continue;
+      }
       Image<const T> part = image;
-      part.data += segment.image * batch_stride + c * image.channel;
+      part.data += offset + c * image.channel;
       part.channels = smaller(lanes, image.channels - c);
       const Pixels<T> pixels = pixels_of(part, box, c + lanes < image.channels, scratch);
-      T* at = to + c * tiles + segment.done * lanes;
       for_runs(tiling, segment, [&](int64_t row, int64_t column, int64_t many, int64_t done) {
         transform_run<T, H, W, kGradient>(pixels, box, origin, size, row, column, many, rows, at + done * lanes,
                                           stride);
@@ -566,6 +609,14 @@ struct Plan : Tiling {
   int64_t source_stride, target_stride;
 };
 
+// What the products are summed over: source channels and, of volumes, those of every plane's tap, whole vectors of
+// them.
+template <typename T>
+int64_t terms_of(const WinogradProblem& problem) {
+  if (problem.plane_taps == 1) return problem.source_channels;
+  return problem.plane_taps * up(problem.source_channels, kLanes<T>) * kLanes<T>;
+}
+
 template <typename T>
 Plan plan_of(const WinogradProblem& problem) {
   constexpr int64_t lanes = kLanes<T>;
@@ -573,7 +624,7 @@ Plan plan_of(const WinogradProblem& problem) {
   const Shape shape = shape_of<T>(problem);
   static_cast<Tiling&>(plan) = tiling_of(problem, shape);
   plan.places = shape.places;
-  const int64_t blocks_of_channels = up(problem.source_channels, lanes);
+  const int64_t terms = terms_of<T>(problem), blocks_of_channels = up(terms, lanes);
   const int64_t tile_bytes = plan.places * blocks_of_channels * lanes * static_cast<int64_t>(sizeof(T));
   const int64_t least = larger(kRows, smaller(kLeastTiles, kMostBytes / tile_bytes));
   int64_t most = larger(least, kBlockBytes / tile_bytes / kRows * kRows);
@@ -588,7 +639,7 @@ Plan plan_of(const WinogradProblem& problem) {
   plan.block = up(plan.count, plan.blocks);
   plan.blocks = up(plan.count, plan.block);
   plan.parts = smaller(plan.panels, larger(1, up(threads, plan.blocks * problem.groups)));
-  const int64_t panel_bytes = shape.matrices * problem.source_channels * kPanel<T> * static_cast<int64_t>(sizeof(T));
+  const int64_t panel_bytes = shape.matrices * terms * kPanel<T> * static_cast<int64_t>(sizeof(T));
   plan.packed = plan.blocks > 1 || panel_bytes > kMostBytes / 2;
   const int64_t product_bytes = plan.places * plan.block * kPanel<T> * static_cast<int64_t>(sizeof(T));
   plan.together = tile_bytes * plan.block <= 2 * kBlockBytes
@@ -600,10 +651,10 @@ Plan plan_of(const WinogradProblem& problem) {
   return plan;
 }
 
-// A panel of the transformed weight lies as [matrix][source channel][target channel].
+// A panel of the transformed weight lies as [matrix][term][target channel].
 template <typename T>
 int64_t matrix_stride(const WinogradProblem& problem) {
-  return place_stride<T>(problem.source_channels * kVectors);
+  return place_stride<T>(terms_of<T>(problem) * kVectors);
 }
 
 template <typename T>
@@ -617,8 +668,9 @@ int64_t packed_panels(const WinogradProblem& problem) {
   return plan.packed ? plan.panels * problem.groups : 0;
 }
 
+// The taps of one plane.
 template <typename T, typename H, typename W>
-void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int64_t panel_of_all) {
+void pack_plane(const WinogradProblem& problem, const T* weight, T* packed, int64_t panel_of_all) {
   constexpr int64_t lanes = kLanes<T>;
   const int64_t panels = up(problem.target_channels, kPanel<T>);
   const int64_t group = panel_of_all / panels, panel = panel_of_all % panels;
@@ -684,6 +736,20 @@ void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int6
         }
       }
     }
+  }
+}
+
+template <typename T, typename H, typename W>
+void pack_panel(const WinogradProblem& problem, const T* weight, T* packed, int64_t panel) {
+  constexpr int64_t lanes = kLanes<T>;
+  const int64_t left = problem.target_channels - panel % up(problem.target_channels, kPanel<T>) * kPanel<T>;
+  const int64_t width = left <= lanes ? lanes : kPanel<T>, stride = matrix_stride<T>(problem);
+  const int64_t terms = terms_of<T>(problem) / problem.plane_taps, channels = problem.source_channels;
+  for (int64_t tap = 0; tap < problem.plane_taps; ++tap) {
+    T* to = packed + tap * terms * width;
+    pack_plane<T, H, W>(problem, weight + tap * problem.weight_plane_stride, to, panel);
+    for (int64_t matrix = 0; matrix < H::kMatrices * W::kMatrices; ++matrix)
+      for (int64_t i = channels * width; i < terms * width; i += lanes) store(to + matrix * stride + i, Vector<T>{});
   }
 }
 
@@ -801,8 +867,11 @@ void restore_tiles(const WinogradProblem& problem, const Plan& plan, int64_t fir
   if (bias)
     for (int64_t k = 0; k < image.channels; ++k) start[k] = bias[k];
   const bool direct = image.channel == 1 && image.channels == lanes;
+  const Planes planes = target_planes(problem);
   for_segments(plan, first, count, [&](const Segment& segment) {
-    T* data = image.data + segment.image * problem.target_stride[0];
+    int64_t offset = 0;
+    planes.find(segment.image, offset);
+    T* data = image.data + offset;
     const Box box = box_of(plan, segment, tile, tile, origin, size);
     const int64_t columns = box.columns();
     T* pixels = direct ? data + box.begin[0] * image.row + box.begin[1] * image.column : scratch;
@@ -884,8 +953,11 @@ void gather_as(const WinogradProblem& problem, const T* source, const T* weight,
 
   const Image<const T> image{source + group * channels * problem.source_channel_stride, problem.source_stride[1],
                              problem.source_stride[2], problem.source_channel_stride, channels};
-  transform_tiles<T, H, W, false>(plan, image, problem.source_stride[0], problem.origin, problem.source_size, first,
-                                  count, scratch, rows, tiles, plan.block, plan.source_stride);
+  const int64_t terms = terms_of<T>(problem);
+  for (int64_t tap = 0; tap < problem.plane_taps; ++tap)
+    transform_tiles<T, H, W, false>(
+        plan, image, source_planes(problem, tap), problem.origin, problem.source_size, first, count, scratch, rows,
+        tiles + tap * (terms / problem.plane_taps) * plan.block, plan.block, plan.source_stride);
   const int64_t size = panel_size<T>(problem), stride = matrix_stride<T>(problem);
   const int64_t last = (part + 1) * plan.panels / plan.parts;
   for (int64_t panel = part * plan.panels / plan.parts; panel < last; panel += plan.together) {
@@ -903,9 +975,9 @@ void gather_as(const WinogradProblem& problem, const T* source, const T* weight,
         const T* next = more || place + 1 < plan.places ? matrix(more ? i + 1 : 0, more ? place : place + 1) : from;
         T* to = product + (i * plan.places + place) * plan.target_stride;
         if (width(i) == lanes)
-          multiply_place<T, 1>(count, plan.block, from, matrix(i, place), channels, problem.chain, next, to);
+          multiply_place<T, 1>(count, plan.block, from, matrix(i, place), terms, problem.chain, next, to);
         else
-          multiply_place<T, kVectors>(count, plan.block, from, matrix(i, place), channels, problem.chain, next, to);
+          multiply_place<T, kVectors>(count, plan.block, from, matrix(i, place), terms, problem.chain, next, to);
       }
     for (int64_t i = 0; i < many; ++i)
       for (int64_t m = 0; m < left(i); m += lanes) {
@@ -953,7 +1025,7 @@ SumPlan sum_plan(const WinogradProblem& problem) {
   plan.blocks = up(plan.count, plan.block);
   plan.block = up(plan.count, plan.blocks);
   plan.blocks = up(plan.count, plan.block);
-  const int64_t tasks = problem.groups * plan.row_blocks * plan.column_blocks;
+  const int64_t tasks = problem.groups * plan.row_blocks * plan.column_blocks * problem.plane_taps;
   plan.slices = smaller(up(plan.blocks, kSliceBlocks), up(kEnoughTasks, tasks));
   plan.slice_blocks = up(plan.blocks, plan.slices);
   plan.slices = up(plan.blocks, plan.slice_blocks);
@@ -971,7 +1043,7 @@ int64_t correlation_slices(const WinogradProblem& problem) {
 template <typename T>
 int64_t correlation_tasks(const WinogradProblem& problem) {
   const SumPlan plan = sum_plan<T>(problem);
-  return plan.slices * problem.groups * plan.row_blocks * plan.column_blocks;
+  return plan.slices * problem.groups * plan.row_blocks * plan.column_blocks * problem.plane_taps;
 }
 
 template <typename T>
@@ -986,6 +1058,8 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
                   int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
   const SumPlan plan = sum_plan<T>(problem);
+  const int64_t tap = task % problem.plane_taps;
+  task /= problem.plane_taps;
   const int64_t c0 = task % plan.column_blocks * plan.columns;
   task /= plan.column_blocks;
   const int64_t m0 = task % plan.row_blocks * plan.rows;
@@ -1006,14 +1080,15 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
   const Image<const T> grads{gradient + (group * problem.target_channels + m0) * problem.target_channel_stride,
                              problem.target_stride[1], problem.target_stride[2], problem.target_channel_stride,
                              targets};
+  const Planes from_planes = source_planes(problem, tap), grad_planes = target_planes(problem);
   const int64_t none[2] = {0, 0};
   const int64_t begin = slice * plan.slice_blocks, end = smaller(plan.blocks, begin + plan.slice_blocks);
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * plan.block, count = smaller(plan.block, plan.count - first);
-    transform_tiles<T, H, W, false>(plan, from, problem.source_stride[0], problem.origin, problem.source_size, first,
-                                    count, scratch, run, right, plan.block, plan.source_stride);
-    transform_tiles<T, H, W, true>(plan, grads, problem.target_stride[0], none, problem.target_size, first, count,
-                                   scratch, run, left, plan.block, plan.gradient_stride);
+    transform_tiles<T, H, W, false>(plan, from, from_planes, problem.origin, problem.source_size, first, count, scratch,
+                                    run, right, plan.block, plan.source_stride);
+    transform_tiles<T, H, W, true>(plan, grads, grad_planes, none, problem.target_size, first, count, scratch, run,
+                                   left, plan.block, plan.gradient_stride);
     const int64_t vector_stride = plan.block * lanes;
     for (int64_t place = 0, seen = 0; place < plan.places; ++place) {
       const int64_t matrix = matrix_of<H, W>(place);
@@ -1024,7 +1099,7 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
                        plan.columns);
     }
   }
-  const int64_t taps = H::kTaps * W::kTaps, stride = plan.rows * plan.columns;
+  const int64_t plane = H::kTaps * W::kTaps, taps = problem.plane_taps * plane, stride = plan.rows * plan.columns;
   partial += (slice * problem.groups + group) * problem.target_channels * taps * problem.source_channels;
   for (int64_t m = 0; m < targets; ++m)
     for (int64_t c = 0; c < channels; c += lanes) {
@@ -1036,7 +1111,7 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
         H::taps(read, mapped);
         for (int i = 0; i < H::kTaps; ++i) half[i][j] = mapped[i];
       }
-      T* to = partial + (m0 + m) * taps * problem.source_channels + c0 + c;
+      T* to = partial + ((m0 + m) * taps + tap * plane) * problem.source_channels + c0 + c;
       const int64_t present = smaller(lanes, channels - c);
       for (int i = 0; i < H::kTaps; ++i) {
         Vector<T> mapped[W::kTaps];
@@ -1079,8 +1154,9 @@ void correlate(const WinogradProblem& problem, const T* source, const T* gradien
 template <typename T>
 WinogradKernels<T> kernels_of() {
   return {
-      packed_panels<T>, panel_size<T>,         pack_weight<T>,       gather_tasks<T>,          gather_workspace<T>,
-      gather<T>,        correlation_slices<T>, correlation_tasks<T>, correlation_workspace<T>, correlate<T>,
+      kLanes<T>,           packed_panels<T>, panel_size<T>,         pack_weight<T>,       gather_tasks<T>,
+      gather_workspace<T>, gather<T>,        correlation_slices<T>, correlation_tasks<T>, correlation_workspace<T>,
+      correlate<T>,
   };
 }
 

@@ -5,7 +5,7 @@
 
 namespace torchbp {
 
-// A convolution of dilation 1 over images, and its weight gradient:
+// A convolution of dilation 1 over images or volumes, and its weight gradient:
 //   y[m, q]  = bias[m] + sum over channels c and taps t of  w[m, c, t] * x[c, stride * q + t + origin],
 //   w[m, c, t] = sum over positions q of  g[m, q] * x[c, stride * q + t + origin].
 // With stride 1 the first one, the weight's taps reversed by negative strides, is the input's gradient, too; that of
@@ -18,6 +18,10 @@ struct WinogradProblem {
   int64_t origin[2];         // minus the padding
   int64_t source_stride[3];  // batch, height, width
   int64_t target_stride[3];
+  // Volumes are planes: target plane d meets the source planes plane_step * d + t + plane_origin for each of so many
+  // taps t. Images have one plane and one such tap.
+  int64_t source_planes, target_planes, plane_taps, plane_step, plane_origin;
+  int64_t source_plane_stride, target_plane_stride, weight_plane_stride;
   int64_t source_channel_stride;
   int64_t target_channel_stride;
   int64_t groups;
@@ -27,7 +31,8 @@ struct WinogradProblem {
   int64_t weight_source_stride;
   int64_t weight_target_stride;
   int64_t weight_tap_stride[2];
-  // Outputs of a tile: (2, 4) or (4, 4) for 3 x 3 taps, (1, 4) for 1 x 3, (2, 2) for 5 x 5 and for 3 x 3 of stride 2.
+  // Outputs of a tile: (2, 4) or (4, 4) for 3 x 3 taps, (1, 4) for 1 x 3, (2, 2) for 5 x 5, all of stride 1, and for 3
+  // x 3 to 5 x 5 of stride 2.
   int64_t tile[2];
   int64_t taps[2];
   int64_t stride;
@@ -38,6 +43,8 @@ struct WinogradProblem {
 
 template <typename T>
 struct WinogradKernels {
+  int64_t lanes;  // channels of a vector
+
   // The transformed weight, in panels of target channels; without elements where every task makes its own.
   int64_t (*packed_panels)(const WinogradProblem&);
   int64_t (*packed_panel_size)(const WinogradProblem&);
