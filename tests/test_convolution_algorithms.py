@@ -96,15 +96,16 @@ def winograd_case(draw: random.Random, name: str, dtype: torch.dtype) -> Case:
         padding = [draw.choice((0, 1, 2, 4)) for _ in range(2)]
     if stride == 2:
         padding[0] += (padding[1] - padding[0]) % 2
+    dilation = [draw.choice((1, 1, 2, 3)) if stride == 1 else 1 for _ in range(2)]
     for d in range(2):  # one position at least, and room for the stride
-        while size[d] + 2 * padding[d] < taps[d] + stride - 1:
+        while size[d] + 2 * padding[d] < (taps[d] - 1) * dilation[d] + stride:
             padding[d] += stride
     kernel, strides = taps, [stride, stride]
     if draw.random() < 0.4:  # planes of volumes
         deep = draw.choice((1, 2, 3))
         kernel, strides = [deep, *kernel], [draw.randint(1, deep), *strides]
-        size, padding = [draw.choice((3, 4, 7)), *size], [draw.choice((0, 1, 2)), *padding]
-    return case_of(draw, dtype, size, kernel, (strides, padding, [1] * len(size)))
+        size, padding, dilation = [draw.choice((3, 4, 7)), *size], [draw.choice((0, 1, 2)), *padding], [1, *dilation]
+    return case_of(draw, dtype, size, kernel, (strides, padding, dilation))
 
 
 def one_tap(draw: random.Random, dtype: torch.dtype) -> Case:
@@ -398,7 +399,8 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
     ("input_shape", "weight_shape", "stride", "padding", "dilation", "groups", "expected"),
     (
         ((1, 32, 9, 9), (32, 32, 3, 3), [2, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
-        ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, ("winograd_2x4",) * 3),
+        ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [3, 3], [3, 3], 1, ("direct",) * 3),
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
         ((1, 32, 9, 9), (32, 32, 1, 1), [2, 1], [0, 0], [1, 1], 1, ("direct",) * 3),
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),

@@ -86,6 +86,8 @@ Geometry geometry_of(const char* op, int64_t batch, IntArrayRef input, IntArrayR
     g.stride[d] = std::min(g.stride[d], room + 1);  // any larger one meets the same single position
   }
   leave_out_padding(g);
+  for (int d = 0; d < kSpatial; ++d)
+    if (g.kernel[d] == 1) g.dilation[d] = 1;
   return g;
 }
 
@@ -282,6 +284,7 @@ WinogradProblem winograd_problem(const Geometry& g, Algorithm algorithm, const T
   for (int d = 0; d < 2; ++d) {
     problem.tile[d] = tile[static_cast<size_t>(d)];
     problem.taps[d] = g.kernel[d + 1];
+    problem.dilation[d] = g.dilation[d + 1];
     problem.source_size[d] = g.input[d + 1];
     problem.target_size[d] = g.output[d + 1];
     problem.origin[d] = -g.padding[d + 1];
@@ -327,7 +330,7 @@ void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tenso
   Geometry flipped = g;
   flipped.input = g.output;
   flipped.output = g.input;
-  for (int d = 0; d < kSpatial; ++d) flipped.padding[d] = g.kernel[d] - 1 - g.padding[d];
+  for (int d = 0; d < kSpatial; ++d) flipped.padding[d] = (g.kernel[d] - 1) * g.dilation[d] - g.padding[d];
   WinogradProblem problem = winograd_problem(flipped, algorithm, grad_output, grad_input);
   const auto strides = axis_strides(weight);
   problem.weight_group_stride = problem.source_channels * weight.stride(0);

@@ -37,11 +37,11 @@ bool is_depthwise(const Geometry& g, int64_t input_channels, int64_t output_chan
   return g.groups > 1 && input_channels * output_channels > 0 && (input_channels == 1 || output_channels == 1);
 }
 
-// A kernel whose planes have this size, of this stride and dilation 1; every residue of planes meets a tap.
+// A kernel whose planes have this size and stride; every residue of planes meets a tap. Dilation goes with stride 1.
 bool takes_winograd(const Geometry& g, int64_t height, int64_t width, int64_t stride) {
   if (g.kernel[0] < g.stride[0] || g.kernel[1] != height || g.kernel[2] != width) return false;
   for (int d = 0; d < kSpatial; ++d)
-    if ((d > 0 && g.stride[d] != stride) || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
+    if ((d > 0 && g.stride[d] != stride) || ((d == 0 || stride > 1) && g.dilation[d] != 1)) return false;
   return stride == 1 || (g.padding[1] - g.padding[2]) % 2 == 0;  // the gradient's first targets are of the same taps
 }
 
@@ -70,7 +70,7 @@ bool is_patches(const Geometry& g, int64_t input_channels) {
   for (int d = 0; d < kSpatial; ++d) {
     const bool beside = g.stride[d] == g.kernel[d] || g.output[d] == 1;
     const bool whole = g.padding[d] == 0 && (g.output[d] - 1) * g.stride[d] + g.kernel[d] <= g.input[d];
-    if (!beside || !whole || (g.dilation[d] != 1 && g.kernel[d] > 1)) return false;
+    if (!beside || !whole || g.dilation[d] != 1) return false;
     if (size > kMostPatch / g.kernel[d]) return false;
     size *= g.kernel[d];
   }
@@ -137,6 +137,13 @@ bool strided_stays_direct(Product product, const Geometry& g, int64_t input_chan
   return input_channels < (g.channels_last ? 32 : 16) || (product == Product::weight && 5 * covered > 6 * outputs);
 }
 
+// Whether the residues modulo a dilation are maps that tiles of 2 x 4 cover with little waste.
+bool dilation_is_small(const Geometry& g) {
+  const int64_t height = up(up(g.output[1], g.dilation[1]), 2) * 2 * g.dilation[1];
+  const int64_t width = up(up(g.output[2], g.dilation[2]), 4) * 4 * g.dilation[2];
+  return (g.dilation[1] == 1 && g.dilation[2] == 1) || 5 * height * width <= 8 * g.output[1] * g.output[2];
+}
+
 // The table. Winograd's tiles of 2 x 4 outputs need 24 products in place of 72, with errors of the size that direct
 // summation has; those of 4 x 4 need 36 in place of 144, with larger errors, and are for those who allow them.
 Algorithm table(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels,
@@ -157,7 +164,8 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
   const bool images = takes_winograd(Algorithm::winograd_2x4, g) && full(input_channels) && full(output_channels);
   if (!images && (few(input_channels) || few(output_channels)))
     return few_channels(product, g, input_channels, output_channels);
-  if (std::max(input_channels, output_channels) * g.kernel[0] > kManyChannels) return Algorithm::direct;
+  if (std::max(input_channels, output_channels) * g.kernel[0] > kManyChannels || !dilation_is_small(g))
+    return Algorithm::direct;
   if (takes_winograd(Algorithm::winograd_2x4, g)) {
     if (!exact) return Algorithm::winograd_4x4;
     const int64_t products = g.batch * g.output[0] * g.output[1] * g.output[2];

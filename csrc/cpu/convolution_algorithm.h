@@ -12,7 +12,7 @@ struct Geometry {
   int64_t dimensions = 0;
   int64_t batch = 0;
   int64_t groups = 1;
-  Sizes kernel, stride, padding, dilation;  // of the taps that meet an input somewhere
+  Sizes kernel, stride, padding, dilation;  // of the taps that meet an input somewhere; one tap has dilation 1
   Sizes input, output;
   Sizes whole_kernel, first_tap;
   bool channels_last = false;  // the result

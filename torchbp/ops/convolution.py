@@ -230,11 +230,12 @@ def convolution_weight(
 def convolution_algorithms() -> tuple[str, ...]:
     """Return the names of the algorithms that the kernels have; none without the compiled extension.
 
-    - ``winograd_2x4``, ``winograd_4x4``: kernels of 3x3 taps, stride and dilation 1, by Winograd's minimal filtering
+    - ``winograd_2x4``, ``winograd_4x4``: kernels of 3x3 taps and stride 1 by Winograd's minimal filtering
       (Winograd 1980; Lavin and Gray 2016), in tiles of so many outputs: 24 products per 8 outputs in place of 72, and
-      36 per 16 in place of 144. Kernels of volumes are sums of such planes, here and in the next two.
+      36 per 16 in place of 144. Kernels of volumes are sums of such planes, dilated ones meet images of every residue,
+      here and in the next two.
     - ``winograd_2x2``: the same for 5x5 taps, 49 products per 4 outputs in place of 100, and for 3x3, 4x4 and 5x5 taps
-      of stride 2 whose paddings are both even or both odd, 25 in place of 36, 36 of 64 and 49 of 100.
+      of stride 2 and dilation 1 whose paddings are both even or both odd, 25 in place of 36, 36 of 64 and 49 of 100.
     - ``winograd_4``: the same for one row of three taps, 6 products per 4 outputs in place of 12.
     - ``matrix_product``: kernels of one element with stride 1 and no padding, by the matrix product of ATen.
     - ``patches``: windows of several elements that lie side by side, as rows of a matrix; likewise.

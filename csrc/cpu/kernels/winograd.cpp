@@ -342,7 +342,7 @@ constexpr int64_t matrix_of(int64_t place) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Tiles, counted image by image, which are the planes of volumes, and row by row.
+// Tiles, counted image by image and row by row. Images are the residues modulo the dilation of the planes of volumes.
 
 struct Tiling {
   int64_t height;  // tiles of an image
@@ -355,9 +355,10 @@ struct Tiling {
 
 Tiling tiling_of(const WinogradProblem& problem, const Shape& shape) {
   Tiling tiling = {};
-  tiling.height = up(problem.target_size[0], shape.tile[0]);
-  tiling.width = up(problem.target_size[1], shape.tile[1]);
-  tiling.count = problem.batch * problem.target_planes * tiling.height * tiling.width;
+  tiling.height = up(up(problem.target_size[0], problem.dilation[0]), shape.tile[0]);
+  tiling.width = up(up(problem.target_size[1], problem.dilation[1]), shape.tile[1]);
+  tiling.count =
+      problem.batch * problem.target_planes * problem.dilation[0] * problem.dilation[1] * tiling.height * tiling.width;
   return tiling;
 }
 
@@ -431,8 +432,13 @@ template <typename T>
 void set_buffers(const WinogradProblem& problem, const Shape& shape, Tiling& tiling) {
   const int64_t run = smaller(tiling.width, tiling.block);
   tiling.run_elements = shape.points[0] * (run * larger(shape.step[1], shape.tile[1]) + shape.extent[1]) * kLanes<T>;
-  const int64_t pixels = larger(box_pixels(tiling, shape.step, shape.extent, problem.source_size),
-                                box_pixels(tiling, shape.tile, shape.tile, problem.target_size));
+  int64_t source[2], target[2];
+  for (int d = 0; d < 2; ++d) {
+    source[d] = up(problem.source_size[d], problem.dilation[d]);
+    target[d] = up(problem.target_size[d], problem.dilation[d]);
+  }
+  const int64_t pixels =
+      larger(box_pixels(tiling, shape.step, shape.extent, source), box_pixels(tiling, shape.tile, shape.tile, target));
   tiling.scratch_elements = (pixels + kLanes<T>)*kLanes<T>;
 }
 
@@ -448,6 +454,12 @@ struct Image {
   int64_t channel;
   int64_t channels;
 };
+
+// The images of a tensor whose first element is at `data`; strides are of batch, height and width.
+template <typename T>
+Image<T> image_of(const WinogradProblem& problem, T* data, const int64_t* stride, int64_t channel, int64_t channels) {
+  return {data, stride[1] * problem.dilation[0], stride[2] * problem.dilation[1], channel, channels};
+}
 
 // A pixel's vector of channels.
 template <typename T>
@@ -543,55 +555,81 @@ void transform_run(const Pixels<T>& pixels, const Box& box, const int64_t* origi
   }
 }
 
+// An image in its tensor.
+struct Frame {
+  bool present;  // else it is padding
+  int64_t offset;
+  int64_t size[2];
+  int64_t origin[2];  // the pixel at which the target's first tile begins
+};
+
 // Where the images of a tensor stand: those of the target, and of the source those that one tap meets.
-struct Planes {
+struct Frames {
   int64_t target_planes;  // of one volume
   int64_t planes, step, first;
-  int64_t batch_stride, plane_stride;
+  int64_t plane_stride;
+  const int64_t *stride, *size, *dilation;  // of batch, height and width; of height and width
+  int64_t origin[2];
 
-  // Whether there is one, and its offset; what is not there is padding.
-  bool find(int64_t image, int64_t& offset) const {
+  Frame find(int64_t image) const {
+    const int64_t residues[2] = {image / dilation[1] % dilation[0], image % dilation[1]};
+    image /= dilation[0] * dilation[1];
     const int64_t plane = image % target_planes * step + first;
-    offset = image / target_planes * batch_stride + plane * plane_stride;
-    return plane >= 0 && plane < planes;
+    Frame frame = {};
+    frame.present = plane >= 0 && plane < planes;
+    frame.offset = image / target_planes * stride[0] + plane * plane_stride;
+    for (int d = 0; d < 2; ++d) {
+      const int64_t begin = residues[d] + origin[d];
+      const int64_t residue = (begin % dilation[d] + dilation[d]) % dilation[d];
+      frame.offset += residue * stride[d + 1];
+      frame.origin[d] = (begin - residue) / dilation[d];
+      frame.size[d] = larger(0, up(size[d] - residue, dilation[d]));
+    }
+    return frame;
   }
 };
 
-Planes source_planes(const WinogradProblem& problem, int64_t tap) {
-  return {problem.target_planes,      problem.source_planes,    problem.plane_step,
-          problem.plane_origin + tap, problem.source_stride[0], problem.source_plane_stride};
+Frames source_frames(const WinogradProblem& problem, int64_t tap) {
+  return {problem.target_planes,
+          problem.source_planes,
+          problem.plane_step,
+          problem.plane_origin + tap,
+          problem.source_plane_stride,
+          problem.source_stride,
+          problem.source_size,
+          problem.dilation,
+          {problem.origin[0], problem.origin[1]}};
 }
 
-Planes target_planes(const WinogradProblem& problem) {
-  return {problem.target_planes, problem.target_planes, 1, 0, problem.target_stride[0], problem.target_plane_stride};
+Frames target_frames(const WinogradProblem& problem) {
+  return {problem.target_planes, problem.target_planes, 1,     0, problem.target_plane_stride, problem.target_stride,
+          problem.target_size,   problem.dilation,      {0, 0}};
 }
 
 // Transforms `count` tiles of channels [0, image.channels), `tiles` apart in `to`.
 template <typename T, typename H, typename W, bool kGradient>
-void transform_tiles(const Tiling& tiling, const Image<const T>& image, const Planes& planes, const int64_t* origin,
-                     const int64_t* size, int64_t first, int64_t count, T* scratch, T* rows, T* to, int64_t tiles,
-                     int64_t stride) {
+void transform_tiles(const Tiling& tiling, const Image<const T>& image, const Frames& frames, int64_t first,
+                     int64_t count, T* scratch, T* rows, T* to, int64_t tiles, int64_t stride) {
   constexpr int64_t lanes = kLanes<T>;
   const int64_t step[2] = {kGradient ? H::kTile : H::kStep, kGradient ? W::kTile : W::kStep};
   const int64_t extent[2] = {kGradient ? H::kTile : H::kExtent, kGradient ? W::kTile : W::kExtent};
   for_segments(tiling, first, count, [&](const Segment& segment) {
-    const Box box = box_of(tiling, segment, step, extent, origin, size);
-    int64_t offset = 0;
-    const bool present = planes.find(segment.image, offset);
+    const Frame frame = frames.find(segment.image);
+    const Box box = box_of(tiling, segment, step, extent, frame.origin, frame.size);
     for (int64_t c = 0; c < image.channels; c += lanes) {
       T* at = to + c * tiles + segment.done * lanes;
-      if (!present) {
+      if (!frame.present) {
         for (int64_t place = 0; place < H::kPoints * W::kPoints; ++place)
           for (int64_t i = 0; i < segment.count * lanes; i += lanes) store(at + place * stride + i, Vector<T>{});
         continue;
       }
       Image<const T> part = image;
-      part.data += offset + c * image.channel;
+      part.data += frame.offset + c * image.channel;
       part.channels = smaller(lanes, image.channels - c);
       const Pixels<T> pixels = pixels_of(part, box, c + lanes < image.channels, scratch);
       for_runs(tiling, segment, [&](int64_t row, int64_t column, int64_t many, int64_t done) {
-        transform_run<T, H, W, kGradient>(pixels, box, origin, size, row, column, many, rows, at + done * lanes,
-                                          stride);
+        transform_run<T, H, W, kGradient>(pixels, box, frame.origin, frame.size, row, column, many, rows,
+                                          at + done * lanes, stride);
       });
     }
   });
@@ -861,18 +899,17 @@ template <typename T, typename H, typename W>
 void restore_tiles(const WinogradProblem& problem, const Plan& plan, int64_t first, int64_t count, const T* product,
                    int64_t tile_step, const Image<T>& image, const T* bias, T* scratch) {
   constexpr int64_t lanes = kLanes<T>;
-  const int64_t tile[2] = {H::kTile, W::kTile}, origin[2] = {0, 0};
-  const int64_t* size = problem.target_size;
+  const int64_t tile[2] = {H::kTile, W::kTile};
   Vector<T> start = {};
   if (bias)
     for (int64_t k = 0; k < image.channels; ++k) start[k] = bias[k];
   const bool direct = image.channel == 1 && image.channels == lanes;
-  const Planes planes = target_planes(problem);
+  const Frames frames = target_frames(problem);
   for_segments(plan, first, count, [&](const Segment& segment) {
-    int64_t offset = 0;
-    planes.find(segment.image, offset);
-    T* data = image.data + offset;
-    const Box box = box_of(plan, segment, tile, tile, origin, size);
+    const Frame frame = frames.find(segment.image);
+    const int64_t* size = frame.size;
+    T* data = image.data + frame.offset;
+    const Box box = box_of(plan, segment, tile, tile, frame.origin, size);
     const int64_t columns = box.columns();
     T* pixels = direct ? data + box.begin[0] * image.row + box.begin[1] * image.column : scratch;
     const int64_t row_step = direct ? image.row : columns * lanes, column_step = direct ? image.column : lanes;
@@ -951,13 +988,13 @@ void gather_as(const WinogradProblem& problem, const T* source, const T* weight,
   T* scratch = rows + plan.run_elements;
   T* own = scratch + plan.scratch_elements;
 
-  const Image<const T> image{source + group * channels * problem.source_channel_stride, problem.source_stride[1],
-                             problem.source_stride[2], problem.source_channel_stride, channels};
+  const auto image = image_of<const T>(problem, source + group * channels * problem.source_channel_stride,
+                                       problem.source_stride, problem.source_channel_stride, channels);
   const int64_t terms = terms_of<T>(problem);
   for (int64_t tap = 0; tap < problem.plane_taps; ++tap)
-    transform_tiles<T, H, W, false>(
-        plan, image, source_planes(problem, tap), problem.origin, problem.source_size, first, count, scratch, rows,
-        tiles + tap * (terms / problem.plane_taps) * plan.block, plan.block, plan.source_stride);
+    transform_tiles<T, H, W, false>(plan, image, source_frames(problem, tap), first, count, scratch, rows,
+                                    tiles + tap * (terms / problem.plane_taps) * plan.block, plan.block,
+                                    plan.source_stride);
   const int64_t size = panel_size<T>(problem), stride = matrix_stride<T>(problem);
   const int64_t last = (part + 1) * plan.panels / plan.parts;
   for (int64_t panel = part * plan.panels / plan.parts; panel < last; panel += plan.together) {
@@ -982,8 +1019,8 @@ void gather_as(const WinogradProblem& problem, const T* source, const T* weight,
     for (int64_t i = 0; i < many; ++i)
       for (int64_t m = 0; m < left(i); m += lanes) {
         const int64_t channel = group * problem.target_channels + (panel + i) * kPanel<T> + m;
-        const Image<T> to{target + channel * problem.target_channel_stride, problem.target_stride[1],
-                          problem.target_stride[2], problem.target_channel_stride, smaller(lanes, left(i) - m)};
+        const auto to = image_of(problem, target + channel * problem.target_channel_stride, problem.target_stride,
+                                 problem.target_channel_stride, smaller(lanes, left(i) - m));
         restore_tiles<T, H, W>(problem, plan, first, count, product + i * plan.places * plan.target_stride + m,
                                width(i), to, bias ? bias + channel : nullptr, scratch);
       }
@@ -1074,21 +1111,20 @@ void correlate_as(const WinogradProblem& problem, const T* source, const T* grad
   T* sum = right + plan.places * plan.source_stride;
   T* run = sum + plan.matrices * plan.rows * plan.columns;
   T* scratch = run + plan.run_elements;
-  const Image<const T> from{source + (group * problem.source_channels + c0) * problem.source_channel_stride,
-                            problem.source_stride[1], problem.source_stride[2], problem.source_channel_stride,
-                            channels};
-  const Image<const T> grads{gradient + (group * problem.target_channels + m0) * problem.target_channel_stride,
-                             problem.target_stride[1], problem.target_stride[2], problem.target_channel_stride,
-                             targets};
-  const Planes from_planes = source_planes(problem, tap), grad_planes = target_planes(problem);
-  const int64_t none[2] = {0, 0};
+  const auto from =
+      image_of<const T>(problem, source + (group * problem.source_channels + c0) * problem.source_channel_stride,
+                        problem.source_stride, problem.source_channel_stride, channels);
+  const auto grads =
+      image_of<const T>(problem, gradient + (group * problem.target_channels + m0) * problem.target_channel_stride,
+                        problem.target_stride, problem.target_channel_stride, targets);
+  const Frames source_images = source_frames(problem, tap), gradient_images = target_frames(problem);
   const int64_t begin = slice * plan.slice_blocks, end = smaller(plan.blocks, begin + plan.slice_blocks);
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * plan.block, count = smaller(plan.block, plan.count - first);
-    transform_tiles<T, H, W, false>(plan, from, from_planes, problem.origin, problem.source_size, first, count, scratch,
-                                    run, right, plan.block, plan.source_stride);
-    transform_tiles<T, H, W, true>(plan, grads, grad_planes, none, problem.target_size, first, count, scratch, run,
-                                   left, plan.block, plan.gradient_stride);
+    transform_tiles<T, H, W, false>(plan, from, source_images, first, count, scratch, run, right, plan.block,
+                                    plan.source_stride);
+    transform_tiles<T, H, W, true>(plan, grads, gradient_images, first, count, scratch, run, left, plan.block,
+                                   plan.gradient_stride);
     const int64_t vector_stride = plan.block * lanes;
     for (int64_t place = 0, seen = 0; place < plan.places; ++place) {
       const int64_t matrix = matrix_of<H, W>(place);

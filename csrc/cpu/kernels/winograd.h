@@ -5,9 +5,9 @@
 
 namespace torchbp {
 
-// A convolution of dilation 1 over images or volumes, and its weight gradient:
-//   y[m, q]  = bias[m] + sum over channels c and taps t of  w[m, c, t] * x[c, stride * q + t + origin],
-//   w[m, c, t] = sum over positions q of  g[m, q] * x[c, stride * q + t + origin].
+// A convolution over images or volumes, and its weight gradient:
+//   y[m, q]  = bias[m] + sum over channels c and taps t of  w[m, c, t] * x[c, stride * q + dilation * t + origin],
+//   w[m, c, t] = sum over positions q of  g[m, q] * x[c, stride * q + dilation * t + origin].
 // With stride 1 the first one, the weight's taps reversed by negative strides, is the input's gradient, too; that of
 // stride 2 is interleaved: zeros stand between the elements of x, whose position 0 is that of -origin or, where the
 // first target is of the odd taps, half an element before it. In the second product "target" is g.
@@ -36,6 +36,7 @@ struct WinogradProblem {
   int64_t tile[2];
   int64_t taps[2];
   int64_t stride;
+  int64_t dilation[2];  // not 1 with stride 1 only: the positions of each residue are images of their own
   bool interleaved, odd_first;
   int64_t chain;    // most products that are summed one after the other, before their sum is added to the rest
   int64_t threads;  // that the tasks of the first product are for; the bits do not depend on it
