@@ -725,6 +725,8 @@ void pack_plane(const WinogradProblem& problem, const T* weight, T* packed, int6
   const bool channels_follow = problem.weight_source_stride == 1 && lane_stride != 1;
   const bool dense = taps_follow && problem.weight_source_stride == taps;
   const int64_t chunk = dense || channels_follow ? lanes : 1;
+  // So many chunks are fetched ahead: the processor does not follow so many streams by itself.
+  constexpr int64_t kAhead = 4;
   // Strides of the buffer [channel][tap][lane], or [tap][channel][lane].
   const int64_t channel_at = channels_follow ? lanes : taps * lanes, tap_at = channels_follow ? lanes * lanes : lanes;
   for (int64_t v = 0; v * lanes < width; ++v) {
@@ -735,6 +737,13 @@ void pack_plane(const WinogradProblem& problem, const T* weight, T* packed, int6
       alignas(64) T tap[lanes * H::kTaps * W::kTaps * lanes];
       const bool backwards = reversed && taps_follow && !channels_follow && lane_stride != 1;
       if (channels_follow) {
+        // Every row of a tap is in a page of its own, which pays for several chunks at a time.
+        if (c0 / chunk % kAhead == 0)
+          for (int64_t k = 0; k < present; ++k)
+            for (int i = 0; i < H::kTaps; ++i)
+              for (int j = 0; j < W::kTaps; ++j)
+                for (int64_t next = chunk; next <= smaller(kAhead * chunk, channels - c0 - 1); next += chunk)
+                  __builtin_prefetch(from + k * lane_stride + i * tap_h + j * tap_w + next, 0, 2);
         for (int i = 0; i < H::kTaps; ++i)
           for (int j = 0; j < W::kTaps; ++j)
             to_lanes(from + i * tap_h + j * tap_w, lane_stride, present, many, tap + (i * W::kTaps + j) * tap_at);
@@ -742,6 +751,9 @@ void pack_plane(const WinogradProblem& problem, const T* weight, T* packed, int6
         for (int i = 0; i < H::kTaps; ++i)
           for (int j = 0; j < W::kTaps; ++j)
             store<T>(tap + (i * W::kTaps + j) * lanes, load_first(from + i * tap_h + j * tap_w, present));
+        const T* ahead = from + smaller(kAhead, channels - c0 - 1) * problem.weight_source_stride;
+        for (int i = 0; i < H::kTaps; ++i)
+          for (int j = 0; j < W::kTaps; ++j) __builtin_prefetch(ahead + i * tap_h + j * tap_w, 0, 2);
       } else if (taps_follow) {
         to_lanes(reversed ? from - (taps - 1) : from, lane_stride, present, many * taps, tap);
       } else {
