@@ -302,7 +302,7 @@ HIGHEST = {
     "4x4 side by side": (("patches",) * 3, 2, 256, 64, 16, 4, 4, 0, 1),
     "16x16 stem": (("patches",) * 3, 2, 3, 96, 64, 16, 16, 0, 1),
     "3x3 first layer": (("panels", "panels", "direct"), 1, 3, 64, 64, 3, 1, 1, 1),
-    "7x7 first layer": (("direct", "panels", "direct"), 2, 3, 64, 64, 7, 2, 3, 1),
+    "7x7 first layer": (("panels", "panels", "direct"), 2, 3, 64, 64, 7, 2, 3, 1),
     "3x3 last layer": (("panels", "direct", "direct"), 2, 64, 3, 28, 3, 1, 1, 1),
     "1x1 last layer": (("matrix_product",) * 3, 2, 64, 3, 28, 1, 1, 0, 1),
     "1x1 last layer, one class": (("matrix_product",) * 3, 2, 64, 1, 28, 1, 1, 0, 1),

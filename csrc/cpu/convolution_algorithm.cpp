@@ -112,12 +112,14 @@ Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, 
 Algorithm few_channels(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels) {
   constexpr int64_t kManyTaps = 16;    // that pay for reading few channels as vectors
   constexpr int64_t kDotProducts = 8;  // input channels up to which the panels' weight gradient is dot products of rows
+  constexpr int64_t kWideRow = 24;     // that fills the panels' vectors of positions
   const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
   const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
   bool direct = false;
   switch (product) {
     case Product::output:
-      direct = !few_outputs && (many_taps || (g.channels_last && input_channels > 1));
+      direct =
+          !few_outputs && (g.channels_last ? many_taps || input_channels > 1 : many_taps && g.output[2] < kWideRow);
       break;
     case Product::input:
       direct = !few_inputs && (many_taps || g.channels_last || output_channels > 2);

@@ -433,6 +433,14 @@ void fill_buffer(const Problem& problem, const BufferPlan& plan, int64_t channel
 }
 
 template <typename T>
+TORCHBP_INLINE void write_run(const T* from, int64_t count, T start, T* to) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) store<T>(to + i, load(from + i) + start);
+  if (i < count) store_first<T>(to + i, load(from + i) + start, count - i);
+}
+
+template <typename T>
 void gather_direct(const GatherProblem& problem, const DirectPlan& plan, const T* source, const T* packed_weight,
                    const T* bias, T* target, T* workspace, int64_t task) {
   const int64_t channel_block = task % plan.channel_blocks;
@@ -462,12 +470,14 @@ void gather_direct(const GatherProblem& problem, const DirectPlan& plan, const T
   const int64_t rows = smaller(plan.rows, problem.grid[2] - row), positions = rows * plan.pitch - plan.excess[2];
   const int64_t m_begin = channel_block * plan.channels;
   const int64_t m_end = smaller(problem.target_channels, m_begin + plan.channels);
-  T tile[kRows * kColumns<T>];
+  T tile[kRows * kColumns<T> + Lanes<T>::count];
+  // Tiles end with their row where that takes hardly more of them than going through the excess does.
+  const bool by_rows = 16 * up(width, kColumns<T>) * kColumns<T> <= 17 * plan.pitch;
   for (int64_t m0 = m_begin; m0 < m_end; m0 += kRows) {
     const int64_t many = smaller(kRows, m_end - m0);
     int64_t h = 0, w = 0;  // of the tile's first column
-    for (int64_t p0 = 0; p0 < positions; p0 += kColumns<T>) {
-      const int64_t columns = smaller(kColumns<T>, positions - p0);
+    for (int64_t p0 = 0; p0 < positions;) {
+      const int64_t columns = smaller(kColumns<T>, by_rows ? width - w : positions - p0);
       for (int64_t k = 0; k < terms; k += kChain)
         multiply_tile(many, columns, smaller(kChain, terms - k), packed_weight + m0 * terms + k * kRows,
                       BufferColumns<T>{buffer + p0, offset + k}, tile, k > 0);
@@ -478,7 +488,7 @@ void gather_direct(const GatherProblem& problem, const DirectPlan& plan, const T
           T* to = target + (m0 + r) * problem.target_channel_stride + h * problem.target_stride[2] + w * stride;
           const T start = bias ? bias[m0 + r] : T(0);
           if (stride == 1)
-            for (int64_t j = 0; j < run; ++j) to[j] = from[j] + start;
+            write_run(from, run, start, to);
           else
             for (int64_t j = 0; j < run; ++j) to[j * stride] = from[j] + start;
         }
@@ -489,6 +499,12 @@ void gather_direct(const GatherProblem& problem, const DirectPlan& plan, const T
           w = 0;
           ++h;
         }
+      }
+      p0 += columns;
+      if (by_rows && w == width) {
+        p0 += plan.pitch - width;
+        w = 0;
+        ++h;
       }
     }
   }

@@ -123,6 +123,8 @@ def _spelled_out(op: str, name: str, value: Any, values: tuple[int, ...], dimens
 
 def as_number(op: str, name: str, value: Any) -> Any:
     """Return a real number; also a NumPy or a 0-d tensor's."""
+    if type(value) is float or type(value) is int:  # nearly always, and the classes below take their time
+        return value
     if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
         return value.item()
     if not isinstance(value, numbers.Real | torch.SymFloat | torch.SymInt):
