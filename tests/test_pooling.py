@@ -178,10 +178,23 @@ def test_samples_outside_their_range_read_nothing_outside_the_input(sample: floa
 
 def test_windows_that_leave_the_input_are_refused() -> None:
     x = draw(1, 1, 6)
-    for start, end in ((-1, 2), (5, 7), (3, 3), (4, 2), (0, 5)):
-        windows = torch.tensor([[[[start], [end]]]])
-        with pytest.raises(RuntimeError, match="windows must lie inside"):
-            ops.pooling.irregular_max_pool(x, windows, [1], [4])
+    large = torch.full((1, 1, 1), 2.0**25 + 4, dtype=torch.float32)  # sums with it are rounded to fours
+    with pytest.raises(RuntimeError, match="windows must lie inside"):
+        ops.pooling.irregular_max_pool(x, large, [4], [2])
+    with pytest.raises(RuntimeError, match="windows must lie inside .* span at most"):
+        ops.pooling.irregular_max_pool(x, None, [1], [5])
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_many_windows_are_placed_in_the_samples_own_arithmetic(dtype: torch.dtype) -> None:
+    """More of them than the type has integers for."""
+    x = draw(1, 2, 9, 3000).to(dtype)
+    samples = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(1)).to(dtype)
+    mine, theirs = (
+        place.fractional_max_pool2d(x, 2, output_size=(4, 2900), _random_samples=samples, return_indices=True)
+        for place in (F, builtin)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 def test_the_first_power_is_a_sum_also_where_it_is_zero() -> None:
