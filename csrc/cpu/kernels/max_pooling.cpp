@@ -22,11 +22,11 @@ TORCHBP_INLINE Range inside_taps(const PoolProblem& p, int axis, int64_t output)
   return valid_range(p.kernel[axis], p.dilation[axis], start, p.input[axis]);
 }
 
-// Outputs along the width whose windows lie inside the input.
-TORCHBP_INLINE Range inside_windows(const PoolProblem& p) {
-  const int64_t reach = p.dilation[2] * (p.kernel[2] - 1);
-  const Range first = valid_range(p.output[2], p.stride[2], -p.padding[2], p.input[2]);
-  const Range last = valid_range(p.output[2], p.stride[2], reach - p.padding[2], p.input[2]);
+// Outputs along one axis whose windows lie inside the input.
+TORCHBP_INLINE Range inside_windows(const PoolProblem& p, int axis) {
+  const int64_t reach = p.dilation[axis] * (p.kernel[axis] - 1);
+  const Range first = valid_range(p.output[axis], p.stride[axis], -p.padding[axis], p.input[axis]);
+  const Range last = valid_range(p.output[axis], p.stride[axis], reach - p.padding[axis], p.input[axis]);
   return {first.first, larger(first.first, smaller(first.last, last.last))};
 }
 
@@ -68,7 +68,7 @@ Plan plan_of(const PoolProblem& p) {
                 : p.stride[1] > extent
                     ? power_of_two(extent)
                     : power_of_two(larger(extent, smaller(kHeld / (plan.planes * plan.length), p.input[1])));
-  plan.inside = inside_windows(p);
+  plan.inside = inside_windows(p, 2);
   return plan;
 }
 
@@ -424,37 +424,52 @@ TORCHBP_INLINE Champion<Compute<S>, kWinner> few_along_width(const WindowRows<S>
   return champion;
 }
 
-// What a row of outputs is made of.
+// Rows of outputs that follow each other, as their windows do.
 template <typename S, typename W>
-struct FewRow {
+struct FewRows {
+  int64_t count;
+  int64_t length;  // of a row of outputs
+  int64_t pitch;   // from the windows of one to those of the next
   Range inside;    // outputs whose windows lie inside the row
   const S* begin;  // of the input
   const S* end;
   S* to;
   W* winner;
   int64_t room;  // elements that may be written
+
+  // Calls write(windows, outputs, winners, room) for every row; winners are null if there are none.
+  template <int kRows, typename Write>
+  TORCHBP_INLINE void each(WindowRows<S> windows, const Write& write) const {
+    for (int64_t i = 0; i < count; ++i) {
+      write(windows, to + i * length, winner ? winner + i * length : nullptr, room - i * length);
+      for (int64_t r = 0; r < (kRows ? kRows : windows.count); ++r) windows.at[r] += pitch;
+    }
+  }
 };
 
 template <typename S, typename W, bool kWinner, int kTaps, int kStep, int kRows>
-__attribute__((noinline)) void pool_few_columns(const PoolProblem& p, const WindowRows<S>& rows,
-                                                const FewRow<S, W>& row) {
+__attribute__((noinline)) void pool_few_columns(const PoolProblem& p, const WindowRows<S>& first,
+                                                const FewRows<S, W>& rows) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>, reach = kStep * lanes + kTaps;
-  const int64_t readable = row.end - rows.at[rows.count - 1];
-  for (int64_t o = 0; o < p.output[2]; o += lanes) {
-    const int64_t from = o * kStep - p.padding[2];
-    const Edge<S> edge = {row.begin, row.end, larger(0, -from), smaller(reach, p.input[2] - from)};
-    const bool plain = o >= row.inside.first && smaller(o + lanes, p.output[2]) <= row.inside.last;
-    Champion<T, kWinner> champion;
-    if (from + reach > readable || rows.at[0] - row.begin + from < 0)
-      champion = few_along_width<S, kWinner, kTaps, kStep, 0, kBeyondTensor>(rows, from, edge);
-    else if (plain)
-      champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kPlain>(rows, from, edge);
-    else
-      champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kBeyondRow>(rows, from, edge);
-    write_champion<S, W, kWinner>(champion, row.to + o, kWinner ? row.winner + o : nullptr, p.output[2] - o,
-                                  row.room - o);
-  }
+  const int64_t outputs = p.output[2], padding = p.padding[2], width = p.input[2];
+  const Range inside = rows.inside;
+  rows.template each<kRows>(first, [&](const WindowRows<S>& windows, S* to, W* winner, int64_t room) {
+    const int64_t before = windows.at[0] - rows.begin, readable = rows.end - windows.at[windows.count - 1];
+    for (int64_t o = 0; o < outputs; o += lanes) {
+      const int64_t from = o * kStep - padding;
+      const Edge<S> edge = {rows.begin, rows.end, larger(0, -from), smaller(reach, width - from)};
+      const bool plain = o >= inside.first && smaller(o + lanes, outputs) <= inside.last;
+      Champion<T, kWinner> champion;
+      if (from + reach > readable || before + from < 0)
+        champion = few_along_width<S, kWinner, kTaps, kStep, 0, kBeyondTensor>(windows, from, edge);
+      else if (plain)
+        champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kPlain>(windows, from, edge);
+      else
+        champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kBeyondRow>(windows, from, edge);
+      write_champion<S, W, kWinner>(champion, to + o, kWinner ? winner + o : nullptr, outputs - o, room - o);
+    }
+  });
 }
 
 // The champions of a vector of channels, of taps [first, last) or all kTaps of each row.
@@ -479,24 +494,26 @@ TORCHBP_INLINE Champion<Compute<S>, kWinner> few_of_pixel(const WindowRows<S>& r
 }
 
 template <typename S, typename W, bool kWinner, int kTaps, int kRows>
-__attribute__((noinline)) void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& rows,
-                                               const FewRow<S, W>& row) {
+__attribute__((noinline)) void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& first,
+                                               const FewRows<S, W>& rows) {
   typedef Compute<S> T;
   const int64_t inner = p.inner;
-  const bool plain = inner % kLanes<T> == 0 || row.end - rows.at[rows.count - 1] >= p.input[2] * inner + kLanes<T>;
-  for (int64_t o = 0; o < p.output[2]; ++o) {
-    const Range taps = inside_taps(p, 2, o);
-    const bool whole = plain && o >= row.inside.first && o < row.inside.last;
-    const int64_t from = (o * p.stride[2] - p.padding[2]) * inner;
-    for (int64_t c = 0; c < inner; c += kLanes<T>) {
-      const int64_t at = o * inner + c;
-      const Champion<T, kWinner> champion =
-          whole ? few_of_pixel<S, kWinner, kTaps, kRows, false>(rows, from + c, inner, taps, row.end)
-                : few_of_pixel<S, kWinner, 0, 0, true>(rows, from + c, inner, taps, row.end);
-      write_champion<S, W, kWinner>(champion, row.to + at, kWinner ? row.winner + at : nullptr, inner - c,
-                                    row.room - at);
+  rows.template each<kRows>(first, [&](const WindowRows<S>& windows, S* to, W* winner, int64_t room) {
+    const bool plain =
+        inner % kLanes<T> == 0 || rows.end - windows.at[windows.count - 1] >= p.input[2] * inner + kLanes<T>;
+    for (int64_t o = 0; o < p.output[2]; ++o) {
+      const Range taps = inside_taps(p, 2, o);
+      const bool whole = plain && o >= rows.inside.first && o < rows.inside.last;
+      const int64_t from = (o * p.stride[2] - p.padding[2]) * inner;
+      for (int64_t c = 0; c < inner; c += kLanes<T>) {
+        const int64_t at = o * inner + c;
+        const Champion<T, kWinner> champion =
+            whole ? few_of_pixel<S, kWinner, kTaps, kRows, false>(windows, from + c, inner, taps, rows.end)
+                  : few_of_pixel<S, kWinner, 0, 0, true>(windows, from + c, inner, taps, rows.end);
+        write_champion<S, W, kWinner>(champion, to + at, kWinner ? winner + at : nullptr, inner - c, room - at);
+      }
     }
-  }
+  });
 }
 
 template <typename S, typename W, bool kWinner, int kTaps, int kStep>
@@ -505,23 +522,29 @@ void pool_few(const PoolProblem& p, const Plan& plan, const Band& band, const S*
   const S* limit = input + p.outer * volume(p.input) * p.inner;
   const S* plane = input + band.outer * volume(p.input) * p.inner;
   const int64_t first_row = (band.outer * p.output[0] + band.depth) * p.output[1], length = p.output[2] * p.inner;
-  const Range depths = inside_taps(p, 0, band.depth);
-  for (int64_t oh = band.first; oh < band.last; ++oh) {
-    const WindowRows<S> rows = window_rows(p, plane, depths, band.depth, oh);
+  const Range depths = inside_taps(p, 0, band.depth), whole = inside_windows(p, 1);
+  for (int64_t oh = band.first, count = 1; oh < band.last; oh += count) {
+    const bool inside = oh >= whole.first && oh < whole.last;
+    count = inside ? smaller(whole.last, band.last) - oh : 1;
+    const WindowRows<S> first = window_rows(p, plane, depths, band.depth, oh);
     S* to = output + (first_row + oh) * length;
-    const FewRow<S, W> row = {plan.inside, input, limit, to, kWinner ? winner + (to - output) : nullptr, room - to};
-    const bool square = rows.count == kTaps;
-    if (rows.count == 0)  // dilated windows may miss the input altogether
-      for (int64_t i = 0; i < length; ++i) {
+    W* places = kWinner ? winner + (to - output) : nullptr;
+    if (first.count == 0) {  // dilated windows may miss the input altogether
+      for (int64_t i = 0; i < count * length; ++i) {
         set_value(to + i, -static_cast<Compute<S>>(__builtin_inf()));
-        if constexpr (kWinner) row.winner[i] = static_cast<W>(kNone);
+        if constexpr (kWinner) places[i] = static_cast<W>(kNone);
       }
-    else if constexpr (kStep == 0)
-      square ? pool_few_pixels<S, W, kWinner, kTaps, kTaps>(p, rows, row)
-             : pool_few_pixels<S, W, kWinner, kTaps, 0>(p, rows, row);
+      continue;
+    }
+    const FewRows<S, W> rows = {count,  length,   p.stride[1] * p.input[2] * p.inner, plan.inside, input, limit, to,
+                                places, room - to};
+    const bool square = first.count == kTaps;
+    if constexpr (kStep == 0)
+      square ? pool_few_pixels<S, W, kWinner, kTaps, kTaps>(p, first, rows)
+             : pool_few_pixels<S, W, kWinner, kTaps, 0>(p, first, rows);
     else
-      square ? pool_few_columns<S, W, kWinner, kTaps, kStep, kTaps>(p, rows, row)
-             : pool_few_columns<S, W, kWinner, kTaps, kStep, 0>(p, rows, row);
+      square ? pool_few_columns<S, W, kWinner, kTaps, kStep, kTaps>(p, first, rows)
+             : pool_few_columns<S, W, kWinner, kTaps, kStep, 0>(p, first, rows);
   }
 }
 
@@ -1323,7 +1346,7 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& p, const TapTable& table, c
                                   Visit visit) {
   const Slice slice = slice_of(p, task);
   const int64_t inner = p.inner, step = p.stride[2] * inner;
-  const Range inside = inside_windows(p);
+  const Range inside = inside_windows(p, 2);
   int64_t out = slice.output;
   for (int64_t od = 0; od < p.output[0]; ++od) {
     const Range depths = inside_taps(p, 0, od);
