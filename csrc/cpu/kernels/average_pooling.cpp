@@ -31,18 +31,19 @@ template <typename S>
 TORCHBP_INLINE Vector<Compute<S>> lane_sums(const S* from, int64_t count, const S* limit) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
-  Vector<T> sums[kBlock] = {};
+  Vector<T> sum = {};
   int64_t i = 0;
-  for (; i + kBlock * lanes <= count; i += kBlock * lanes)
-    for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
-  for (; i + lanes <= count; i += lanes) sums[0] += load_values(from + i);
-  if (i < count) {
-    IntegerVector<T> place;
-    for (int64_t lane = 0; lane < lanes; ++lane) place[lane] = static_cast<Integer<T>>(lane);
-    const Vector<T> last = load_before<S, true>(from + i, limit);
-    sums[1] += place < static_cast<Integer<T>>(count - i) ? last : Vector<T>{};
+  if (count >= kBlock * lanes) {
+    Vector<T> sums[kBlock] = {};
+    for (; i + kBlock * lanes <= count; i += kBlock * lanes)
+      for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
+    sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (; i + lanes <= count; i += lanes) sum += load_values(from + i);
+  if (i == count) return sum;
+  if constexpr (sizeof(S) == sizeof(T)) return sum + load_first<T>(from + i, count - i);
+  const Vector<T> last = load_before<S, true>(from + i, limit);
+  return sum + (lane_numbers<T>() < static_cast<Integer<T>>(count - i) ? last : Vector<T>{});
 }
 
 // The sum of consecutive elements in a fixed order: lane by lane where there are many.
@@ -521,6 +522,7 @@ void run_whole_planes(const AverageProblem<Compute<S>>& p, const S* from, S* to,
       }
     } else {
       Vector<T> sums[lanes] = {};
+      fetch_ahead(from + first * size, planes * size);
       for (int64_t i = 0; i < planes; ++i) sums[i] = lane_sums(from + (first + i) * size, size, from + p.outer * size);
       store_before(to + first, fold<T>(sums) * weight, planes, last - first);
     }
