@@ -20,7 +20,9 @@ TORCHBP_INLINE int64_t whole_vectors(int64_t count) {
 // The sums of vectors as one vector, in a fixed order.
 template <typename T>
 TORCHBP_INLINE Vector<T> fold(Vector<T>* sums) {
+#pragma GCC unroll 4
   for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
     for (int64_t i = 0; i < half; ++i)
       sums[i] = first_of_pairs(sums[i], sums[i + half]) + rest_of_pairs(sums[i], sums[i + half]);
   return sums[0];
@@ -521,9 +523,10 @@ void run_whole_planes(const AverageProblem<Compute<S>>& p, const S* from, S* to,
           store_before(to + plane * size + i, value, size - i, (last - plane) * size - i);
       }
     } else {
-      Vector<T> sums[lanes] = {};
+      Vector<T> sums[lanes];
       fetch_ahead(from + first * size, planes * size);
-      for (int64_t i = 0; i < planes; ++i) sums[i] = lane_sums(from + (first + i) * size, size, from + p.outer * size);
+      for (int64_t i = 0; i < lanes; ++i)  // missing planes repeat the last
+        sums[i] = lane_sums(from + (first + smaller(i, planes - 1)) * size, size, from + p.outer * size);
       store_before(to + first, fold<T>(sums) * weight, planes, last - first);
     }
   }

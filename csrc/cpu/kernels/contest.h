@@ -21,6 +21,14 @@ struct Champion {
     best = take ? value : best;
     if constexpr (kWinner) tap = take ? other : tap;
   }
+
+  // The same in any order of the taps: the first of equals, and the last NaN.
+  TORCHBP_INLINE void meet_any(const Vector<T>& value, const IntegerVector<T>& other) {
+    const IntegerVector<T> ahead = (value > best) | ((value == best) & (other < tap));
+    const IntegerVector<T> take = ahead | ((value != value) & ((best == best) | (other > tap)));
+    best = take ? value : best;
+    tap = take ? other : tap;
+  }
 };
 
 // The same for one window. Masks in place of branches: which of a few random values is the largest cannot be
@@ -34,15 +42,6 @@ TORCHBP_INLINE void meet_one(T* best, Integer<T>* winner, T value, Integer<T> ta
   old_bits ^= (old_bits ^ new_bits) & take;
   __builtin_memcpy(best, &old_bits, sizeof(T));
   *winner ^= (*winner ^ tap) & take;
-}
-
-// The same in any order of the places: the first of equals, and the last NaN.
-template <typename T>
-TORCHBP_INLINE void meet_any(T* best, Integer<T>* winner, T value, Integer<T> tap) {
-  const bool ahead = (value > *best) | ((value == *best) & (tap < *winner));
-  const bool nan = (value != value) & ((*best == *best) | (tap > *winner));
-  *best = ahead | nan ? value : *best;
-  *winner = ahead | nan ? tap : *winner;
 }
 
 // One wide window of a contiguous tensor, row by row: elements meet lane by lane, and the lanes at the end.
@@ -77,13 +76,14 @@ struct WideContest {
   // Leaves the winner in rest and rest_place: the first of equals, and the last NaN.
   TORCHBP_INLINE void finish() {
     for (int64_t lane = 0; any && lane < kLanes<T>; ++lane) {
+      const T value = lanes.best[lane];
       const Integer<T> place = lanes.tap[lane] + static_cast<Integer<T>>(lane);
-      if (rest_place < 0) {
-        rest = lanes.best[lane];
-        rest_place = place;
-      } else {
-        meet_any(&rest, &rest_place, lanes.best[lane], place);
-      }
+      const bool nan = value != value, rest_nan = rest != rest, earlier = place < rest_place;
+      const bool take =
+          rest_place < 0 || (nan ? !rest_nan || !earlier : !rest_nan && (value > rest || (value == rest && earlier)));
+      if (!take) continue;
+      rest = value;
+      rest_place = place;
     }
   }
 };

@@ -291,47 +291,81 @@ void pool_wide(const PoolProblem& p, const S* plane, int64_t od, int64_t oh, S* 
 }
 
 // Windows that are too far apart to be taken apart in registers: the rows of a row of windows are reduced to one,
-// column by column, then the columns of every window meet.
+// column by column, and each column meets those that follow it, one, then two, then four further on, until it has met a
+// window's.
 template <typename T>
 TORCHBP_INLINE bool columns_first(const PoolProblem& p) {
   return p.inner == 1 && p.dilation[2] == 1 && p.stride[2] > 2 && p.stride[2] <= 2 * p.kernel[2] &&
          p.kernel[2] < kLanes<T> && p.input[2] >= 2 * kLanes<T>;
 }
 
+// Columns from `begin` on, which may lie in the padding: their best elements, and the taps of these counted from the
+// window that begins at the first.
+template <typename T>
+struct ColumnChampions {
+  static constexpr int64_t kColumns = 512;
+  T best[kColumns + 2 * kLanes<T>];
+  Integer<T> tap[kColumns + 2 * kLanes<T>];
+
+  TORCHBP_INLINE Champion<T, true> at(int64_t column) const {
+    Champion<T, true> champion = {load(best + column), IntegerVector<T>{}};
+    __builtin_memcpy(&champion.tap, tap + column, sizeof(champion.tap));
+    return champion;
+  }
+  TORCHBP_INLINE void set(int64_t column, const Champion<T, true>& champion) {
+    store(best + column, champion.best);
+    __builtin_memcpy(tap + column, &champion.tap, sizeof(champion.tap));
+  }
+  // What is no element loses, to equals too.
+  TORCHBP_INLINE void set_padding(int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      best[i] = -static_cast<T>(__builtin_inf());
+      tap[i] = INT32_MAX;
+    }
+  }
+  TORCHBP_INLINE void meet_following(int64_t count, int64_t kernel) {
+    for (int64_t met = 1, shift = 1; met < kernel; met += shift) {
+      shift = smaller(met, kernel - met);
+      for (int64_t i = 0; i < count; i += kLanes<T>) {
+        Champion<T, true> champion = at(i);
+        const Champion<T, true> other = at(i + shift);
+        champion.meet_any(other.best, other.tap);
+        set(i, champion);
+      }
+    }
+  }
+};
+
 template <typename S, typename W, bool kWinner>
 void pool_columns(const PoolProblem& p, const S* plane, const S* limit, int64_t od, int64_t oh, S* to, W* winner) {
   typedef Compute<S> T;
-  constexpr int64_t lanes = kLanes<T>, kColumns = 512;
-  T best[kColumns + lanes];
-  Integer<T> tap[kColumns + lanes];
+  ColumnChampions<T> columns;
   const Range depths = inside_taps(p, 0, od), heights = inside_taps(p, 1, oh);
   const bool none = depths.first >= depths.last || heights.first >= heights.last;
+  const int64_t first_tap = (depths.first * p.kernel[1] + heights.first) * p.kernel[2];
   for (int64_t o = 0; o < p.output[2];) {
-    const int64_t last = smaller(p.output[2], o + (kColumns - p.kernel[2]) / p.stride[2] + 1);
-    const int64_t begin = larger(0, o * p.stride[2] - p.padding[2]);
-    const int64_t end = smaller(p.input[2], (last - 1) * p.stride[2] - p.padding[2] + p.kernel[2]);
-    for (int64_t i = begin; i < end; i += lanes) {
-      Champion<T, true> champion = {Vector<T>{} - static_cast<T>(__builtin_inf()), IntegerVector<T>{}};
-      champion.tap += static_cast<Integer<T>>((depths.first * p.kernel[1] + heights.first) * p.kernel[2]);
+    const int64_t last = smaller(p.output[2], o + (columns.kColumns - p.kernel[2]) / p.stride[2] + 1);
+    const int64_t begin = o * p.stride[2] - p.padding[2], end = begin + (last - 1 - o) * p.stride[2] + p.kernel[2];
+    const int64_t from = larger(0, begin), stop = smaller(p.input[2], end);
+    for (int64_t i = from; i < stop; i += kLanes<T>) {
+      const IntegerVector<T> column = lane_numbers<T>() + static_cast<Integer<T>>(i - begin);
+      Champion<T, true> champion = {Vector<T>{} - static_cast<T>(__builtin_inf()),
+                                    column + static_cast<Integer<T>>(first_tap)};
       for (int64_t kd = depths.first; kd < depths.last; ++kd)
         for (int64_t kh = heights.first; kh < heights.last; ++kh) {
           const int64_t id = od * p.stride[0] - p.padding[0] + kd * p.dilation[0];
           const int64_t ih = oh * p.stride[1] - p.padding[1] + kh * p.dilation[1];
           champion.meet(load_before<S, true>(plane + (id * p.input[1] + ih) * p.input[2] + i, limit),
-                        IntegerVector<T>{} + static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2]));
+                        column + static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2]));
         }
-      store(best + i - begin, champion.best);
-      __builtin_memcpy(tap + i - begin, &champion.tap, sizeof(champion.tap));
+      columns.set(i - begin, champion);
     }
-    for (; o < last; ++o) {
-      const int64_t start = o * p.stride[2] - p.padding[2], first = larger(0, start);
-      const int64_t stop = smaller(p.input[2], start + p.kernel[2]);
-      T value = best[first - begin];
-      Integer<T> place = tap[first - begin] + static_cast<Integer<T>>(first - start);
-      for (int64_t i = first + 1; i < stop; ++i)
-        meet_any(&value, &place, best[i - begin], tap[i - begin] + static_cast<Integer<T>>(i - start));
-      set_value(to + o, value);
-      if constexpr (kWinner) winner[o] = none ? static_cast<W>(kNone) : static_cast<W>(place);
+    columns.set_padding(0, from - begin);
+    columns.set_padding(stop - begin, end - begin + kLanes<T>);
+    columns.meet_following(end - begin, p.kernel[2]);
+    for (int64_t start = 0; o < last; ++o, start += p.stride[2]) {
+      set_value(to + o, columns.best[start]);
+      if constexpr (kWinner) winner[o] = static_cast<W>(none ? kNone : columns.tap[start] - start);
     }
   }
 }
@@ -1006,20 +1040,19 @@ struct Outputs {
 };
 
 // Sums for a vector of inputs at a phase, of which the first is covered by windows m, m - 1, ... of kRows rows, or
-// rows.count. In a row that windows cover to its end a place beyond the row is a window that this input would be
+// `count`. In a row that windows cover to its end a place beyond the row is a window that this input would be
 // padding of: it never won.
 template <typename Slide, int kPhase, int kRows, Reading kReading, typename S, typename W>
-TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from,
-                                                int64_t m) {
+TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRow<Compute<S>, W>* rows, int64_t count,
+                                                const Outputs<S, W>& from, int64_t m) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   Vector<T> sum = {};
-  const int64_t count = kRows ? kRows : rows.count;
-  for (int64_t r = 0; r < count; ++r)
+  for (int64_t r = 0; r < (kRows ? kRows : count); ++r)
     for (int k = Slide::last(kPhase); k >= 0; k -= Slide::kStride) {
-      const int64_t place = m - k / Slide::kStride, at = rows.row[r].at + place;
+      const int64_t place = m - k / Slide::kStride, at = rows[r].at + place;
       if constexpr (kReading == kPlain) {
-        sum += values_at<T>(rows.row[r].columns(from.winner + at), k, load_values(from.gradient + at));
+        sum += values_at<T>(rows[r].columns(from.winner + at), k, load_values(from.gradient + at));
       } else {
         const int64_t first = kReading == kBeyondRow ? place : at;
         const int64_t end = kReading == kBeyondRow ? from.width : from.all;
@@ -1030,7 +1063,7 @@ TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRows<Compute<S>, W>& 
           winner[lane] = inside ? from.winner[at + lane] : static_cast<W>(kNone);
           if (inside) gradient[lane] = from.gradient[at + lane];
         }
-        sum += values_at<T>(rows.row[r].columns(winner), k, load_values(gradient));
+        sum += values_at<T>(rows[r].columns(winner), k, load_values(gradient));
       }
     }
   return sum;
@@ -1038,15 +1071,15 @@ TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRows<Compute<S>, W>& 
 
 // A row of inputs of a contiguous tensor.
 template <typename Slide, int kShift, int kRows, Reading kReading, typename S, typename W>
-TORCHBP_INLINE void slide_vector(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, int64_t m, S* to,
-                                 int64_t count, int64_t room) {
+TORCHBP_INLINE void slide_vector(const CoverRow<Compute<S>, W>* rows, int64_t row_count, const Outputs<S, W>& from,
+                                 int64_t m, S* to, int64_t count, int64_t room) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   if constexpr (Slide::kStride == 1) {
-    store_result(to, slide_columns<Slide, 0, kRows, kReading>(rows, from, m), count, room, from.stream);
+    store_result(to, slide_columns<Slide, 0, kRows, kReading>(rows, row_count, from, m), count, room, from.stream);
   } else {
-    const Vector<T> even = slide_columns<Slide, kShift, kRows, kReading>(rows, from, m);
-    const Vector<T> odd = slide_columns<Slide, 1 - kShift, kRows, kReading>(rows, from, m + kShift);
+    const Vector<T> even = slide_columns<Slide, kShift, kRows, kReading>(rows, row_count, from, m);
+    const Vector<T> odd = slide_columns<Slide, 1 - kShift, kRows, kReading>(rows, row_count, from, m + kShift);
     store_result(to, first_of_pairs(even, odd), count, room, from.stream);
     if (count > lanes) store_result(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes, from.stream);
   }
@@ -1065,9 +1098,9 @@ __attribute__((noinline)) void slide_row(const PoolProblem& p, const CoverRows<C
     const bool plain = before + m >= back && m + kLanes<Compute<S>> + kShift <= after &&
                        (covered || (m >= back && last < p.output[2]));
     if (plain)
-      slide_vector<Slide, kShift, 0, kPlain>(rows, from, m, to + i, count, room - i);
+      slide_vector<Slide, kShift, 0, kPlain>(rows.row, rows.count, from, m, to + i, count, room - i);
     else
-      slide_vector<Slide, kShift, 0, kBeyondRow>(rows, from, m, to + i, count, room - i);
+      slide_vector<Slide, kShift, 0, kBeyondRow>(rows.row, rows.count, from, m, to + i, count, room - i);
   }
 }
 
@@ -1213,34 +1246,49 @@ TORCHBP_INLINE bool regular(const PoolProblem& p) {
   return exact;
 }
 
-// `count` inputs from a row's first one, in the stride of output `first`, on.
+// Apart, to leave the registers to the others.
+template <typename Slide, int kShift, typename S, typename W>
+__attribute__((noinline)) void slide_end(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, int64_t m,
+                                         S* to, int64_t count, int64_t room) {
+  slide_vector<Slide, kShift, 0, kBeyondTensor>(rows.row, rows.count, from, m, to, count, room);
+}
+
+// `count` inputs from a row's first one, in the stride of output `first`, on; of kRows rows, or rows.count.
 template <typename Slide, int kShift, int kRows, typename S, typename W>
-TORCHBP_INLINE void slide_run(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from,
+TORCHBP_INLINE void slide_run(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& outputs,
                               int64_t first, S* to, int64_t count, int64_t room) {
   constexpr int64_t lanes = kLanes<Compute<S>>, back = (Slide::kColumns - 1) / Slide::kStride;
-  const int64_t low = rows.count > 0 ? rows.row[0].at : 0, high = rows.count > 0 ? rows.row[rows.count - 1].at : 0;
+  const Outputs<S, W> from = outputs;  // what is not passed on stays in registers
+  CoverRow<Compute<S>, W> few[kRows ? kRows : 1];
+  for (int r = 0; r < kRows; ++r) few[r] = rows.row[r];
+  const int64_t padding = p.padding[2], row_count = rows.count;
+  const int64_t low = row_count > 0 ? rows.row[0].at : 0, high = row_count > 0 ? rows.row[row_count - 1].at : 0;
   for (int64_t i = 0; i < count; i += Slide::kStride * lanes) {
-    const int64_t m = first + (i + p.padding[2]) / Slide::kStride;
+    const int64_t m = first + (i + padding) / Slide::kStride;
     if (m + low >= back && m + high + lanes + kShift <= from.all)
-      slide_vector<Slide, kShift, kRows, kPlain>(rows, from, m, to + i, count - i, room - i);
+      slide_vector<Slide, kShift, kRows, kPlain>(kRows ? few : rows.row, row_count, from, m, to + i, count - i,
+                                                 room - i);
     else
-      slide_vector<Slide, kShift, 0, kBeyondTensor>(rows, from, m, to + i, count - i, room - i);
+      slide_end<Slide, kShift>(rows, outputs, m, to + i, count - i, room - i);
   }
 }
 
 // The inputs in the strides of a band of outputs.
 template <typename Slide, int kShift, typename S, typename W>
-__attribute__((noinline)) void slide_band(const PoolProblem& p, const Band& band, const Outputs<S, W>& from,
-                                          S* grad_input) {
+__attribute__((noinline)) void slide_band(const PoolProblem& p, const Band& band, const Band& last,
+                                          const Outputs<S, W>& from, S* grad_input) {
   const int64_t height = p.stride[1], width = p.input[2], first = (band.outer * p.output[0] + band.depth) * p.output[1];
   for (int64_t depth = 0; depth < p.stride[0]; ++depth) {
     CoverRows<Compute<S>, W> around[kPhases];
     for (int64_t phase = 0; phase < height; ++phase) around[phase].find_around(p, depth, phase);
     S* plane = grad_input + (band.outer * p.input[0] + band.depth * p.stride[0] + depth) * p.input[1] * width;
     S* to = plane + band.first * height * width;
-    const S* end = plane + band.last * height * width;
+    // What follows at the next depth is written by this thread next, if no other depth of the stride is between.
+    const int64_t ahead = p.stride[0] == 1 ? (last.outer - band.outer) * p.input[0] + last.depth - band.depth : 0;
+    const S* end = plane + (ahead * p.input[1] + (p.stride[0] == 1 ? last.last : band.last) * height) * width;
     if (height == 1 && Slide::kStride == 1) {  // rows follow each other in both tensors
-      slide_run<Slide, kShift, 0>(p, around[0], from, (first + band.first) * width, to, end - to, end - to);
+      slide_run<Slide, kShift, 0>(p, around[0], from, (first + band.first) * width, to,
+                                  (band.last - band.first) * width, end - to);
       continue;
     }
     for (int64_t oh = band.first; oh < band.last; ++oh)
@@ -1313,7 +1361,8 @@ void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* g
       constexpr int kOdd = Slide::kStride - 1;
       const auto slide =
           p.padding[2] % Slide::kStride == 0 ? slide_band<Slide, 0, S, W> : slide_band<Slide, kOdd, S, W>;
-      for (int64_t task = begin; task < end; ++task) slide(p, band_of(p.outer, p.output, task), from, grad_input);
+      const Band last = band_of(p.outer, p.output, end - 1);
+      for (int64_t task = begin; task < end; ++task) slide(p, band_of(p.outer, p.output, task), last, from, grad_input);
       end_stream(stream);
       return;
     }
