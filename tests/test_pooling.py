@@ -83,6 +83,35 @@ def test_unpooling_maps_without_a_loop(n: int) -> None:
         assert torch.equal(actual, torch.stack([unpool(a, i, 2) for a, i in rows]))
 
 
+@pytest.mark.parametrize("n", (2, 3))
+@pytest.mark.parametrize("often", (False, True), ids=("once", "twice"))
+def test_unpooling_takes_every_layout(n: int, often: bool) -> None:
+    """More channels than one task takes; values, places and gradients in layouts of their own."""
+    x, size = draw(2, 70, *[3] * n), [5] * n
+    order = torch.rand(2, 70, 5**n, generator=torch.Generator().manual_seed(3)).argsort(2)
+    places = (order[..., : 3**n] // (2 if often else 1)).view(x.shape)
+    last = torch.channels_last if n == 2 else torch.channels_last_3d
+    layouts = (
+        torch.clone,
+        lambda t: t.contiguous(memory_format=last),
+        lambda t: t.mT.contiguous().mT,
+    )
+    y = ops.pooling.max_unpool(x, places, size)
+    gy = draw(*y.shape, seed=1)
+    gx = ops.pooling.max_unpool_adjoint(gy, places)
+    planes = [t.flatten(0, 1).flatten(1) for t in (x, places, y, gy, gx)]
+    for values, where, plane, cotangent, gradient in zip(*planes, strict=True):
+        last_writer = {place: i for i, place in enumerate(where.tolist())}
+        expected, kept = torch.zeros_like(plane), torch.zeros_like(gradient)
+        for place, i in last_writer.items():
+            expected[place], kept[i] = values[i], cotangent[place]
+        assert torch.equal(plane, expected) and torch.equal(gradient, kept)
+    for first in layouts:
+        for second in layouts:
+            assert torch.equal(ops.pooling.max_unpool(first(x), second(places), size), y)
+            assert torch.equal(ops.pooling.max_unpool_adjoint(first(gy), second(places)), gx)
+
+
 def test_unpooling_refuses_places_outside_the_plane() -> None:
     for bad in (-1, 16, 2**40, -(2**63)):
         indices = torch.tensor([[[[0, 1], [2, bad]]]])
