@@ -1546,43 +1546,37 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
         )
     add("max_pool_scatter gradient (1, 2, 2, 2)", lambda: K.max_pool_scatter(t(1, 2, 2, 2), WINNER, [6, 6], *POOL))
 
-    # Windows in a table: start and end of every window, one axis after the other
-    table = torch.tensor([[0, 3, 0, 3], [3, 6, 3, 6]])[None, None]
+    # Windows that sizes alone or samples place
+    samples = torch.full((1, 2, 2), 0.5)
     chosen = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
     irregular: dict[str, Callable[..., Any]] = {
-        "irregular_max_pool": lambda windows, kernel: K.irregular_max_pool(IMAGE, windows, [2, 2], kernel),
-        "irregular_max_pool_gather": lambda windows, kernel: K.irregular_max_pool_gather(
-            IMAGE, chosen, windows, kernel
+        "irregular_max_pool": lambda samples, kernel: K.irregular_max_pool(IMAGE, samples, [2, 2], kernel),
+        "irregular_max_pool_gather": lambda samples, kernel: K.irregular_max_pool_gather(
+            IMAGE, chosen, samples, kernel
         ),
-        "irregular_max_pool_scatter": lambda windows, kernel: K.irregular_max_pool_scatter(
-            t(1, 2, 2, 2), chosen, windows, [6, 6], kernel
+        "irregular_max_pool_scatter": lambda samples, kernel: K.irregular_max_pool_scatter(
+            t(1, 2, 2, 2), chosen, samples, [6, 6], kernel
         ),
     }
     for name, call in irregular.items():
-        for what, place, value in (
-            ("start -1", (0, 0), -1),
-            ("start beyond the end", (0, 1), 6),
-            ("start -2**62", (0, 0), -(2**62)),
-            ("end 7", (1, 1), 7),
-            ("end 2**62", (1, 3), 2**62),
-            ("end at the start", (1, 0), 0),
-            ("longer than the kernel", (1, 0), 5),
-        ):
-            wrong = table.clone()
-            wrong[0, 0][place] = value
-            add(f"{name} window {what}", lambda call=call, wrong=wrong: call(wrong, [3, 3]))
-        for dtype in (torch.int32, torch.float64, torch.bool):
-            add(f"{name} windows {dtype}", lambda call=call, dtype=dtype: call(table.to(dtype), [3, 3]))
-        for shape in ((2, 4), (1, 1, 2, 3), (1, 1, 2, 5), (1, 1, 1, 4), (2, 1, 2, 4), (1, 3, 2, 4), (1, 1, 2, 0)):
-            wrong = torch.zeros(shape, dtype=torch.int64)
-            add(f"{name} windows {shape}", lambda call=call, wrong=wrong: call(wrong, [3, 3]))
+        for value in (-1.0, 1.5, 2.0**62, -(2.0**70), math.inf, math.nan):
+            wrong = torch.full_like(samples, value)
+            add(f"{name} samples of {value}", lambda call=call, wrong=wrong: call(wrong, [3, 3]), False)
+        for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
+            add(f"{name} samples {dtype}", lambda call=call, dtype=dtype: call(samples.to(dtype), [3, 3]))
+        for shape in ((2, 2), (1, 2), (1, 2, 2, 1), (1, 2, 1), (1, 2, 3), (2, 2, 2), (1, 3, 2), (1, 2, 0)):
+            wrong = torch.zeros(shape)
+            add(f"{name} samples {shape}", lambda call=call, wrong=wrong: call(wrong, [3, 3]))
         for kernel in ([3], [3, 3, 3], [0, 3], [-1, 3], [2, 3], [2**62, 2**62]):
-            add(f"{name} kernel_size {kernel}", lambda call=call, kernel=kernel: call(table, kernel))
+            add(f"{name} kernel_size {kernel}", lambda call=call, kernel=kernel: call(None, kernel))
+        for kernel in ([3], [3, 3, 3], [0, 3], [-1, 3], [7, 3], [2**62, 2**62]):
+            add(f"{name} kernel_size {kernel}, samples", lambda call=call, kernel=kernel: call(samples, kernel))
     for output in ([2], [2, 2, 2], [-1, 5], [2**62, 2], [2**40, 2**40]):
-        add(
-            f"irregular_max_pool output_size {output}",
-            lambda output=output: K.irregular_max_pool(IMAGE, table, output, [3, 3]),
-        )
+        for place in (None, samples):
+            add(
+                f"irregular_max_pool output_size {output}, {'adaptive' if place is None else 'samples'}",
+                lambda output=output, place=place: K.irregular_max_pool(IMAGE, place, output, [3, 3]),
+            )
     for name, first, sizes in (
         ("irregular_max_pool_gather", (IMAGE,), ()),
         ("irregular_max_pool_scatter", (t(1, 2, 2, 2),), ([6, 6],)),
@@ -1590,16 +1584,16 @@ def hostile() -> dict[str, tuple[Callable[[], Any], bool]]:
         op = getattr(K, name)
         for dtype in (torch.int8, torch.int32, torch.int64, torch.float32, torch.bool):
             wrong = chosen.to(dtype)
-            add(f"{name} winner {dtype}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, table, *s, [3, 3]))
-        for shape in ((1, 2, 2), (1, 2, 2, 2, 2), (2, 2, 2, 2), (1, 3, 2, 2), (1, 2, 3, 2), (1, 2, 0, 2)):
+            add(f"{name} winner {dtype}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, None, *s, [3, 3]))
+        for shape in ((1, 2, 2), (1, 2, 2, 2, 2), (2, 2, 2, 2), (1, 3, 2, 2), (1, 2, 1, 2)):
             wrong = torch.zeros(shape, dtype=torch.uint8)
-            add(f"{name} winner {shape}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, table, *s, [3, 3]))
+            add(f"{name} winner {shape}", lambda op=op, a=first, s=sizes, w=wrong: op(*a, w, None, *s, [3, 3]))
         wild = torch.full_like(chosen, 255)
-        add(f"{name} winners 255", lambda op=op, a=first, s=sizes, w=wild: op(*a, w, table, *s, [3, 3]), False)
-    for size in ([6], [6, 6, 6], [-1, 6], [5, 6], [2**62, 6], [2**40, 2**40]):
+        add(f"{name} winners 255", lambda op=op, a=first, s=sizes, w=wild: op(*a, w, None, *s, [3, 3]), False)
+    for size in ([6], [6, 6, 6], [-1, 6], [7, 6], [2**62, 6], [2**40, 2**40]):
         add(
             f"irregular_max_pool_scatter input_size {size}",
-            lambda size=size: K.irregular_max_pool_scatter(t(1, 2, 2, 2), chosen, table, size, [3, 3]),
+            lambda size=size: K.irregular_max_pool_scatter(t(1, 2, 2, 2), chosen, None, size, [3, 3]),
         )
 
     # Places that cannot be

@@ -83,6 +83,35 @@ def test_unpooling_maps_without_a_loop(n: int) -> None:
         assert torch.equal(actual, torch.stack([unpool(a, i, 2) for a, i in rows]))
 
 
+@pytest.mark.parametrize("n", (2, 3))
+@pytest.mark.parametrize("often", (False, True), ids=("once", "twice"))
+def test_unpooling_takes_every_layout(n: int, often: bool) -> None:
+    """More channels than one task takes; values, places and gradients in layouts of their own."""
+    x, size = draw(2, 70, *[3] * n), [5] * n
+    order = torch.rand(2, 70, 5**n, generator=torch.Generator().manual_seed(3)).argsort(2)
+    places = (order[..., : 3**n] // (2 if often else 1)).view(x.shape)
+    last = torch.channels_last if n == 2 else torch.channels_last_3d
+    layouts = (
+        torch.clone,
+        lambda t: t.contiguous(memory_format=last),
+        lambda t: t.mT.contiguous().mT,
+    )
+    y = ops.pooling.max_unpool(x, places, size)
+    gy = draw(*y.shape, seed=1)
+    gx = ops.pooling.max_unpool_adjoint(gy, places)
+    planes = [t.flatten(0, 1).flatten(1) for t in (x, places, y, gy, gx)]
+    for values, where, plane, cotangent, gradient in zip(*planes, strict=True):
+        last_writer = {place: i for i, place in enumerate(where.tolist())}
+        expected, kept = torch.zeros_like(plane), torch.zeros_like(gradient)
+        for place, i in last_writer.items():
+            expected[place], kept[i] = values[i], cotangent[place]
+        assert torch.equal(plane, expected) and torch.equal(gradient, kept)
+    for first in layouts:
+        for second in layouts:
+            assert torch.equal(ops.pooling.max_unpool(first(x), second(places), size), y)
+            assert torch.equal(ops.pooling.max_unpool_adjoint(first(gy), second(places)), gx)
+
+
 def test_unpooling_refuses_places_outside_the_plane() -> None:
     for bad in (-1, 16, 2**40, -(2**63)):
         indices = torch.tensor([[[[0, 1], [2, bad]]]])
@@ -178,10 +207,23 @@ def test_samples_outside_their_range_read_nothing_outside_the_input(sample: floa
 
 def test_windows_that_leave_the_input_are_refused() -> None:
     x = draw(1, 1, 6)
-    for start, end in ((-1, 2), (5, 7), (3, 3), (4, 2), (0, 5)):
-        windows = torch.tensor([[[[start], [end]]]])
-        with pytest.raises(RuntimeError, match="windows must lie inside"):
-            ops.pooling.irregular_max_pool(x, windows, [1], [4])
+    large = torch.full((1, 1, 1), 2.0**25 + 4, dtype=torch.float32)  # sums with it are rounded to fours
+    with pytest.raises(RuntimeError, match="windows must lie inside"):
+        ops.pooling.irregular_max_pool(x, large, [4], [2])
+    with pytest.raises(RuntimeError, match="windows must lie inside .* span at most"):
+        ops.pooling.irregular_max_pool(x, None, [1], [5])
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_many_windows_are_placed_in_the_samples_own_arithmetic(dtype: torch.dtype) -> None:
+    """More of them than the type has integers for."""
+    x = draw(1, 2, 9, 3000).to(dtype)
+    samples = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(1)).to(dtype)
+    mine, theirs = (
+        place.fractional_max_pool2d(x, 2, output_size=(4, 2900), _random_samples=samples, return_indices=True)
+        for place in (F, builtin)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 def test_the_first_power_is_a_sum_also_where_it_is_zero() -> None:

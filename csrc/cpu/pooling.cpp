@@ -1,13 +1,12 @@
 // Max pooling with one stored winner per output, its two linear maps (scatter and gather), and average
 // pooling over fixed or adaptive windows with its adjoint, for 1 to 3 spatial dimensions.
 #include <ATen/Dispatch.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -214,58 +213,102 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& winner, IntArrayRef ke
 // Windows that follow no stride: of adaptive and fractional max pooling.
 struct Irregular {
   IrregularProblem problem{};
-  Tensor windows;  // what problem.windows points into
+  std::vector<int64_t> windows;  // what problem.windows points into
 };
 
-// Checks the table of windows, (N or 1, C or 1, 2, sum of the output sizes): start and end of every window,
-// one axis after the other. An axis that is not there gets one window over its one input.
-Irregular irregular_problem(const char* op, const Tensor& planes, const Tensor& windows, IntArrayRef input_size,
-                            IntArrayRef output_size, IntArrayRef kernel_size) {
+// Output o of n covers the inputs [floor(o * i / n), ceil((o + 1) * i / n)) of i.
+void write_adaptive_windows(int64_t input, int64_t output, int64_t* start, int64_t* length) {
+  for (int64_t o = 0; o < output; ++o) {
+    start[o] = o * input / output;
+    length[o] = up((o + 1) * input, output) - start[o];
+  }
+}
+
+// The starts of fractional windows of `kernel` inputs (Graham, "Fractional Max-Pooling", 2014), in the arithmetic of
+// the sample's type, as the built-in. Samples outside [0, 1) may give windows outside the input.
+template <typename T>
+void write_fractional_windows(T sample, int64_t input, int64_t output, int64_t kernel, int64_t* start,
+                              int64_t* length) {
+  const T alpha = output > 1 ? static_cast<T>(input - kernel) / static_cast<T>(output - 1) : T(0);
+  const auto whole = [](T value) {
+    constexpr int64_t kMost = int64_t{1} << 62;
+    const double number = static_cast<double>(value), most = static_cast<double>(kMost);
+    return number > -most && number < most ? static_cast<int64_t>(number) : -kMost;
+  };
+  const int64_t shift = whole(sample * alpha);
+  for (int64_t o = 0; o < output; ++o) {
+    start[o] = o + 1 == output ? input - kernel : whole((static_cast<T>(o) + sample) * alpha) - shift;
+    length[o] = kernel;
+  }
+}
+
+// The windows of adaptive pools, which sizes alone place, or those of fractional ones, which `samples` (N, C, d) place.
+Irregular irregular_problem(const char* op, const Tensor& planes, const std::optional<Tensor>& samples,
+                            IntArrayRef input_size, IntArrayRef output_size, IntArrayRef kernel_size) {
   const int64_t dimensions = check_batched(op, "input", planes);
   check_list(op, "input_size", input_size, dimensions, 1);
   check_list(op, "output_size", output_size, dimensions, 0);
   check_list(op, "kernel_size", kernel_size, dimensions, 1);
-  int64_t given = 0;
-  for (const int64_t size : output_size) given = checked_sum(op, "output_size", given, size);
-  TORCH_CHECK(windows.device().is_cpu() && windows.scalar_type() == at::kLong, op,
-              ": windows must be an int64 CPU tensor, but got ", windows.scalar_type(), " on ", windows.device());
-  TORCH_CHECK(windows.dim() == 4 && (windows.size(0) == 1 || windows.size(0) == planes.size(0)) &&
-                  (windows.size(1) == 1 || windows.size(1) == planes.size(1)) && windows.size(2) == 2 &&
-                  windows.size(3) == given,
-              op, ": windows must have shape [", planes.size(0), " or 1, ", planes.size(1), " or 1, 2, ", given,
-              "], but got ", windows.sizes());
   Irregular irregular;
   IrregularProblem& problem = irregular.problem;
-  const int64_t missing = kSpatial - dimensions;
-  Tensor absent = at::zeros({windows.size(0), windows.size(1), 2, missing}, windows.options());
-  absent.select(2, 1).fill_(1);
-  irregular.windows = at::cat({absent, windows}, 3).contiguous();
-  problem.windows = irregular.windows.const_data_ptr<int64_t>();
   const Sizes full[] = {spatial(input_size, 1), spatial(output_size, 1), spatial(kernel_size, 1)};
   for (int d = 0; d < kSpatial; ++d) {
     problem.input[d] = full[0][d];
     problem.output[d] = full[1][d];
+    problem.kernel[d] = full[2][d];
+    checked_product(op, "output_size", problem.input[d], checked_sum(op, "output_size", problem.output[d], 1));
     problem.first[d] = problem.total;
-    problem.total += full[1][d];
+    problem.total = checked_sum(op, "output_size", problem.total, problem.output[d]);
   }
-  for (int64_t plane = 0; plane < windows.size(0) * windows.size(1); ++plane)
-    for (int d = 0; d < kSpatial; ++d)
-      for (int64_t o = 0; o < problem.output[d]; ++o) {
-        const int64_t* start = problem.windows + plane * 2 * problem.total + problem.first[d] + o;
-        const int64_t from = start[0], to = start[problem.total];
-        TORCH_CHECK(from >= 0 && from < to && to <= problem.input[d] && to - from <= full[2][d], op,
+  const auto axes = [&](int64_t plane, const auto& write) {
+    int64_t* table = irregular.windows.data() + 2 * plane * problem.total;
+    for (int d = 0; d < kSpatial; ++d) {
+      int64_t *start = table + problem.first[d], *length = start + problem.total;
+      write(d, start, length);
+      for (int64_t o = 0; o < problem.output[d]; ++o)
+        TORCH_CHECK(start[o] >= 0 && start[o] <= problem.input[d] - length[o] && length[o] <= problem.kernel[d], op,
                     ": windows must lie inside the input of size ", input_size, " and span at most ", kernel_size,
-                    ", but got [", from, ", ", to, ")");
-      }
-  problem.channels = planes.size(1);
-  problem.channel_stride = windows.size(1) == 1 ? 0 : 2 * problem.total;
-  problem.batch_stride = windows.size(0) == 1 ? 0 : windows.size(1) * 2 * problem.total;
+                    ", but one covers ", length[o], " inputs from ", start[o], " on");
+    }
+  };
+  const auto adaptive = [&](int d, int64_t* start, int64_t* length) {
+    write_adaptive_windows(problem.input[d], problem.output[d], start, length);
+  };
+  if (samples.has_value())
+    TORCH_CHECK(samples->device().is_cpu() && samples->dim() == 3 && samples->size(0) == planes.size(0) &&
+                    samples->size(1) == planes.size(1) && samples->size(2) == dimensions,
+                op, ": samples must be a CPU tensor of shape [", planes.size(0), ", ", planes.size(1), ", ", dimensions,
+                "], but got ", samples->sizes(), " on ", samples->device());
+  const int64_t count = planes.size(0) * planes.size(1);
+  const bool any = count > 0 && std::find(output_size.begin(), output_size.end(), 0) == output_size.end();
+  if (!any) return irregular;  // sizes next to a zero may be larger than any table
+  if (!samples.has_value()) {
+    irregular.windows.resize(2 * problem.total);
+    axes(0, adaptive);
+  } else {
+    const int64_t missing = kSpatial - dimensions;
+    problem.plane_stride = 2 * problem.total;
+    irregular.windows.resize(checked_product(op, "output_size", count, problem.plane_stride));
+    const Tensor dense = samples->contiguous();
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dense.scalar_type(), "samples", [&] {
+      const scalar_t* sample = dense.const_data_ptr<scalar_t>();
+      for (int64_t plane = 0; plane < count; ++plane, sample += dimensions)
+        axes(plane, [&](int d, int64_t* start, int64_t* length) {
+          if (d < missing) return adaptive(d, start, length);
+          // Samples stand where the built-in looks: from the first axis on in three dimensions, else from the last.
+          const int64_t place = dimensions == kSpatial ? d : kSpatial - 1 - d;
+          write_fractional_windows(sample[place], problem.input[d], problem.output[d], problem.kernel[d], start,
+                                   length);
+        });
+    });
+  }
+  problem.windows = irregular.windows.data();
   return irregular;
 }
 
 // Channels-last if the tensor is and all its channels share their windows.
-at::MemoryFormat irregular_format(const Tensor& tensor, const Tensor& windows) {
-  return windows.size(1) == 1 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
+at::MemoryFormat irregular_format(const Tensor& tensor, const std::optional<Tensor>& samples) {
+  return samples.has_value() ? at::MemoryFormat::Contiguous : tensor.suggest_memory_format();
 }
 
 at::ScalarType irregular_winner_type(const char* op, IntArrayRef kernel_size) {
@@ -275,31 +318,34 @@ at::ScalarType irregular_winner_type(const char* op, IntArrayRef kernel_size) {
   return winner_type(taps);
 }
 
-std::tuple<Tensor, Tensor> irregular_max_pool(const Tensor& input, const Tensor& windows, IntArrayRef output_size,
-                                              IntArrayRef kernel_size) {
+std::tuple<Tensor, Tensor> irregular_max_pool(const Tensor& input, const std::optional<Tensor>& samples,
+                                              IntArrayRef output_size, IntArrayRef kernel_size) {
   constexpr const char* op = "irregular_max_pool";
   if (computes_in_float(input)) {
-    auto [output, winner] = irregular_max_pool(input.to(at::kFloat), windows, output_size, kernel_size);
+    auto [output, winner] = irregular_max_pool(input.to(at::kFloat), samples, output_size, kernel_size);
     return {output.to(input.scalar_type()), winner};
   }
   check_batched(op, "input", input);
-  Irregular irregular = irregular_problem(op, input, windows, input.sizes().slice(2), output_size, kernel_size);
-  const at::MemoryFormat format = irregular_format(input, windows);
-  const Tensor dense = input.contiguous(format);
-  set_planes(irregular.problem, dense, format);
+  check_list(op, "output_size", output_size, input.dim() - 2, 0);
+  const at::MemoryFormat format = irregular_format(input, samples);
   const auto shape = pooled_shape(input, spatial(output_size, 1).data());
+  // A size that memory cannot hold is refused before tables of that size are made.
   Tensor output = at::empty(shape, input.options().memory_format(format));
   Tensor winner = at::empty(shape, input.options().dtype(irregular_winner_type(op, kernel_size)).memory_format(format));
+  Irregular irregular = irregular_problem(op, input, samples, input.sizes().slice(2), output_size, kernel_size);
   if (output.numel() == 0) return {output, winner};
+  const Tensor dense = input.contiguous(format);
+  set_planes(irregular.problem, dense, format);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = output.data_ptr<scalar_t>();
     void* places = winner.data_ptr();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, [&](int64_t task, scalar_t*) {
-      kernel.forward(irregular.problem, from, to, places, bytes, task);
-    });
+    run_ranges(kernel.tasks(irregular.problem), std::max(output.numel(), dense.numel()),
+               kernel.forward_workspace(irregular.problem), [&](int64_t begin, int64_t end, void* workspace) {
+                 kernel.forward(irregular.problem, from, to, places, bytes, begin, end, workspace);
+               });
   });
   return {output, winner};
 }
@@ -315,43 +361,44 @@ void check_irregular_winner(const char* op, const char* name, const Tensor& tens
               winner.scalar_type(), " on ", winner.device());
 }
 
-Tensor irregular_max_pool_scatter(const Tensor& grad_output, const Tensor& winner, const Tensor& windows,
+Tensor irregular_max_pool_scatter(const Tensor& grad_output, const Tensor& winner, const std::optional<Tensor>& samples,
                                   IntArrayRef input_size, IntArrayRef kernel_size) {
   constexpr const char* op = "irregular_max_pool_scatter";
   check_irregular_winner(op, "grad_output", grad_output, winner, kernel_size);
   TORCH_CHECK(grad_output.sizes() == winner.sizes(), op, ": grad_output must have the shape of winner, ",
               winner.sizes(), ", but got ", grad_output.sizes());
   if (computes_in_float(grad_output))
-    return irregular_max_pool_scatter(grad_output.to(at::kFloat), winner, windows, input_size, kernel_size)
+    return irregular_max_pool_scatter(grad_output.to(at::kFloat), winner, samples, input_size, kernel_size)
         .to(grad_output.scalar_type());
-  Irregular irregular = irregular_problem(op, grad_output, windows, input_size, winner.sizes().slice(2), kernel_size);
-  const at::MemoryFormat format = irregular_format(winner, windows);
+  Irregular irregular = irregular_problem(op, grad_output, samples, input_size, winner.sizes().slice(2), kernel_size);
+  const at::MemoryFormat format = irregular_format(winner, samples);
   const Tensor dense = grad_output.contiguous(format), places = winner.contiguous(format);
   set_planes(irregular.problem, dense, format);
   Tensor grad_input =
       at::empty(pooled_shape(grad_output, spatial(input_size, 1).data()), grad_output.options().memory_format(format));
-  if (grad_input.numel() == 0) return grad_input;
+  if (grad_output.numel() == 0) return grad_input.zero_();
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
     const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = grad_input.data_ptr<scalar_t>();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, [&](int64_t task, scalar_t*) {
-      kernel.scatter(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
-    });
+    run_ranges(kernel.tasks(irregular.problem), std::max(grad_input.numel(), dense.numel()), 0,
+               [&](int64_t begin, int64_t end, void*) {
+                 kernel.scatter(irregular.problem, from, places.const_data_ptr(), bytes, to, begin, end);
+               });
   });
   return grad_input;
 }
 
-Tensor irregular_max_pool_gather(const Tensor& input, const Tensor& winner, const Tensor& windows,
+Tensor irregular_max_pool_gather(const Tensor& input, const Tensor& winner, const std::optional<Tensor>& samples,
                                  IntArrayRef kernel_size) {
   constexpr const char* op = "irregular_max_pool_gather";
   check_irregular_winner(op, "input", input, winner, kernel_size);
   if (computes_in_float(input))
-    return irregular_max_pool_gather(input.to(at::kFloat), winner, windows, kernel_size).to(input.scalar_type());
+    return irregular_max_pool_gather(input.to(at::kFloat), winner, samples, kernel_size).to(input.scalar_type());
   Irregular irregular =
-      irregular_problem(op, input, windows, input.sizes().slice(2), winner.sizes().slice(2), kernel_size);
-  const at::MemoryFormat format = irregular_format(winner, windows);
+      irregular_problem(op, input, samples, input.sizes().slice(2), winner.sizes().slice(2), kernel_size);
+  const at::MemoryFormat format = irregular_format(winner, samples);
   const Tensor dense = input.contiguous(format), places = winner.contiguous(format);
   set_planes(irregular.problem, dense, format);
   Tensor output = at::empty(winner.sizes(), input.options().memory_format(format));
@@ -361,8 +408,8 @@ Tensor irregular_max_pool_gather(const Tensor& input, const Tensor& winner, cons
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
     scalar_t* to = output.data_ptr<scalar_t>();
     const int bytes = winner_bytes(winner);
-    run_tasks<scalar_t>(kernel.tasks(irregular.problem), 0, [&](int64_t task, scalar_t*) {
-      kernel.gather(irregular.problem, from, places.const_data_ptr(), bytes, to, task);
+    run_ranges(kernel.tasks(irregular.problem), output.numel(), 0, [&](int64_t begin, int64_t end, void*) {
+      kernel.gather(irregular.problem, from, places.const_data_ptr(), bytes, to, begin, end);
     });
   });
   return output;
@@ -383,22 +430,46 @@ int64_t plane_elements(const char* op, IntArrayRef size) {
   return elements;
 }
 
-// Calls task(problem, offset of the plane in `from`, offset in `to`), which returns where it met an index outside
-// the plane, or null, for every plane of tensors (N, C, *) of one format.
+at::MemoryFormat channels_last(const Tensor& tensor) {
+  return tensor.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
+
+// The tensor, copied unless it is contiguous or channels-last.
+Tensor readable(const Tensor& tensor) {
+  return tensor.dim() > 3 && tensor.is_contiguous(channels_last(tensor)) ? tensor : tensor.contiguous();
+}
+
+UnpoolSteps steps_of(const Tensor& tensor) {
+  const int64_t channels = tensor.size(1), elements = plane_elements("max_unpool", tensor.sizes().slice(2));
+  if (tensor.is_contiguous()) return {channels * elements, elements, 1};
+  return {channels * elements, 1, channels};
+}
+
+// Of tensors that are contiguous or channels-last.
+UnpoolProblem unpool_problem(const Tensor& indices, const Tensor& small, const Tensor& large) {
+  UnpoolProblem problem{};
+  problem.outer = indices.size(0);
+  problem.inner = indices.size(1);
+  problem.from = plane_elements("max_unpool", small.sizes().slice(2));
+  problem.to = plane_elements("max_unpool", large.sizes().slice(2));
+  problem.index = steps_of(indices);
+  problem.small = steps_of(small);
+  problem.large = steps_of(large);
+  if (indices.is_contiguous() && small.is_contiguous() && large.is_contiguous()) {
+    problem.outer *= problem.inner;
+    problem.inner = 1;
+    problem.index.outer = problem.small.outer = problem.from;
+    problem.large.outer = problem.to;
+  }
+  return problem;
+}
+
+// Runs task(index, workspace), which returns where it met an index outside the plane, or null, for every task.
 template <typename Task>
-void run_planes(const char* op, const Tensor& indices, int64_t from, IntArrayRef size, at::MemoryFormat format,
-                const Task& task) {
-  const int64_t channels = indices.size(1), planes = indices.size(0) * channels;
-  const bool contiguous = format == at::MemoryFormat::Contiguous;
-  const UnpoolProblem problem{from, plane_elements(op, size), contiguous ? 1 : channels};
-  std::vector<const int64_t*> outside(static_cast<size_t>(planes), nullptr);
-  at::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) {
-    const Tensor taken = at::empty({problem.to}, at::kByte);
-    for (int64_t plane = begin; plane < end; ++plane) {
-      const int64_t first = contiguous ? plane : plane / channels * channels, rest = plane - first;
-      outside[plane] = task(problem, first * from + rest, first * problem.to + rest, taken.data_ptr<uint8_t>());
-    }
-  });
+void run_unpool(const char* op, int64_t tasks, int64_t workspace_bytes, IntArrayRef size, const Task& task) {
+  std::vector<const int64_t*> outside(static_cast<size_t>(tasks), nullptr);
+  run_tasks<char>(tasks, workspace_bytes,
+                  [&](int64_t index, char* workspace) { outside[index] = task(index, workspace); });
   for (const int64_t* index : outside)
     TORCH_CHECK(index == nullptr, op, ": indices must be places in planes of size ", size, ", but got ", *index);
 }
@@ -415,19 +486,18 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, IntArrayRef output
               ", but got ", indices.sizes());
   check_list(op, "output_size", output_size, input.dim() - 2, 0);
   if (computes_in_float(input)) return max_unpool(input.to(at::kFloat), indices, output_size).to(input.scalar_type());
-  const int64_t from = plane_elements(op, input.sizes().slice(2));
   const at::MemoryFormat format = planar_format(input);
+  plane_elements(op, output_size);
   Tensor output = at::empty(pooled_shape(input, spatial(output_size, 1).data()), input.options().memory_format(format));
-  const Tensor dense = input.contiguous(format), places = indices.contiguous(format);
+  const Tensor dense = readable(input), places = readable(indices);
+  const UnpoolProblem problem = unpool_problem(places, dense, output);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
-    const scalar_t* values = dense.const_data_ptr<scalar_t>();
-    scalar_t* target = output.data_ptr<scalar_t>();
+    const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = output.data_ptr<scalar_t>();
     const int64_t* index = places.const_data_ptr<int64_t>();
-    run_planes(op, indices, from, output_size, format,
-               [&](const UnpoolProblem& problem, int64_t source, int64_t place, uint8_t*) {
-                 return irregular_pool_kernels<scalar_t>().unpool(problem, values + source, index + source,
-                                                                  target + place);
-               });
+    run_unpool(op, kernel.unpool_tasks(problem), 0, output_size,
+               [&](int64_t task, void*) { return kernel.unpool(problem, from, index, to, task); });
   });
   return output;
 }
@@ -441,18 +511,19 @@ Tensor max_unpool_adjoint(const Tensor& grad_output, const Tensor& indices) {
               " and ", grad_output.sizes());
   if (computes_in_float(grad_output))
     return max_unpool_adjoint(grad_output.to(at::kFloat), indices).to(grad_output.scalar_type());
-  const int64_t from = plane_elements(op, indices.sizes().slice(2));
+  const IntArrayRef output_size = grad_output.sizes().slice(2);
   const at::MemoryFormat format = planar_format(grad_output);
   Tensor grad_input = at::empty(indices.sizes(), grad_output.options().memory_format(format));
-  const Tensor dense = grad_output.contiguous(format), places = indices.contiguous(format);
+  const Tensor dense = readable(grad_output), places = readable(indices);
+  const UnpoolProblem problem = unpool_problem(places, grad_input, dense);
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
-    const scalar_t* values = dense.const_data_ptr<scalar_t>();
-    scalar_t* target = grad_input.data_ptr<scalar_t>();
+    const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
+    const scalar_t* from = dense.const_data_ptr<scalar_t>();
+    scalar_t* to = grad_input.data_ptr<scalar_t>();
     const int64_t* index = places.const_data_ptr<int64_t>();
-    run_planes(op, indices, from, grad_output.sizes().slice(2), format,
-               [&](const UnpoolProblem& problem, int64_t source, int64_t place, uint8_t* taken) {
-                 return irregular_pool_kernels<scalar_t>().unpool_adjoint(problem, values + place, index + source,
-                                                                          target + source, taken);
+    run_unpool(op, kernel.unpool_tasks(problem), kernel.unpool_adjoint_workspace(problem), output_size,
+               [&](int64_t task, void* workspace) {
+                 return kernel.unpool_adjoint(problem, from, index, to, task, workspace);
                });
   });
   return grad_input;

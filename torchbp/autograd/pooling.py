@@ -103,40 +103,25 @@ def max_pool(
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Windows of a max pool that follow no stride: sizes, one value per spatial dimension.
+class RegionGather(LinearMap):
+    """y[o] = x[winner of o] over windows that follow no stride; the adjoint adds g[o] to the input that won o.
 
-    Adaptive windows follow from the sizes; with random samples, (N, C, d), the windows are fractional ones.
+    Sizes have one value per spatial dimension. Adaptive windows follow from them, random samples (N, C, d) give
+    fractional ones.
     """
 
+    folds_batch = True
     input_size: tuple[int, ...]
     output_size: tuple[int, ...]
     kernel_size: tuple[int, ...]  # the largest window
 
-    def windows(self, device: torch.device, samples: Tensor | None) -> Tensor:
-        """Return the table of windows that the operators take."""
-        if samples is None:
-            return ops.pooling.adaptive_windows(self.input_size, self.output_size, device)
-        return ops.pooling.fractional_windows(samples, self.input_size, self.output_size, self.kernel_size)
-
-
-@dataclass(frozen=True)
-class RegionGather(LinearMap):
-    """y[o] = x[winner of o]; the adjoint adds g[o] to the input that won o."""
-
-    folds_batch = True
-    regions: Regions
-
     def forward(self, x: Tensor, winner: Tensor, samples: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Gather the winners."""
-        windows = self.regions.windows(x.device, samples)
-        return ops.pooling.irregular_max_pool_gather(x, winner, windows, self.regions.kernel_size)
+        return ops.pooling.irregular_max_pool_gather(x, winner, samples, self.kernel_size)
 
     def adjoint(self, g: Tensor, winner: Tensor, samples: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Scatter to the winners."""
-        r = self.regions
-        windows = r.windows(g.device, samples)
-        return ops.pooling.irregular_max_pool_scatter(g, winner, windows, r.input_size, r.kernel_size)
+        return ops.pooling.irregular_max_pool_scatter(g, winner, samples, self.input_size, self.kernel_size)
 
 
 class RegionMaxPool(ExplicitFunction):
@@ -147,14 +132,12 @@ class RegionMaxPool(ExplicitFunction):
     """
 
     @staticmethod
-    def forward(x: Tensor, regions: Regions, samples: Tensor | None) -> tuple[Tensor, Tensor]:
-        windows = regions.windows(x.device, samples)
-        return ops.pooling.irregular_max_pool(x, windows, regions.output_size, regions.kernel_size)
+    def forward(x: Tensor, map: RegionGather, samples: Tensor | None) -> tuple[Tensor, Tensor]:
+        return ops.pooling.irregular_max_pool(x, samples, map.output_size, map.kernel_size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, regions, samples = inputs
-        ctx.map = RegionGather(regions)
+        _, ctx.map, samples = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         fixed = (output[1],) if samples is None else (output[1], samples)
@@ -165,16 +148,16 @@ class RegionMaxPool(ExplicitFunction):
         return None if gy is None else linear_map(ctx.map.transposed, gy, *ctx.saved_tensors), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tx: Tensor, _regions: Any, _samples: Any) -> tuple[Tensor, None]:
+    def jvp(ctx: Any, tx: Tensor, _map: Any, _samples: Any) -> tuple[Tensor, None]:
         return linear_map(ctx.map, tx, *ctx.saved_tensors), None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: Tensor, regions: Regions, samples: Tensor | None
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, map: RegionGather, samples: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         size = info.batch_size
         folded = None if samples is None else fold_batch(samples, in_dims[2], size)
-        y, winner = RegionMaxPool.call(fold_batch(x, in_dims[0], size), regions, folded)
+        y, winner = RegionMaxPool.call(fold_batch(x, in_dims[0], size), map, folded)
         return (unfold_batch(y, size), unfold_batch(winner, size)), (0, 0)
 
 
@@ -191,9 +174,16 @@ def adaptive_max_pool(x: Tensor, output_size: Sequence[int], return_indices: boo
         if not return_indices or winner is None:
             return y, None
         return y, ops.pooling.winner_indices(winner, sizes, kernel, kernel, zeros, ones)
-    # A window that starts or ends between two inputs meets up to two more than the rounded-down quotient.
-    kernel = tuple(min(i, i // max(n, 1) + 2) for i, n in zip(sizes, output_size, strict=True))
-    return _region_max_pool(x, Regions(sizes, tuple(output_size), kernel), None, return_indices)
+    kernel = tuple(_longest_window(i, n) for i, n in zip(sizes, output_size, strict=True))
+    return _region_max_pool(x, RegionGather(sizes, tuple(output_size), kernel), None, return_indices)
+
+
+def _longest_window(size: int, windows: int) -> int:
+    """Return the length of the longest of so many adaptive windows: those of a size that they do not divide overlap."""
+    rest = size % max(windows, 1)
+    if rest == 0:
+        return max(size // max(windows, 1), 1)
+    return size // windows + (1 if windows % rest == 0 else 2)
 
 
 def fractional_max_pool(
@@ -201,19 +191,19 @@ def fractional_max_pool(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the maxima of x (N, C, *spatial) over randomly placed windows, and on request their places, int64.
 
-    ``samples`` (N, C, d) in [0, 1) place the windows; see ``ops.pooling.fractional_windows``.
+    ``samples`` (N, C, d) in [0, 1) place the windows.
     """
-    regions = Regions(tuple(x.shape[2:]), tuple(output_size), tuple(kernel_size))
-    return _region_max_pool(x, regions, samples, return_indices)
+    map = RegionGather(tuple(x.shape[2:]), tuple(output_size), tuple(kernel_size))
+    return _region_max_pool(x, map, samples, return_indices)
 
 
 def _region_max_pool(
-    x: Tensor, regions: Regions, samples: Tensor | None, return_indices: bool
+    x: Tensor, map: RegionGather, samples: Tensor | None, return_indices: bool
 ) -> tuple[Tensor, Tensor | None]:
-    y, winner = RegionMaxPool.call(x, regions, samples)
+    y, winner = RegionMaxPool.call(x, map, samples)
     if not return_indices:
         return y, None
-    return y, ops.pooling.irregular_indices(winner, regions.windows(x.device, samples), regions.input_size)
+    return y, ops.pooling.irregular_indices(winner, samples, map.input_size, map.kernel_size)
 
 
 @dataclass(frozen=True)
@@ -242,7 +232,7 @@ def max_unpool(x: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor
 
 def _as_built_in(averages: Tensor) -> Tensor:
     """Return averages of volumes contiguous, whatever the layout that they were made in."""
-    if memory_format_of(averages) != torch.channels_last_3d:
+    if averages.dim() != 5 or memory_format_of(averages) != torch.channels_last_3d:
         return averages
     return averages.clone(memory_format=torch.contiguous_format)
 

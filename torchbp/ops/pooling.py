@@ -203,157 +203,153 @@ def max_pool_gather(
 
 
 # --------------------------------------------------------------------------------------------------
-# Max pooling over windows that follow no stride: adaptive and fractional. ``windows`` is an int64 table of
-# shape (N or 1, C or 1, 2, sum of the output sizes): start and end of every window, one axis after the other;
-# ``kernel_size`` bounds their lengths. A winner is a row-major place inside its own window.
+# Max pooling over windows that follow no stride: adaptive ones, which follow from the sizes, and fractional ones,
+# which random samples (N, C, d) place. ``kernel_size`` is the largest window; a winner is a row-major place in a
+# window of that size.
 
 
-def adaptive_windows(input_size: Sizes, output_size: Sizes, device: torch.device) -> Tensor:
-    """Return the table of windows [floor(o i / n), ceil((o + 1) i / n)), shape (1, 1, 2, sum of n)."""
-    starts, ends = [], []
+def _adaptive_windows(input_size: Sizes, output_size: Sizes, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return start and length of the windows [floor(o i / n), ceil((o + 1) i / n)), one pair per axis."""
+    pairs = []
     for i, n in zip(input_size, output_size, strict=True):
-        place = torch.arange(n, device=device)
-        starts.append(place * i // max(n, 1))
-        ends.append(((place + 1) * i + n - 1) // max(n, 1))
-    return torch.stack([torch.cat(starts), torch.cat(ends)])[None, None]
-
-
-def fractional_windows(samples: Tensor, input_size: Sizes, output_size: Sizes, kernel_size: Sizes) -> Tensor:
-    """Return the table of windows that random samples give, shape (N, C, 2, sum of the output sizes).
-
-    With alpha = (i - k) / (n - 1) and a sample u, window o < n - 1 starts at floor((o + u) alpha) - floor(u alpha)
-    and the last one at i - k (Graham, "Fractional Max-Pooling", 2014), in the arithmetic of the samples' dtype
-    as the built-in does it. Shapes: samples (N, C, d), the sample of an axis where the built-in looks for it:
-    from the last axis to the first in two dimensions, from the first to the last in three.
-    """
-    order = range(samples.shape[2]) if samples.shape[2] == 3 else reversed(range(samples.shape[2]))
-    starts = []
-    for axis, (i, n, k) in zip(order, zip(input_size, output_size, kernel_size, strict=True), strict=True):
-        u = samples[:, :, axis, None]
-        # The quotient rounds once in the samples' dtype; a quotient of Python numbers would round first in double.
-        alpha = samples.new_full((), i - k) / max(n - 1, 1)
-        place = torch.arange(n, device=samples.device)
-        start = ((place.to(u.dtype) + u) * alpha).long() - (u * alpha).long()
-        starts.append(torch.where(place == n - 1, i - k, start))
-    lengths = [start.new_full((), k).expand(start.shape) for start, k in zip(starts, kernel_size, strict=True)]
-    start = torch.cat(starts, 2)
-    return torch.stack([start, start + torch.cat(lengths, 2)], 2)
-
-
-def _axis_windows(windows: Tensor, output_size: Sizes) -> list[tuple[Tensor, Tensor]]:
-    """Return start and end of the windows, one pair per axis, shaped to broadcast against (N, C, *output)."""
-    dimensions, pairs = len(output_size), []
-    for axis, part in enumerate(windows.split(list(output_size), dim=3)):
-        shape = [*windows.shape[:2], *[1] * dimensions]
-        shape[2 + axis] = output_size[axis]
-        pairs.append((part[:, :, 0].reshape(shape), part[:, :, 1].reshape(shape)))
+        place = torch.arange(n, device=like.device)
+        start = place * i // max(n, 1)
+        pairs.append((start, ((place + 1) * i + n - 1) // max(n, 1) - start))
     return pairs
 
 
-def _own_coordinates(winner: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Split places in windows of varying lengths into one input coordinate per axis."""
-    rest, coordinates = winner.long(), []
-    for start, end in reversed(pairs):
-        length = end - start
-        coordinates.append(start + rest % length)
-        rest = rest // length
-    return coordinates[::-1]
+def _fractional_windows(
+    samples: Tensor, input_size: Sizes, output_size: Sizes, kernel_size: Sizes
+) -> list[tuple[Tensor, Tensor]]:
+    """Return start and length of the windows that random samples give, (N, C, n), one pair per axis.
+
+    With alpha = (i - k) / (n - 1) and a sample u, window o < n - 1 starts at floor((o + u) alpha) - floor(u alpha)
+    and the last one at i - k (Graham, "Fractional Max-Pooling", 2014), in the arithmetic of the samples' dtype
+    as the built-in does it. The sample of an axis stands where the built-in looks for it: from the last axis to the
+    first in two dimensions, from the first to the last in three.
+    """
+    order = range(samples.shape[2]) if samples.shape[2] == 3 else reversed(range(samples.shape[2]))
+    pairs = []
+    for axis, i, n, k in zip(order, input_size, output_size, kernel_size, strict=True):
+        u = samples[:, :, axis, None]
+        alpha = samples.new_full((), i - k) / samples.new_full((), max(n - 1, 1))
+        place = torch.arange(n, device=samples.device)
+        start = ((place.to(u.dtype) + u) * alpha).long() - (u * alpha).long()
+        start = torch.where(place == n - 1, i - k, start)
+        pairs.append((start, torch.full_like(start, k)))
+    return pairs
 
 
-def irregular_indices(winner: Tensor, windows: Tensor, input_size: Sizes) -> Tensor:
+def _windows(
+    like: Tensor, samples: Tensor | None, input_size: Sizes, output_size: Sizes, kernel_size: Sizes
+) -> list[tuple[Tensor, Tensor]]:
+    """Return start and length of the windows, one pair per axis, shaped to broadcast against (N, C, *output)."""
+    if samples is None:
+        pairs = _adaptive_windows(input_size, output_size, like)
+    else:
+        pairs = _fractional_windows(samples, input_size, output_size, kernel_size)
+    shaped = []
+    for axis, (start, length) in enumerate(pairs):
+        shape = [*start.shape[:-1], *[1] * axis, start.shape[-1], *[1] * (len(pairs) - 1 - axis)]
+        shaped.append((start.reshape(shape), length.reshape(shape)))
+    return shaped
+
+
+def irregular_indices(winner: Tensor, samples: Tensor | None, input_size: Sizes, kernel_size: Sizes) -> Tensor:
     """Return int64 places in the flattened spatial plane of the input, as torch's ``return_indices``."""
-    flat = torch.zeros_like(winner, dtype=torch.int64)
-    coordinates = _own_coordinates(winner, _axis_windows(windows, winner.shape[2:]))
-    for size, coordinate in zip(input_size, coordinates, strict=True):
-        flat = flat * size + coordinate
+    windows = _windows(winner, samples, input_size, winner.shape[2:], kernel_size)
+    return _flat_places(_tap_coordinates(winner, kernel_size), windows, input_size)
+
+
+def _flat_places(taps: Sequence[Tensor | int], windows: list[tuple[Tensor, Tensor]], input_size: Sizes) -> Tensor:
+    flat = torch.zeros((), dtype=torch.int64, device=windows[0][0].device)
+    for tap, (start, _), size in zip(taps, windows, input_size, strict=True):
+        flat = flat * size + (start + tap).clamp(max=size - 1)
     return flat
 
 
-def _irregular_format(tensor: Tensor, windows: Tensor) -> torch.memory_format:
-    return memory_format_of(tensor) if windows.shape[1] == 1 else torch.contiguous_format
+def _irregular_format(tensor: Tensor, samples: Tensor | None) -> torch.memory_format:
+    return memory_format_of(tensor) if samples is None else torch.contiguous_format
 
 
-def _check_irregular(input, windows, input_size, output_size, kernel_size) -> None:
-    n, c, total = input.shape[0], input.shape[1], sum(output_size)
+def _check_irregular(input, samples, input_size, output_size, kernel_size) -> None:
+    dimensions = input.dim() - 2
     torch._check(
-        windows.dim() == 4
-        and windows.dtype == torch.int64
-        and windows.shape[0] in (1, n)
-        and windows.shape[1] in (1, c)
-        and windows.shape[2] == 2
-        and windows.shape[3] == total,
-        lambda: f"pool: windows must have shape ({n} or 1, {c} or 1, 2, {total}), but got {tuple(windows.shape)}",
+        len(input_size) == len(output_size) == len(kernel_size) == dimensions,
+        lambda: f"pool: sizes must have {dimensions} values, got {list(output_size)} and {list(kernel_size)}",
     )
-    torch._check(
-        len(input_size) == len(output_size) == len(kernel_size) == input.dim() - 2,
-        lambda: f"pool: sizes must have {input.dim() - 2} values, got {list(output_size)} and {list(kernel_size)}",
-    )
+    if samples is not None:
+        wanted = (*input.shape[:2], dimensions)
+        torch._check(
+            samples.shape == wanted,
+            lambda: f"pool: samples must have shape {wanted}, but got {tuple(samples.shape)}",
+        )
 
 
-def _check_windows(op: str, windows: Tensor, input_size: Sizes, output_size: Sizes, kernel_size: Sizes) -> None:
-    for (start, end), size, k in zip(_axis_windows(windows, output_size), input_size, kernel_size, strict=True):
-        outside = (start < 0) | (end <= start) | (end > size) | (end - start > k)
+def _checked_windows(op: str, like: Tensor, samples, input_size, output_size, kernel_size):
+    _check_irregular(like, samples, input_size, output_size, kernel_size)
+    windows = _windows(like, samples, input_size, output_size, kernel_size)
+    for (start, length), size, k in zip(windows, input_size, kernel_size, strict=True):
+        outside = (start < 0) | (start > size - length) | (length > k)
         if bool(outside.any()):
             raise RuntimeError(
                 f"{op}: windows must lie inside the input of size {list(input_size)} and span at most "
-                f"{list(kernel_size)}, but got [{int(start[outside][0])}, {int(end[outside][0])})"
+                f"{list(kernel_size)}, but one covers {int(length[outside][0])} inputs from "
+                f"{int(start[outside][0])} on"
             )
+    return windows
 
 
-def _fake_irregular(input, windows, output_size, kernel_size):
-    _check_irregular(input, windows, input.shape[2:], output_size, kernel_size)
-    shape, format = (*input.shape[:2], *output_size), _irregular_format(input, windows)
+def _fake_irregular(input, samples, output_size, kernel_size):
+    _check_irregular(input, samples, input.shape[2:], output_size, kernel_size)
+    shape, format = (*input.shape[:2], *output_size), _irregular_format(input, samples)
     output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
     return output, torch.empty(shape, dtype=winner_dtype(kernel_size), device=input.device, memory_format=format)
 
 
-def _composite_irregular(input, windows, output_size, kernel_size):
-    _check_windows("irregular_max_pool", windows, input.shape[2:], output_size, kernel_size)
-    shape, pairs = (*input.shape[:2], *output_size), _axis_windows(windows, output_size)
-    plane, winner = input.flatten(2), torch.zeros(shape, dtype=torch.int64, device=input.device)
-    best = input.new_empty(0)
-    for tap in itertools.product(*[range(k) for k in kernel_size]):
-        flat, place = torch.zeros_like(winner), torch.zeros_like(winner)
-        inside = torch.ones_like(winner, dtype=torch.bool)
-        for t, (start, end), size in zip(tap, pairs, input.shape[2:], strict=True):
-            inside = inside & (t < end - start)
-            flat = flat * size + (start + t).clamp(max=size - 1)
-            place = place * (end - start) + t
-        value = plane.gather(2, flat.flatten(2)).view(shape)
-        if not any(tap):  # every window has a first tap
-            best = value
-            continue
+def _composite_irregular(input, samples, output_size, kernel_size):
+    size = input.shape[2:]
+    windows = _checked_windows("irregular_max_pool", input, samples, size, output_size, kernel_size)
+    shape, plane = (*input.shape[:2], *output_size), input.flatten(2)
+    best = input.new_full(shape, -math.inf)
+    winner = torch.zeros(shape, dtype=torch.int64, device=input.device)
+    for place, tap in enumerate(itertools.product(*[range(k) for k in kernel_size])):
+        value = plane.gather(2, _flat_places(tap, windows, size).expand(shape).flatten(2)).view(shape)
+        inside = torch.ones((), dtype=torch.bool, device=input.device)
+        for t, (_, length) in zip(tap, windows, strict=True):
+            inside = inside & (t < length)
         take = inside & ((value > best) | (value != value))
         best, winner = torch.where(take, value, best), torch.where(take, place, winner)
-    format = _irregular_format(input, windows)
+    format = _irregular_format(input, samples)
     return laid_out(best, format), laid_out(winner.to(winner_dtype(kernel_size)), format)
 
 
-def _fake_irregular_scatter(grad_output, winner, windows, input_size, kernel_size):
-    _check_irregular(grad_output, windows, input_size, winner.shape[2:], kernel_size)
-    format = _irregular_format(winner, windows)
+def _fake_irregular_scatter(grad_output, winner, samples, input_size, kernel_size):
+    _check_irregular(grad_output, samples, input_size, winner.shape[2:], kernel_size)
+    format = _irregular_format(winner, samples)
     shape = (*grad_output.shape[:2], *input_size)
     return torch.empty(shape, dtype=grad_output.dtype, device=grad_output.device, memory_format=format)
 
 
-def _composite_irregular_scatter(grad_output, winner, windows, input_size, kernel_size):
-    _check_windows("irregular_max_pool_scatter", windows, input_size, winner.shape[2:], kernel_size)
-    flat = irregular_indices(winner, windows, input_size).flatten(2)
+def _composite_irregular_scatter(grad_output, winner, samples, input_size, kernel_size):
+    _checked_windows("irregular_max_pool_scatter", winner, samples, input_size, winner.shape[2:], kernel_size)
+    flat = irregular_indices(winner, samples, input_size, kernel_size).flatten(2)
     plane = grad_output.new_zeros((*grad_output.shape[:2], math.prod(input_size)))
     gx = plane.scatter_add_(2, flat, grad_output.flatten(2)).view(*grad_output.shape[:2], *input_size)
-    return laid_out(gx, _irregular_format(winner, windows))
+    return laid_out(gx, _irregular_format(winner, samples))
 
 
-def _fake_irregular_gather(input, winner, windows, kernel_size):
-    _check_irregular(input, windows, input.shape[2:], winner.shape[2:], kernel_size)
-    format = _irregular_format(winner, windows)
+def _fake_irregular_gather(input, winner, samples, kernel_size):
+    _check_irregular(input, samples, input.shape[2:], winner.shape[2:], kernel_size)
+    format = _irregular_format(winner, samples)
     return torch.empty(winner.shape, dtype=input.dtype, device=input.device, memory_format=format)
 
 
-def _composite_irregular_gather(input, winner, windows, kernel_size):
-    _check_windows("irregular_max_pool_gather", windows, input.shape[2:], winner.shape[2:], kernel_size)
-    flat = irregular_indices(winner, windows, input.shape[2:]).flatten(2)
-    return laid_out(input.flatten(2).gather(2, flat).view(winner.shape), _irregular_format(winner, windows))
+def _composite_irregular_gather(input, winner, samples, kernel_size):
+    size = input.shape[2:]
+    _checked_windows("irregular_max_pool_gather", winner, samples, size, winner.shape[2:], kernel_size)
+    flat = irregular_indices(winner, samples, size, kernel_size).flatten(2)
+    return laid_out(input.flatten(2).gather(2, flat).view(winner.shape), _irregular_format(winner, samples))
 
 
 _irregular = register("irregular_max_pool", fake=_fake_irregular, composite=_composite_irregular, flops=flops_none)
@@ -371,24 +367,26 @@ _irregular_gather = register(
 )
 
 
-def irregular_max_pool(input: Tensor, windows: Tensor, output_size: Sizes, kernel_size: Sizes) -> tuple[Tensor, Tensor]:
+def irregular_max_pool(
+    input: Tensor, samples: Tensor | None, output_size: Sizes, kernel_size: Sizes
+) -> tuple[Tensor, Tensor]:
     """Return the maxima of the windows and their winners, both (N, C, *output_size)."""
     call = _irregular if input.dtype in KERNEL_DTYPES else _composite_irregular
-    return call(input, windows, output_size, kernel_size)
+    return call(input, samples, output_size, kernel_size)
 
 
 def irregular_max_pool_scatter(
-    grad_output: Tensor, winner: Tensor, windows: Tensor, input_size: Sizes, kernel_size: Sizes
+    grad_output: Tensor, winner: Tensor, samples: Tensor | None, input_size: Sizes, kernel_size: Sizes
 ) -> Tensor:
     """Add each output's value to the input that won it; the adjoint of ``irregular_max_pool_gather``."""
     call = _irregular_scatter if grad_output.dtype in KERNEL_DTYPES else _composite_irregular_scatter
-    return call(grad_output, winner, windows, input_size, kernel_size)
+    return call(grad_output, winner, samples, input_size, kernel_size)
 
 
-def irregular_max_pool_gather(input: Tensor, winner: Tensor, windows: Tensor, kernel_size: Sizes) -> Tensor:
+def irregular_max_pool_gather(input: Tensor, winner: Tensor, samples: Tensor | None, kernel_size: Sizes) -> Tensor:
     """Read the winners' values; the adjoint of ``irregular_max_pool_scatter``."""
     call = _irregular_gather if input.dtype in KERNEL_DTYPES else _composite_irregular_gather
-    return call(input, winner, windows, kernel_size)
+    return call(input, winner, samples, kernel_size)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ TORCHBP_INLINE int64_t whole_vectors(int64_t count) {
 // The sums of vectors as one vector, in a fixed order.
 template <typename T>
 TORCHBP_INLINE Vector<T> fold(Vector<T>* sums) {
+#pragma GCC unroll 4
   for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
     for (int64_t i = 0; i < half; ++i)
       sums[i] = first_of_pairs(sums[i], sums[i + half]) + rest_of_pairs(sums[i], sums[i + half]);
   return sums[0];
@@ -31,18 +33,19 @@ template <typename S>
 TORCHBP_INLINE Vector<Compute<S>> lane_sums(const S* from, int64_t count, const S* limit) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
-  Vector<T> sums[kBlock] = {};
+  Vector<T> sum = {};
   int64_t i = 0;
-  for (; i + kBlock * lanes <= count; i += kBlock * lanes)
-    for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
-  for (; i + lanes <= count; i += lanes) sums[0] += load_values(from + i);
-  if (i < count) {
-    IntegerVector<T> place;
-    for (int64_t lane = 0; lane < lanes; ++lane) place[lane] = static_cast<Integer<T>>(lane);
-    const Vector<T> last = load_before<S, true>(from + i, limit);
-    sums[1] += place < static_cast<Integer<T>>(count - i) ? last : Vector<T>{};
+  if (count >= kBlock * lanes) {
+    Vector<T> sums[kBlock] = {};
+    for (; i + kBlock * lanes <= count; i += kBlock * lanes)
+      for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
+    sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (; i + lanes <= count; i += lanes) sum += load_values(from + i);
+  if (i == count) return sum;
+  if constexpr (sizeof(S) == sizeof(T)) return sum + load_first<T>(from + i, count - i);
+  const Vector<T> last = load_before<S, true>(from + i, limit);
+  return sum + (lane_numbers<T>() < static_cast<Integer<T>>(count - i) ? last : Vector<T>{});
 }
 
 // The sum of consecutive elements in a fixed order: lane by lane where there are many.
@@ -520,8 +523,10 @@ void run_whole_planes(const AverageProblem<Compute<S>>& p, const S* from, S* to,
           store_before(to + plane * size + i, value, size - i, (last - plane) * size - i);
       }
     } else {
-      Vector<T> sums[lanes] = {};
-      for (int64_t i = 0; i < planes; ++i) sums[i] = lane_sums(from + (first + i) * size, size, from + p.outer * size);
+      Vector<T> sums[lanes];
+      fetch_ahead(from + first * size, planes * size);
+      for (int64_t i = 0; i < lanes; ++i)  // missing planes repeat the last
+        sums[i] = lane_sums(from + (first + smaller(i, planes - 1)) * size, size, from + p.outer * size);
       store_before(to + first, fold<T>(sums) * weight, planes, last - first);
     }
   }

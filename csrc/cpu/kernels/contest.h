@@ -21,6 +21,14 @@ struct Champion {
     best = take ? value : best;
     if constexpr (kWinner) tap = take ? other : tap;
   }
+
+  // The same in any order of the taps: the first of equals, and the last NaN.
+  TORCHBP_INLINE void meet_any(const Vector<T>& value, const IntegerVector<T>& other) {
+    const IntegerVector<T> ahead = (value > best) | ((value == best) & (other < tap));
+    const IntegerVector<T> take = ahead | ((value != value) & ((best == best) | (other > tap)));
+    best = take ? value : best;
+    tap = take ? other : tap;
+  }
 };
 
 // The same for one window. Masks in place of branches: which of a few random values is the largest cannot be
@@ -119,6 +127,60 @@ TORCHBP_INLINE Vector<T> values_at(const V& places, int place, const Vector<T>& 
 #endif
   if constexpr (sizeof(V) == sizeof(Vector<T>)) return places == static_cast<Integer<T>>(place) ? values : Vector<T>{};
 }
+
+// Writes a vector of maxima and winners, or the `count` that matter where there is no room for all.
+template <typename S, typename W, bool kWinner>
+TORCHBP_INLINE void write_champion(const Champion<Compute<S>, kWinner>& champion, S* to, W* winner, int64_t count,
+                                   int64_t room) {
+  typedef Compute<S> T;
+  if (room >= kLanes<T>) {
+    store_values(to, champion.best);
+    if constexpr (kWinner) narrow<T>(champion.tap, winner);
+    return;
+  }
+  for (int64_t lane = 0; lane < smaller(count, kLanes<T>); ++lane) {
+    set_value(to + lane, champion.best[lane]);
+    if constexpr (kWinner) winner[lane] = static_cast<W>(champion.tap[lane]);
+  }
+}
+
+// Where a tap lies in its window: its coordinates, and its distance from the window's first element.
+struct TapPlace {
+  int64_t offset;
+  int64_t depth;
+  int64_t height;
+  int64_t width;
+};
+
+// The places of the taps of a window, whose elements are `step` apart along each axis; of few taps in a table.
+struct TapTable {
+  struct Steps {
+    int64_t axis[kSpatial];
+  };
+  static constexpr int64_t kMost = 256;
+  int64_t kernel[kSpatial];
+  Steps step;
+  int64_t taps;
+  TapPlace place[kMost];
+
+  TapTable(const int64_t* size, const Steps& steps)
+      : kernel{size[0], size[1], size[2]}, step(steps), taps(size[0] * size[1] * size[2]) {
+    for (uint64_t tap = 0; few() && has(tap); ++tap) place[tap] = find(tap);
+  }
+
+  TORCHBP_INLINE bool few() const { return taps <= kMost; }
+  TORCHBP_INLINE bool has(uint64_t tap) const { return tap < static_cast<uint64_t>(taps); }
+  TORCHBP_INLINE TapPlace at(uint64_t tap) const { return few() ? place[tap] : find(tap); }
+
+ private:
+  TORCHBP_INLINE TapPlace find(uint64_t tap) const {
+    // Taps are below 2^31, and narrow divisions are several times faster.
+    const uint32_t t = static_cast<uint32_t>(tap), columns = static_cast<uint32_t>(kernel[2]);
+    const uint32_t row = t / columns, rows = static_cast<uint32_t>(kernel[1]);
+    const int64_t d = row / rows, h = row % rows, w = t % columns;
+    return {d * step.axis[0] + h * step.axis[1] + w * step.axis[2], d, h, w};
+  }
+};
 
 // Calls body with the winners as bytes or as 32-bit integers.
 template <typename Body>

@@ -22,11 +22,11 @@ TORCHBP_INLINE Range inside_taps(const PoolProblem& p, int axis, int64_t output)
   return valid_range(p.kernel[axis], p.dilation[axis], start, p.input[axis]);
 }
 
-// Outputs along the width whose windows lie inside the input.
-TORCHBP_INLINE Range inside_windows(const PoolProblem& p) {
-  const int64_t reach = p.dilation[2] * (p.kernel[2] - 1);
-  const Range first = valid_range(p.output[2], p.stride[2], -p.padding[2], p.input[2]);
-  const Range last = valid_range(p.output[2], p.stride[2], reach - p.padding[2], p.input[2]);
+// Outputs along one axis whose windows lie inside the input.
+TORCHBP_INLINE Range inside_windows(const PoolProblem& p, int axis) {
+  const int64_t reach = p.dilation[axis] * (p.kernel[axis] - 1);
+  const Range first = valid_range(p.output[axis], p.stride[axis], -p.padding[axis], p.input[axis]);
+  const Range last = valid_range(p.output[axis], p.stride[axis], reach - p.padding[axis], p.input[axis]);
   return {first.first, larger(first.first, smaller(first.last, last.last))};
 }
 
@@ -68,7 +68,7 @@ Plan plan_of(const PoolProblem& p) {
                 : p.stride[1] > extent
                     ? power_of_two(extent)
                     : power_of_two(larger(extent, smaller(kHeld / (plan.planes * plan.length), p.input[1])));
-  plan.inside = inside_windows(p);
+  plan.inside = inside_windows(p, 2);
   return plan;
 }
 
@@ -290,6 +290,86 @@ void pool_wide(const PoolProblem& p, const S* plane, int64_t od, int64_t oh, S* 
   }
 }
 
+// Windows that are too far apart to be taken apart in registers: the rows of a row of windows are reduced to one,
+// column by column, and each column meets those that follow it, one, then two, then four further on, until it has met a
+// window's.
+template <typename T>
+TORCHBP_INLINE bool columns_first(const PoolProblem& p) {
+  return p.inner == 1 && p.dilation[2] == 1 && p.stride[2] > 2 && p.stride[2] <= 2 * p.kernel[2] &&
+         p.kernel[2] < kLanes<T> && p.input[2] >= 2 * kLanes<T>;
+}
+
+// Columns from `begin` on, which may lie in the padding: their best elements, and the taps of these counted from the
+// window that begins at the first.
+template <typename T>
+struct ColumnChampions {
+  static constexpr int64_t kColumns = 512;
+  T best[kColumns + 2 * kLanes<T>];
+  Integer<T> tap[kColumns + 2 * kLanes<T>];
+
+  TORCHBP_INLINE Champion<T, true> at(int64_t column) const {
+    Champion<T, true> champion = {load(best + column), IntegerVector<T>{}};
+    __builtin_memcpy(&champion.tap, tap + column, sizeof(champion.tap));
+    return champion;
+  }
+  TORCHBP_INLINE void set(int64_t column, const Champion<T, true>& champion) {
+    store(best + column, champion.best);
+    __builtin_memcpy(tap + column, &champion.tap, sizeof(champion.tap));
+  }
+  // What is no element loses, to equals too.
+  TORCHBP_INLINE void set_padding(int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      best[i] = -static_cast<T>(__builtin_inf());
+      tap[i] = INT32_MAX;
+    }
+  }
+  TORCHBP_INLINE void meet_following(int64_t count, int64_t kernel) {
+    for (int64_t met = 1, shift = 1; met < kernel; met += shift) {
+      shift = smaller(met, kernel - met);
+      for (int64_t i = 0; i < count; i += kLanes<T>) {
+        Champion<T, true> champion = at(i);
+        const Champion<T, true> other = at(i + shift);
+        champion.meet_any(other.best, other.tap);
+        set(i, champion);
+      }
+    }
+  }
+};
+
+template <typename S, typename W, bool kWinner>
+void pool_columns(const PoolProblem& p, const S* plane, const S* limit, int64_t od, int64_t oh, S* to, W* winner) {
+  typedef Compute<S> T;
+  ColumnChampions<T> columns;
+  const Range depths = inside_taps(p, 0, od), heights = inside_taps(p, 1, oh);
+  const bool none = depths.first >= depths.last || heights.first >= heights.last;
+  const int64_t first_tap = (depths.first * p.kernel[1] + heights.first) * p.kernel[2];
+  for (int64_t o = 0; o < p.output[2];) {
+    const int64_t last = smaller(p.output[2], o + (columns.kColumns - p.kernel[2]) / p.stride[2] + 1);
+    const int64_t begin = o * p.stride[2] - p.padding[2], end = begin + (last - 1 - o) * p.stride[2] + p.kernel[2];
+    const int64_t from = larger(0, begin), stop = smaller(p.input[2], end);
+    for (int64_t i = from; i < stop; i += kLanes<T>) {
+      const IntegerVector<T> column = lane_numbers<T>() + static_cast<Integer<T>>(i - begin);
+      Champion<T, true> champion = {Vector<T>{} - static_cast<T>(__builtin_inf()),
+                                    column + static_cast<Integer<T>>(first_tap)};
+      for (int64_t kd = depths.first; kd < depths.last; ++kd)
+        for (int64_t kh = heights.first; kh < heights.last; ++kh) {
+          const int64_t id = od * p.stride[0] - p.padding[0] + kd * p.dilation[0];
+          const int64_t ih = oh * p.stride[1] - p.padding[1] + kh * p.dilation[1];
+          champion.meet(load_before<S, true>(plane + (id * p.input[1] + ih) * p.input[2] + i, limit),
+                        column + static_cast<Integer<T>>((kd * p.kernel[1] + kh) * p.kernel[2]));
+        }
+      columns.set(i - begin, champion);
+    }
+    columns.set_padding(0, from - begin);
+    columns.set_padding(stop - begin, end - begin + kLanes<T>);
+    columns.meet_following(end - begin, p.kernel[2]);
+    for (int64_t start = 0; o < last; ++o, start += p.stride[2]) {
+      set_value(to + o, columns.best[start]);
+      if constexpr (kWinner) winner[o] = static_cast<W>(none ? kNone : columns.tap[start] - start);
+    }
+  }
+}
+
 // Input rows [first, last) among which are those of an output row's windows; the first never decreases.
 TORCHBP_INLINE Range spanned(const PoolProblem& p, int64_t oh) {
   const Range taps = inside_taps(p, 1, oh);
@@ -378,53 +458,52 @@ TORCHBP_INLINE Champion<Compute<S>, kWinner> few_along_width(const WindowRows<S>
   return champion;
 }
 
-// Writes a vector of maxima and winners, or the `count` that matter where there is no room for all.
-template <typename S, typename W, bool kWinner>
-TORCHBP_INLINE void write_champion(const Champion<Compute<S>, kWinner>& champion, S* to, W* winner, int64_t count,
-                                   int64_t room) {
-  typedef Compute<S> T;
-  if (room >= kLanes<T>) {
-    store_values(to, champion.best);
-    if constexpr (kWinner) narrow<T>(champion.tap, winner);
-    return;
-  }
-  for (int64_t lane = 0; lane < smaller(count, kLanes<T>); ++lane) {
-    set_value(to + lane, champion.best[lane]);
-    if constexpr (kWinner) winner[lane] = static_cast<W>(champion.tap[lane]);
-  }
-}
-
-// What a row of outputs is made of.
+// Rows of outputs that follow each other, as their windows do.
 template <typename S, typename W>
-struct FewRow {
+struct FewRows {
+  int64_t count;
+  int64_t length;  // of a row of outputs
+  int64_t pitch;   // from the windows of one to those of the next
   Range inside;    // outputs whose windows lie inside the row
   const S* begin;  // of the input
   const S* end;
   S* to;
   W* winner;
   int64_t room;  // elements that may be written
+
+  // Calls write(windows, outputs, winners, room) for every row; winners are null if there are none.
+  template <int kRows, typename Write>
+  TORCHBP_INLINE void each(WindowRows<S> windows, const Write& write) const {
+    for (int64_t i = 0; i < count; ++i) {
+      write(windows, to + i * length, winner ? winner + i * length : nullptr, room - i * length);
+      for (int64_t r = 0; r < (kRows ? kRows : windows.count); ++r) windows.at[r] += pitch;
+    }
+  }
 };
 
 template <typename S, typename W, bool kWinner, int kTaps, int kStep, int kRows>
-__attribute__((noinline)) void pool_few_columns(const PoolProblem& p, const WindowRows<S>& rows,
-                                                const FewRow<S, W>& row) {
+__attribute__((noinline)) void pool_few_columns(const PoolProblem& p, const WindowRows<S>& first,
+                                                const FewRows<S, W>& rows) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>, reach = kStep * lanes + kTaps;
-  const int64_t readable = row.end - rows.at[rows.count - 1];
-  for (int64_t o = 0; o < p.output[2]; o += lanes) {
-    const int64_t from = o * kStep - p.padding[2];
-    const Edge<S> edge = {row.begin, row.end, larger(0, -from), smaller(reach, p.input[2] - from)};
-    const bool plain = o >= row.inside.first && smaller(o + lanes, p.output[2]) <= row.inside.last;
-    Champion<T, kWinner> champion;
-    if (from + reach > readable || rows.at[0] - row.begin + from < 0)
-      champion = few_along_width<S, kWinner, kTaps, kStep, 0, kBeyondTensor>(rows, from, edge);
-    else if (plain)
-      champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kPlain>(rows, from, edge);
-    else
-      champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kBeyondRow>(rows, from, edge);
-    write_champion<S, W, kWinner>(champion, row.to + o, kWinner ? row.winner + o : nullptr, p.output[2] - o,
-                                  row.room - o);
-  }
+  const int64_t outputs = p.output[2], padding = p.padding[2], width = p.input[2];
+  const Range inside = rows.inside;
+  rows.template each<kRows>(first, [&](const WindowRows<S>& windows, S* to, W* winner, int64_t room) {
+    const int64_t before = windows.at[0] - rows.begin, readable = rows.end - windows.at[windows.count - 1];
+    for (int64_t o = 0; o < outputs; o += lanes) {
+      const int64_t from = o * kStep - padding;
+      const Edge<S> edge = {rows.begin, rows.end, larger(0, -from), smaller(reach, width - from)};
+      const bool plain = o >= inside.first && smaller(o + lanes, outputs) <= inside.last;
+      Champion<T, kWinner> champion;
+      if (from + reach > readable || before + from < 0)
+        champion = few_along_width<S, kWinner, kTaps, kStep, 0, kBeyondTensor>(windows, from, edge);
+      else if (plain)
+        champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kPlain>(windows, from, edge);
+      else
+        champion = few_along_width<S, kWinner, kTaps, kStep, kRows, kBeyondRow>(windows, from, edge);
+      write_champion<S, W, kWinner>(champion, to + o, kWinner ? winner + o : nullptr, outputs - o, room - o);
+    }
+  });
 }
 
 // The champions of a vector of channels, of taps [first, last) or all kTaps of each row.
@@ -449,24 +528,26 @@ TORCHBP_INLINE Champion<Compute<S>, kWinner> few_of_pixel(const WindowRows<S>& r
 }
 
 template <typename S, typename W, bool kWinner, int kTaps, int kRows>
-__attribute__((noinline)) void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& rows,
-                                               const FewRow<S, W>& row) {
+__attribute__((noinline)) void pool_few_pixels(const PoolProblem& p, const WindowRows<S>& first,
+                                               const FewRows<S, W>& rows) {
   typedef Compute<S> T;
   const int64_t inner = p.inner;
-  const bool plain = inner % kLanes<T> == 0 || row.end - rows.at[rows.count - 1] >= p.input[2] * inner + kLanes<T>;
-  for (int64_t o = 0; o < p.output[2]; ++o) {
-    const Range taps = inside_taps(p, 2, o);
-    const bool whole = plain && o >= row.inside.first && o < row.inside.last;
-    const int64_t from = (o * p.stride[2] - p.padding[2]) * inner;
-    for (int64_t c = 0; c < inner; c += kLanes<T>) {
-      const int64_t at = o * inner + c;
-      const Champion<T, kWinner> champion =
-          whole ? few_of_pixel<S, kWinner, kTaps, kRows, false>(rows, from + c, inner, taps, row.end)
-                : few_of_pixel<S, kWinner, 0, 0, true>(rows, from + c, inner, taps, row.end);
-      write_champion<S, W, kWinner>(champion, row.to + at, kWinner ? row.winner + at : nullptr, inner - c,
-                                    row.room - at);
+  rows.template each<kRows>(first, [&](const WindowRows<S>& windows, S* to, W* winner, int64_t room) {
+    const bool plain =
+        inner % kLanes<T> == 0 || rows.end - windows.at[windows.count - 1] >= p.input[2] * inner + kLanes<T>;
+    for (int64_t o = 0; o < p.output[2]; ++o) {
+      const Range taps = inside_taps(p, 2, o);
+      const bool whole = plain && o >= rows.inside.first && o < rows.inside.last;
+      const int64_t from = (o * p.stride[2] - p.padding[2]) * inner;
+      for (int64_t c = 0; c < inner; c += kLanes<T>) {
+        const int64_t at = o * inner + c;
+        const Champion<T, kWinner> champion =
+            whole ? few_of_pixel<S, kWinner, kTaps, kRows, false>(windows, from + c, inner, taps, rows.end)
+                  : few_of_pixel<S, kWinner, 0, 0, true>(windows, from + c, inner, taps, rows.end);
+        write_champion<S, W, kWinner>(champion, to + at, kWinner ? winner + at : nullptr, inner - c, room - at);
+      }
     }
-  }
+  });
 }
 
 template <typename S, typename W, bool kWinner, int kTaps, int kStep>
@@ -475,23 +556,29 @@ void pool_few(const PoolProblem& p, const Plan& plan, const Band& band, const S*
   const S* limit = input + p.outer * volume(p.input) * p.inner;
   const S* plane = input + band.outer * volume(p.input) * p.inner;
   const int64_t first_row = (band.outer * p.output[0] + band.depth) * p.output[1], length = p.output[2] * p.inner;
-  const Range depths = inside_taps(p, 0, band.depth);
-  for (int64_t oh = band.first; oh < band.last; ++oh) {
-    const WindowRows<S> rows = window_rows(p, plane, depths, band.depth, oh);
+  const Range depths = inside_taps(p, 0, band.depth), whole = inside_windows(p, 1);
+  for (int64_t oh = band.first, count = 1; oh < band.last; oh += count) {
+    const bool inside = oh >= whole.first && oh < whole.last;
+    count = inside ? smaller(whole.last, band.last) - oh : 1;
+    const WindowRows<S> first = window_rows(p, plane, depths, band.depth, oh);
     S* to = output + (first_row + oh) * length;
-    const FewRow<S, W> row = {plan.inside, input, limit, to, kWinner ? winner + (to - output) : nullptr, room - to};
-    const bool square = rows.count == kTaps;
-    if (rows.count == 0)  // dilated windows may miss the input altogether
-      for (int64_t i = 0; i < length; ++i) {
+    W* places = kWinner ? winner + (to - output) : nullptr;
+    if (first.count == 0) {  // dilated windows may miss the input altogether
+      for (int64_t i = 0; i < count * length; ++i) {
         set_value(to + i, -static_cast<Compute<S>>(__builtin_inf()));
-        if constexpr (kWinner) row.winner[i] = static_cast<W>(kNone);
+        if constexpr (kWinner) places[i] = static_cast<W>(kNone);
       }
-    else if constexpr (kStep == 0)
-      square ? pool_few_pixels<S, W, kWinner, kTaps, kTaps>(p, rows, row)
-             : pool_few_pixels<S, W, kWinner, kTaps, 0>(p, rows, row);
+      continue;
+    }
+    const FewRows<S, W> rows = {count,  length,   p.stride[1] * p.input[2] * p.inner, plan.inside, input, limit, to,
+                                places, room - to};
+    const bool square = first.count == kTaps;
+    if constexpr (kStep == 0)
+      square ? pool_few_pixels<S, W, kWinner, kTaps, kTaps>(p, first, rows)
+             : pool_few_pixels<S, W, kWinner, kTaps, 0>(p, first, rows);
     else
-      square ? pool_few_columns<S, W, kWinner, kTaps, kStep, kTaps>(p, rows, row)
-             : pool_few_columns<S, W, kWinner, kTaps, kStep, 0>(p, rows, row);
+      square ? pool_few_columns<S, W, kWinner, kTaps, kStep, kTaps>(p, first, rows)
+             : pool_few_columns<S, W, kWinner, kTaps, kStep, 0>(p, first, rows);
   }
 }
 
@@ -519,10 +606,15 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
   const int64_t first_row = (band.outer * p.output[0] + band.depth) * p.output[1];
   const Range depths = inside_taps(p, 0, band.depth);
   const bool dense = p.stride[1] <= p.dilation[1] * (p.kernel[1] - 1) + 1;
-  if (few_and_wide<T>(p)) {
+  const bool wide = few_and_wide<T>(p);
+  if (wide || columns_first<T>(p)) {
     for (int64_t oh = band.first; oh < band.last; ++oh) {
       const int64_t at = (first_row + oh) * row_length;
-      pool_wide<S, W, kWinner>(p, plane, band.depth, oh, output + at, kWinner ? winner + at : nullptr);
+      W* places = kWinner ? winner + at : nullptr;
+      if (wide)
+        pool_wide<S, W, kWinner>(p, plane, band.depth, oh, output + at, places);
+      else
+        pool_columns<S, W, kWinner>(p, plane, limit, band.depth, oh, output + at, places);
     }
     return;
   }
@@ -597,7 +689,7 @@ void pool_band(const PoolProblem& p, const Plan& plan, const Band& band, const S
 template <typename T>
 TORCHBP_INLINE bool side_by_side(const PoolProblem& p) {
   const bool narrow = few_taps(p) ? 2 * p.output[2] <= kLanes<T> : smaller(p.input[2], p.output[2] * 2) < 4 * kLanes<T>;
-  return narrow && planes_fit<T>(p, 192 << 10);
+  return narrow && !columns_first<T>(p) && planes_fit<T>(p, 192 << 10);
 }
 
 // The image that a few planes make.
@@ -885,6 +977,13 @@ struct CoverRows {
   int64_t count = 0;
   CoverRow<T, W> row[kCovers<T>];
 
+  TORCHBP_INLINE void add(const PoolProblem& p, int64_t output_row, int64_t kd, int64_t kh) {
+    CoverRow<T, W>& next = row[count++];
+    next.at = output_row * p.output[2] * p.inner;
+    next.tap = (kd * p.kernel[1] + kh) * p.kernel[2];
+    next.first = Places<T, W>{} + static_cast<typename PlacesOf<T, W>::Element>(next.tap);
+  }
+
   TORCHBP_INLINE void find(const PoolProblem& p, const Band& band, const Range& depths, int64_t ih) {
     const Range heights = covering(p, 1, ih);
     count = 0;
@@ -892,11 +991,20 @@ struct CoverRows {
       const int64_t kd = covering_tap(p, 0, band.depth, od);
       for (int64_t oh = heights.first; kd >= 0 && oh < heights.last; ++oh) {
         const int64_t kh = covering_tap(p, 1, ih, oh);
-        if (kh < 0) continue;
-        CoverRow<T, W>& next = row[count++];
-        next.at = ((band.outer * p.output[0] + od) * p.output[1] + oh) * p.output[2] * p.inner;
-        next.tap = (kd * p.kernel[1] + kh) * p.kernel[2];
-        next.first = Places<T, W>{} + static_cast<typename PlacesOf<T, W>::Element>(next.tap);
+        if (kh >= 0) add(p, (band.outer * p.output[0] + od) * p.output[1] + oh, kd, kh);
+      }
+    }
+  }
+
+  // The same for a row at a phase of the stride, counted from the row of outputs whose stride it is in; beyond the end
+  // of a plane too.
+  TORCHBP_INLINE void find_around(const PoolProblem& p, int64_t depth_phase, int64_t phase) {
+    count = 0;
+    for (int64_t kd = p.kernel[0] - 1; kd >= 0; --kd) {
+      const int64_t depth = depth_phase + p.padding[0] - kd * p.dilation[0];
+      for (int64_t kh = p.kernel[1] - 1; depth % p.stride[0] == 0 && kh >= 0; --kh) {
+        const int64_t height = phase + p.padding[1] - kh * p.dilation[1];
+        if (height % p.stride[1] == 0) add(p, depth / p.stride[0] * p.output[1] + height / p.stride[1], kd, kh);
       }
     }
   }
@@ -931,47 +1039,49 @@ struct Outputs {
   bool stream;  // how the inputs' gradient is written
 };
 
-// Sums for a vector of inputs at a phase, of which the first is covered by windows m, m - 1, ... In a row that windows
-// cover to its end a place beyond the row is a window that this input would be padding of: it never won. kEdge: so it
-// is not, or the tensor ends.
-template <typename Slide, int kPhase, bool kEdge, typename S, typename W>
-TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from,
-                                                int64_t m) {
+// Sums for a vector of inputs at a phase, of which the first is covered by windows m, m - 1, ... of kRows rows, or
+// `count`. In a row that windows cover to its end a place beyond the row is a window that this input would be
+// padding of: it never won.
+template <typename Slide, int kPhase, int kRows, Reading kReading, typename S, typename W>
+TORCHBP_INLINE Vector<Compute<S>> slide_columns(const CoverRow<Compute<S>, W>* rows, int64_t count,
+                                                const Outputs<S, W>& from, int64_t m) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   Vector<T> sum = {};
-  for (int64_t r = 0; r < rows.count; ++r)
+  for (int64_t r = 0; r < (kRows ? kRows : count); ++r)
     for (int k = Slide::last(kPhase); k >= 0; k -= Slide::kStride) {
-      const int64_t place = m - k / Slide::kStride, at = rows.row[r].at + place;
-      if constexpr (kEdge) {
+      const int64_t place = m - k / Slide::kStride, at = rows[r].at + place;
+      if constexpr (kReading == kPlain) {
+        sum += values_at<T>(rows[r].columns(from.winner + at), k, load_values(from.gradient + at));
+      } else {
+        const int64_t first = kReading == kBeyondRow ? place : at;
+        const int64_t end = kReading == kBeyondRow ? from.width : from.all;
         S gradient[lanes] = {};
         W winner[lanes];
         for (int64_t lane = 0; lane < lanes; ++lane) {
-          const bool inside = place + lane >= 0 && place + lane < from.width;
+          const bool inside = first + lane >= 0 && first + lane < end;
           winner[lane] = inside ? from.winner[at + lane] : static_cast<W>(kNone);
           if (inside) gradient[lane] = from.gradient[at + lane];
         }
-        sum += values_at<T>(rows.row[r].columns(winner), k, load_values(gradient));
-      } else {
-        sum += values_at<T>(rows.row[r].columns(from.winner + at), k, load_values(from.gradient + at));
+        sum += values_at<T>(rows[r].columns(winner), k, load_values(gradient));
       }
     }
   return sum;
 }
 
 // A row of inputs of a contiguous tensor.
-template <typename Slide, int kShift, bool kEdge, typename S, typename W>
-TORCHBP_INLINE void slide_vector(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, int64_t m, S* to,
-                                 int64_t count, int64_t room, bool stream) {
+template <typename Slide, int kShift, int kRows, Reading kReading, typename S, typename W>
+TORCHBP_INLINE void slide_vector(const CoverRow<Compute<S>, W>* rows, int64_t row_count, const Outputs<S, W>& from,
+                                 int64_t m, S* to, int64_t count, int64_t room) {
   typedef Compute<S> T;
   constexpr int64_t lanes = kLanes<T>;
   if constexpr (Slide::kStride == 1) {
-    store_result(to, slide_columns<Slide, 0, kEdge>(rows, from, m), count, room, stream);
+    store_result(to, slide_columns<Slide, 0, kRows, kReading>(rows, row_count, from, m), count, room, from.stream);
   } else {
-    const Vector<T> even = slide_columns<Slide, kShift, kEdge>(rows, from, m);
-    const Vector<T> odd = slide_columns<Slide, 1 - kShift, kEdge>(rows, from, m + kShift);
-    store_result(to, first_of_pairs(even, odd), count, room, stream);
-    if (count > lanes) store_result(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes, stream);
+    const Vector<T> even = slide_columns<Slide, kShift, kRows, kReading>(rows, row_count, from, m);
+    const Vector<T> odd = slide_columns<Slide, 1 - kShift, kRows, kReading>(rows, row_count, from, m + kShift);
+    store_result(to, first_of_pairs(even, odd), count, room, from.stream);
+    if (count > lanes) store_result(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes, from.stream);
   }
 }
 
@@ -988,9 +1098,9 @@ __attribute__((noinline)) void slide_row(const PoolProblem& p, const CoverRows<C
     const bool plain = before + m >= back && m + kLanes<Compute<S>> + kShift <= after &&
                        (covered || (m >= back && last < p.output[2]));
     if (plain)
-      slide_vector<Slide, kShift, false>(rows, from, m, to + i, count, room - i, from.stream);
+      slide_vector<Slide, kShift, 0, kPlain>(rows.row, rows.count, from, m, to + i, count, room - i);
     else
-      slide_vector<Slide, kShift, true>(rows, from, m, to + i, count, room - i, from.stream);
+      slide_vector<Slide, kShift, 0, kBeyondRow>(rows.row, rows.count, from, m, to + i, count, room - i);
   }
 }
 
@@ -1125,45 +1235,71 @@ TORCHBP_INLINE bool slides(const PoolProblem& p) {
   return with_slide(p, [](auto slide) { return slide.kStride > 0; });
 }
 
-// Whether windows of two columns cover a contiguous tensor side by side, with nothing left over.
-TORCHBP_INLINE bool tiles(const PoolProblem& p) {
-  bool exact = p.inner == 1 && p.kernel[2] == 2;
-  for (int axis = 0; axis < kSpatial; ++axis)
-    exact = exact && (p.dilation[axis] == 1 || p.kernel[axis] == 1) && p.padding[axis] == 0 &&
-            p.stride[axis] == p.kernel[axis] && p.input[axis] == p.output[axis] * p.stride[axis];
+// Whether a contiguous tensor has a stride of inputs for every output, along every axis. Then what covers an input is
+// found at the same distances everywhere, also across the ends of rows and planes: a window beyond an end is one that
+// the input would be padding of, so that it never won.
+constexpr int64_t kPhases = 4;
+
+TORCHBP_INLINE bool regular(const PoolProblem& p) {
+  bool exact = p.inner == 1 && p.stride[1] <= kPhases && slides(p);
+  for (int axis = 0; axis < kSpatial; ++axis) exact = exact && p.input[axis] == p.output[axis] * p.stride[axis];
   return exact;
 }
 
-// The inputs under a band of outputs: each row of outputs fills the rows under its windows.
-template <typename S, typename W>
-void fill_tiles(const PoolProblem& p, const Band& band, const S* gradient, const W* winner, S* grad_input,
-                bool stream) {
-  typedef Compute<S> T;
-  constexpr int64_t lanes = kLanes<T>;
-  const int64_t width = p.output[2], first = (band.outer * p.output[0] + band.depth) * p.output[1];
-  const int64_t all = p.outer * volume(p.output);
-  for (int64_t kd = 0; kd < p.kernel[0]; ++kd) {
-    S* plane = grad_input + (band.outer * p.input[0] + band.depth * p.kernel[0] + kd) * p.input[1] * p.input[2];
-    const S* end = plane + band.last * p.kernel[1] * p.input[2];
+// Apart, to leave the registers to the others.
+template <typename Slide, int kShift, typename S, typename W>
+__attribute__((noinline)) void slide_end(const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& from, int64_t m,
+                                         S* to, int64_t count, int64_t room) {
+  slide_vector<Slide, kShift, 0, kBeyondTensor>(rows.row, rows.count, from, m, to, count, room);
+}
+
+// `count` inputs from a row's first one, in the stride of output `first`, on; of kRows rows, or rows.count.
+template <typename Slide, int kShift, int kRows, typename S, typename W>
+TORCHBP_INLINE void slide_run(const PoolProblem& p, const CoverRows<Compute<S>, W>& rows, const Outputs<S, W>& outputs,
+                              int64_t first, S* to, int64_t count, int64_t room) {
+  constexpr int64_t lanes = kLanes<Compute<S>>, back = (Slide::kColumns - 1) / Slide::kStride;
+  const Outputs<S, W> from = outputs;  // what is not passed on stays in registers
+  CoverRow<Compute<S>, W> few[kRows ? kRows : 1];
+  for (int r = 0; r < kRows; ++r) few[r] = rows.row[r];
+  const int64_t padding = p.padding[2], row_count = rows.count;
+  const int64_t low = row_count > 0 ? rows.row[0].at : 0, high = row_count > 0 ? rows.row[row_count - 1].at : 0;
+  for (int64_t i = 0; i < count; i += Slide::kStride * lanes) {
+    const int64_t m = first + (i + padding) / Slide::kStride;
+    if (m + low >= back && m + high + lanes + kShift <= from.all)
+      slide_vector<Slide, kShift, kRows, kPlain>(kRows ? few : rows.row, row_count, from, m, to + i, count - i,
+                                                 room - i);
+    else
+      slide_end<Slide, kShift>(rows, outputs, m, to + i, count - i, room - i);
+  }
+}
+
+// The inputs in the strides of a band of outputs.
+template <typename Slide, int kShift, typename S, typename W>
+__attribute__((noinline)) void slide_band(const PoolProblem& p, const Band& band, const Band& last,
+                                          const Outputs<S, W>& from, S* grad_input) {
+  const int64_t height = p.stride[1], width = p.input[2], first = (band.outer * p.output[0] + band.depth) * p.output[1];
+  for (int64_t depth = 0; depth < p.stride[0]; ++depth) {
+    CoverRows<Compute<S>, W> around[kPhases];
+    for (int64_t phase = 0; phase < height; ++phase) around[phase].find_around(p, depth, phase);
+    S* plane = grad_input + (band.outer * p.input[0] + band.depth * p.stride[0] + depth) * p.input[1] * width;
+    S* to = plane + band.first * height * width;
+    // What follows at the next depth is written by this thread next, if no other depth of the stride is between.
+    const int64_t ahead = p.stride[0] == 1 ? (last.outer - band.outer) * p.input[0] + last.depth - band.depth : 0;
+    const S* end = plane + (ahead * p.input[1] + (p.stride[0] == 1 ? last.last : band.last) * height) * width;
+    if (height == 1 && Slide::kStride == 1) {  // rows follow each other in both tensors
+      slide_run<Slide, kShift, 0>(p, around[0], from, (first + band.first) * width, to,
+                                  (band.last - band.first) * width, end - to);
+      continue;
+    }
     for (int64_t oh = band.first; oh < band.last; ++oh)
-      for (int64_t kh = 0; kh < p.kernel[1]; ++kh) {
-        const int tap = static_cast<int>((kd * p.kernel[1] + kh) * 2);
-        S* to = plane + (oh * p.kernel[1] + kh) * p.input[2];
-        for (int64_t o = 0; o < width; o += lanes, to += 2 * lanes) {
-          const int64_t at = (first + oh) * width + o;
-          W some[lanes] = {};
-          const W* places = winner + at;
-          if (at + lanes > all) {
-            for (int64_t i = 0; i < all - at; ++i) some[i] = winner[at + i];
-            places = some;
-          }
-          const Places<T, W> winners = load_places<T>(places);
-          const Vector<T> values = load_before<S, true>(gradient + at, gradient + all);
-          const Vector<T> even = values_at<T>(winners, tap, values), odd = values_at<T>(winners, tap + 1, values);
-          const int64_t count = 2 * (width - o), room = end - to;
-          store_result(to, first_of_pairs(even, odd), count, room, stream);
-          if (count > lanes) store_result(to + lanes, rest_of_pairs(even, odd), count - lanes, room - lanes, stream);
-        }
+      for (int64_t phase = 0; phase < height; ++phase, to += width) {
+        const int64_t at = (first + oh) * p.output[2];
+        if (around[phase].count == 1)
+          slide_run<Slide, kShift, 1>(p, around[phase], from, at, to, width, end - to);
+        else if (around[phase].count == 2)
+          slide_run<Slide, kShift, 2>(p, around[phase], from, at, to, width, end - to);
+        else
+          slide_run<Slide, kShift, 0>(p, around[phase], from, at, to, width, end - to);
       }
   }
 }
@@ -1172,7 +1308,7 @@ template <typename T>
 TORCHBP_INLINE bool gathers_side_by_side(const PoolProblem& p) {
   const bool narrow =
       slides(p) ? 2 * p.input[2] <= p.stride[2] * kLanes<T> : smaller(p.input[2], p.output[2] * 2) < 2 * kLanes<T>;
-  return narrow && !tiles(p) && planes_fit<T>(p, 112 << 10);
+  return narrow && !regular(p) && planes_fit<T>(p, 112 << 10);
 }
 
 // Whether the gradient is scattered: also where windows are so far apart that outputs are few, if there are planes
@@ -1181,7 +1317,7 @@ template <typename S>
 bool scatters(const PoolProblem& p) {
   constexpr int64_t kEnough = 16;
   if (!gathers<Compute<S>>(p)) return true;
-  return sizeof(S) == sizeof(Compute<S>) && p.inner == 1 && volume(p.stride) >= 8 && p.outer >= kEnough && !tiles(p);
+  return sizeof(S) == sizeof(Compute<S>) && p.inner == 1 && volume(p.stride) >= 8 && p.outer >= kEnough && !regular(p);
 }
 
 template <typename S>
@@ -1219,11 +1355,17 @@ void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* g
   if (gathers_side_by_side<Compute<S>>(p))
     return gather_image<Slide>(p, gradient, winner, grad_input, begin, end, workspace);
   const bool stream = streams(grad_input, p.outer * volume(p.input) * p.inner, p.inner > 1 ? p.inner : p.input[2]);
-  if (tiles(p)) {
-    for (int64_t task = begin; task < end; ++task)
-      fill_tiles(p, band_of(p.outer, p.output, task), gradient, winner, grad_input, stream);
-    end_stream(stream);
-    return;
+  if constexpr (Slide::kStride > 0) {
+    if (regular(p)) {
+      const Outputs<S, W> from = {gradient, winner, p.outer * volume(p.output), p.output[2], stream};
+      constexpr int kOdd = Slide::kStride - 1;
+      const auto slide =
+          p.padding[2] % Slide::kStride == 0 ? slide_band<Slide, 0, S, W> : slide_band<Slide, kOdd, S, W>;
+      const Band last = band_of(p.outer, p.output, end - 1);
+      for (int64_t task = begin; task < end; ++task) slide(p, band_of(p.outer, p.output, task), last, from, grad_input);
+      end_stream(stream);
+      return;
+    }
   }
   const Band last = band_of(p.outer, p.input, end - 1);
   const S* room = grad_input + ((last.outer * p.input[0] + last.depth) * p.input[1] + last.last) * p.input[2] * p.inner;
@@ -1238,34 +1380,12 @@ void gather_tasks(const PoolProblem& p, const S* gradient, const W* winner, S* g
   end_stream(stream);
 }
 
-// Where a tap lies in its window: its coordinates, and its distance from the window's first element.
-struct TapPlace {
-  int64_t offset;
-  int32_t depth;
-  int32_t height;
-  int32_t width;
-};
-
-TORCHBP_INLINE TapPlace place_of(const PoolProblem& p, int64_t tap) {
-  const int64_t w = tap % p.kernel[2], rest = tap / p.kernel[2], h = rest % p.kernel[1], d = rest / p.kernel[1];
-  const int64_t row = d * p.dilation[0] * p.input[1] + h * p.dilation[1];
-  return {(row * p.input[2] + w * p.dilation[2]) * p.inner, static_cast<int32_t>(d), static_cast<int32_t>(h),
-          static_cast<int32_t>(w)};
+TORCHBP_INLINE TapTable taps_of(const PoolProblem& p) {
+  const int64_t row = p.input[2] * p.inner;
+  return TapTable(p.kernel, {p.dilation[0] * p.input[1] * row, p.dilation[1] * row, p.dilation[2] * p.inner});
 }
 
-TORCHBP_INLINE bool holds(const Range& range, int32_t value) { return value >= range.first && value < range.last; }
-
-// The places of all taps, where they are few enough for a table.
-struct TapTable {
-  static constexpr int64_t kMost = 256;
-  int64_t taps;
-  TapPlace place[kMost];
-
-  explicit TapTable(const PoolProblem& p) : taps(volume(p.kernel)) {
-    for (int64_t tap = 0; taps <= kMost && tap < taps; ++tap) place[tap] = place_of(p, tap);
-  }
-  TORCHBP_INLINE bool has(int64_t tap) const { return static_cast<uint64_t>(tap) < static_cast<uint64_t>(taps); }
-};
+TORCHBP_INLINE bool holds(const Range& range, int64_t value) { return value >= range.first && value < range.last; }
 
 // Calls visit(output offset, input offset) for every output and the input that won it; a winner that
 // cannot belong to its window is passed over. Inside the input every tap can; at the border its coordinates are
@@ -1275,15 +1395,13 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& p, const TapTable& table, c
                                   Visit visit) {
   const Slice slice = slice_of(p, task);
   const int64_t inner = p.inner, step = p.stride[2] * inner;
-  const bool tabled = table.taps <= TapTable::kMost;
-  const Range inside = inside_windows(p);
+  const Range inside = inside_windows(p, 2);
   int64_t out = slice.output;
   for (int64_t od = 0; od < p.output[0]; ++od) {
     const Range depths = inside_taps(p, 0, od);
     for (int64_t oh = 0; oh < p.output[1]; ++oh) {
       const Range heights = inside_taps(p, 1, oh);
-      const bool row_inside =
-          tabled && depths.last - depths.first == p.kernel[0] && heights.last - heights.first == p.kernel[1];
+      const bool row_inside = depths.last - depths.first == p.kernel[0] && heights.last - heights.first == p.kernel[1];
       const int64_t d = od * p.stride[0] - p.padding[0], h = oh * p.stride[1] - p.padding[1];
       int64_t start = slice.input + ((d * p.input[1] + h) * p.input[2] - p.padding[2]) * inner;
       for (int64_t ow = 0; ow < p.output[2];) {
@@ -1291,7 +1409,7 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& p, const TapTable& table, c
           for (; ow < inside.last; ++ow, out += inner, start += step)
             for (int64_t c = 0; c < (inner == 1 ? 1 : slice.channels); ++c) {
               const int64_t tap = static_cast<int64_t>(winner[out + c]);
-              if (table.has(tap)) visit(out + c, start + table.place[tap].offset + c);
+              if (table.has(tap)) visit(out + c, start + table.at(tap).offset + c);
             }
           continue;
         }
@@ -1299,7 +1417,7 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& p, const TapTable& table, c
         for (int64_t c = 0; c < slice.channels; ++c) {
           const int64_t tap = static_cast<int64_t>(winner[out + c]);
           if (!table.has(tap)) continue;
-          const TapPlace at = tabled ? table.place[tap] : place_of(p, tap);
+          const TapPlace at = table.at(tap);
           if (holds(depths, at.depth) && holds(heights, at.height) && holds(widths, at.width))
             visit(out + c, start + at.offset + c);
         }
@@ -1313,7 +1431,7 @@ TORCHBP_INLINE void visit_winners(const PoolProblem& p, const TapTable& table, c
 
 template <typename S, typename W>
 void max_scatter(const PoolProblem& p, const S* gradient, const W* winner, S* grad_input, int64_t begin, int64_t end) {
-  const TapTable table(p);
+  const TapTable table = taps_of(p);
   for (int64_t task = begin; task < end; ++task) {
     const Slice slice = slice_of(p, task);
     clear(grad_input + slice.input, volume(p.input), p.inner, slice.channels);
@@ -1328,7 +1446,7 @@ int64_t backward_tasks(const PoolProblem& p) {
   typedef Compute<S> T;
   if (scatters<S>(p)) return slice_tasks(p);
   if (gathers_side_by_side<T>(p)) return (p.outer + kLanes<T> - 1) / kLanes<T>;
-  return band_tasks(p.outer, tiles(p) ? p.output : p.input);
+  return band_tasks(p.outer, regular(p) ? p.output : p.input);
 }
 
 template <typename S>
@@ -1344,7 +1462,7 @@ void backward(const PoolProblem& p, const S* gradient, const void* winner, int w
 template <typename S>
 void pick(const PoolProblem& p, const S* input, const void* winner, int winner_bytes, S* output, int64_t begin,
           int64_t end) {
-  const TapTable table(p);
+  const TapTable table = taps_of(p);
   for (int64_t task = begin; task < end; ++task) {
     const Slice slice = slice_of(p, task);
     clear(output + slice.output, volume(p.output), p.inner, slice.channels);

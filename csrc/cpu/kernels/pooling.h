@@ -18,28 +18,39 @@ struct PoolProblem {
   int64_t dilation[kSpatial];
 };
 
-// A pool whose windows follow no stride. The window of output o along axis a covers the inputs
-// [start, end) with start = windows[first[a] + o] and end = windows[total + first[a] + o]; the table of an
-// image and channel begins at n * batch_stride + c * channel_stride.
+// A pool whose windows follow no stride. The window of output o along axis a covers `length` inputs from `start` on,
+// with start = windows[first[a] + o] and length = windows[total + first[a] + o]; every plane of a contiguous tensor has
+// a table of its own, plane_stride from one to the next, or all have the same one.
 struct IrregularProblem {
   int64_t outer;  // as in PoolProblem
   int64_t inner;
   int64_t input[kSpatial];
   int64_t output[kSpatial];
+  int64_t kernel[kSpatial];  // the largest window; winners are places in one of this size
   const int64_t* windows;
   int64_t first[kSpatial];
   int64_t total;
-  int64_t channels;  // of an image, if inner is 1
-  int64_t batch_stride;
-  int64_t channel_stride;
+  int64_t plane_stride;
 };
 
-// One plane of `from` elements, `step` apart, each of which has a place in a plane of `to` elements, as far
-// apart. Of several writers to one place the last stays; the adjoint reads for it only.
+// From one image, channel or position of a tensor to the next.
+struct UnpoolSteps {
+  int64_t outer;
+  int64_t channel;
+  int64_t pixel;
+};
+
+// Each of `from` elements of a small plane has a place in a large one of `to`. Of several writers to one place the
+// last stays; the adjoint reads for it only. An image is a task, or a block of its channels; a plane of its own where
+// all tensors are contiguous.
 struct UnpoolProblem {
+  int64_t outer;
+  int64_t inner;  // channels
   int64_t from;
   int64_t to;
-  int64_t step;
+  UnpoolSteps index;
+  UnpoolSteps small;
+  UnpoolSteps large;
 };
 
 // Entries behind the last scale of an average, so that vectors of them can be read whole.
@@ -89,20 +100,24 @@ struct MaxPoolKernels {
                  int64_t end);
 };
 
-// The same three for windows that follow no stride; the winner is a place in its own window.
+// The same three for windows that follow no stride.
 template <typename T>
 struct IrregularPoolKernels {
   int64_t (*tasks)(const IrregularProblem&);
-  void (*forward)(const IrregularProblem&, const T* input, T* output, void* winner, int winner_bytes, int64_t task);
+  int64_t (*forward_workspace)(const IrregularProblem&);  // bytes, per thread
+  void (*forward)(const IrregularProblem&, const T* input, T* output, void* winner, int winner_bytes, int64_t begin,
+                  int64_t end, void* workspace);
   void (*scatter)(const IrregularProblem&, const T* grad_output, const void* winner, int winner_bytes, T* grad_input,
-                  int64_t task);
+                  int64_t begin, int64_t end);
   void (*gather)(const IrregularProblem&, const T* input, const void* winner, int winner_bytes, T* output,
-                 int64_t task);
+                 int64_t begin, int64_t end);
 
   // Both return where they met an index outside the plane, or null.
-  const int64_t* (*unpool)(const UnpoolProblem&, const T* input, const int64_t* index, T* output);
+  int64_t (*unpool_tasks)(const UnpoolProblem&);
+  int64_t (*unpool_adjoint_workspace)(const UnpoolProblem&);
+  const int64_t* (*unpool)(const UnpoolProblem&, const T* input, const int64_t* index, T* output, int64_t task);
   const int64_t* (*unpool_adjoint)(const UnpoolProblem&, const T* grad_output, const int64_t* index, T* grad_input,
-                                   uint8_t* taken);  // a byte per element of `to`
+                                   int64_t task, void* workspace);
 };
 
 template <typename S>

@@ -25,7 +25,6 @@ from torchbp.nn.functional._arguments import (
     remembers_plain,
     with_batch,
 )
-from torchbp.ops.registry import memory_format_of
 
 
 @remembers_plain
@@ -175,7 +174,7 @@ def _adaptive_max_pool(
     x, unbatched = with_batch(op, input, dimensions)
     check_not_empty(op, x, start=2 if unbatched else 1)
     sizes = _checked_adaptive_size(op, dimensions, x, wanted)
-    if memory_format_of(x) == torch.channels_last_3d:  # of volumes the built-in's results are contiguous
+    if dimensions == 3:  # of volumes the built-in's results are contiguous
         x = x.contiguous()
     y, indices = autograd.pooling.adaptive_max_pool(x, sizes, return_indices)
     return _with_indices(y, indices, unbatched)
