@@ -1,9 +1,10 @@
 // Separable linear maps. For each row of outputs the weighted source rows are summed over the outer axes
 // into a buffer, along consecutive elements; one row of weight one is read where it is. Then the last
-// axis' taps are applied, run by run.
+// axis' taps are applied, run by run. Where planes get more rows it is the other way round: the last axis'
+// taps are applied to a source row once, and the results are kept for all the sums that they are part of.
 #include "separable.h"
 
-#include "vector.h"
+#include "parts.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
@@ -44,7 +45,8 @@ int64_t separable_tasks(const SeparableProblem<T>& problem) {
 
 template <typename T>
 int64_t separable_workspace(const SeparableProblem<T>& problem) {
-  return problem.row * channel_block(problem);
+  if (problem.slots > 0) return problem.slots * problem.axis[2].outputs;
+  return problem.row * channel_block(problem) * (problem.turned ? 2 : 1);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -114,9 +116,11 @@ struct Together {
   int count;
 };
 
+// What stands `offset` further than the sources say.
 template <typename T>
-void add_together(const Together<T>& rows, T* to, int64_t count, bool onto) {
-  const T *a = rows.source[0], *b = rows.source[1], *c = rows.source[2], *d = rows.source[3];
+void add_together(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
+  const T* const* source = rows.source;
+  const T *a = source[0] + offset, *b = source[1] + offset, *c = source[2] + offset, *d = source[3] + offset;
   const T u = rows.weight[0], v = rows.weight[1], w = rows.weight[2], z = rows.weight[3];
   switch (rows.count) {
     case 1:
@@ -141,6 +145,7 @@ struct Task {
   T* target;
   T* workspace;
   int64_t channels;  // in the block; 1 for planes
+  const T** kept;    // the source row of every slot
 };
 
 // Adds a few source rows to the buffer, piece by piece.
@@ -148,16 +153,14 @@ template <typename T>
 void add_rows(const Task<T>& task, const Together<T>& rows, bool onto) {
   const SeparableProblem<T>& p = *task.problem;
   const bool joined = p.source_step == task.channels;  // the places of a piece are one stretch of memory
+  T* to = task.workspace;
   for (int64_t place = 0, offset = 0; place < p.row; place += p.piece, offset += p.piece_stride) {
-    Together<T> piece = rows;
     if (joined) {
-      for (int k = 0; k < rows.count; ++k) piece.source[k] = rows.source[k] + offset;
-      add_together(piece, task.workspace + place * task.channels, p.piece * task.channels, onto);
+      add_together(rows, offset, to, p.piece * task.channels, onto);
+      to += p.piece * task.channels;
     } else {
-      for (int64_t i = 0; i < p.piece; ++i) {
-        for (int k = 0; k < rows.count; ++k) piece.source[k] = rows.source[k] + offset + i * p.source_step;
-        add_together(piece, task.workspace + (place + i) * task.channels, task.channels, onto);
-      }
+      for (int64_t i = 0; i < p.piece; ++i, to += task.channels)
+        add_together(rows, offset + i * p.source_step, to, task.channels, onto);
     }
   }
 }
@@ -218,6 +221,26 @@ TORCHBP_INLINE void stepped(const SeparableRun& run, const int64_t* places, cons
       return [=](int t, int64_t i) { return weights[(k + t) * count + i] * row[places[k + t] + i * step]; };
     });
   }
+}
+
+template <typename T>
+TORCHBP_INLINE void interleaved(const T* a, const T* b, int64_t count, T* to) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  const int64_t pairs = count / 2;
+  if (pairs >= lanes) {
+    for (int64_t i = 0; i < pairs; i += lanes) {
+      const int64_t at = smaller(i, pairs - lanes);  // the last vectors overlap those before
+      const Vector<T> first = load(a + at), second = load(b + at);
+      store(to + 2 * at, first_of_pairs(first, second));
+      store(to + 2 * at + lanes, rest_of_pairs(first, second));
+    }
+  } else {
+    for (int64_t i = 0; i < pairs; ++i) {
+      to[2 * i] = a[i];
+      to[2 * i + 1] = b[i];
+    }
+  }
+  if (count % 2 == 1) to[count - 1] = a[pairs];
 }
 
 // Places that grow by 0 or 1 lie within one vector for as many outputs: it is loaded once and permuted, which
@@ -311,6 +334,9 @@ void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
         else
           stepped<0>(run, places, weights, row, to);
         break;
+      case SeparableRun::kInterleaved:
+        interleaved(row + places[0], row + places[1], run.count, to);
+        break;
       case SeparableRun::kIndexed:
         indexed(run, p.lane_index + run.lanes, weights, row, p.row, to);
         break;
@@ -335,7 +361,7 @@ void apply_pixels(const SeparableAxis<T>& axis, const Row<T>& row, T* to, int64_
       pixels.source[pixels.count] = row.at + axis.source[tap] * row.step;
       pixels.weight[pixels.count] = weight_of(axis, tap);
     }
-    add_together(pixels, to, channels, onto);
+    add_together(pixels, 0, to, channels, onto);
   }
 }
 
@@ -365,7 +391,7 @@ void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
   for (int64_t r = 0; r < p.runs; ++r) {
     const SeparableRun& run = p.run[r];
     T* to = target + run.target;
-    const bool equal = run.kind == SeparableRun::kStepped || run.kind == SeparableRun::kIndexed;
+    const bool equal = run.kind != SeparableRun::kZero && run.kind != SeparableRun::kListed;
     if (joined && run.kind == SeparableRun::kStepped && run.step == 1 && run.taps == 1 && run.unit)
       copy(to, row.at + axis.source[axis.begin[run.first]] * row.step, run.count * task.channels);
     else if (equal && run.taps == 1)
@@ -380,13 +406,63 @@ void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
   }
 }
 
+// The same of one whose channels become planes.
+template <typename T>
+void apply_turned_row(const Task<T>& task, const Row<T>& row, T* target) {
+  const SeparableProblem<T>& p = *task.problem;
+  T* planes = task.workspace + p.row * task.channels;
+  copy_transposed(row.at, row.step, p.row, task.channels, planes, p.row);
+  for (int64_t c = 0; c < task.channels; ++c)
+    apply_plane_row(p, planes + c * p.row, target + c * p.target_channel_stride);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The last axis first
+
+// The row after the last axis' taps, from its slot.
+template <typename T>
+TORCHBP_INLINE const T* kept_row(const Task<T>& task, int64_t outer_tap, int64_t inner_tap) {
+  const SeparableProblem<T>& p = *task.problem;
+  const SeparableAxis<T>&outer = p.axis[0], &inner = p.axis[1];
+  const int64_t slot = outer.slot[outer_tap] + inner.slot[inner_tap];
+  const T* from = task.source + outer.source[outer_tap] + inner.source[inner_tap];
+  T* row = task.workspace + slot * p.axis[2].outputs;
+  if (task.kept[slot] != from) {
+    apply_plane_row(p, from, row);
+    task.kept[slot] = from;
+  }
+  return row;
+}
+
+template <typename T>
+void sum_kept_rows(const Task<T>& task, int64_t depth, int64_t height, T* target) {
+  const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
+  const int64_t count = task.problem->axis[2].outputs;
+  Together<T> rows{};
+  bool onto = false;
+  for (int64_t o = outer.begin[depth]; o < outer.begin[depth + 1]; ++o)
+    for (int64_t i = inner.begin[height]; i < inner.begin[height + 1]; ++i) {
+      rows.source[rows.count] = kept_row(task, o, i);
+      rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
+      if (++rows.count == kTogether) {
+        add_together(rows, 0, target, count, onto);
+        rows.count = 0;
+        onto = true;
+      }
+    }
+  if (rows.count > 0) add_together(rows, 0, target, count, onto);
+}
+
 // ---------------------------------------------------------------------------------------------
 
 template <typename T>
 void clear_row(const Task<T>& task, T* target) {
   const SeparableProblem<T>& p = *task.problem;
   for (int64_t r = 0; r < p.runs; ++r) {
-    if (p.target_step == task.channels)
+    if (p.turned)
+      for (int64_t c = 0; c < task.channels; ++c)
+        clear(target + p.run[r].target + c * p.target_channel_stride, p.run[r].count);
+    else if (p.target_step == task.channels)
       clear(target + p.run[r].target, p.run[r].count * task.channels);
     else
       for (int64_t i = 0; i < p.run[r].count; ++i) clear(target + p.run[r].target + i * p.target_step, task.channels);
@@ -398,6 +474,7 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
   const SeparableAxis<T>&outer = problem.axis[0], &inner = problem.axis[1];
   const int64_t from = number * rows_per_task(problem), to = smaller(from + rows_per_task(problem), rows(problem));
   const int64_t block = channel_block(problem), blocks = channel_blocks(problem);
+  const T* kept[kSlots] = {};
   int64_t height = from % inner.outputs, depth = from / inner.outputs % outer.outputs;
   for (int64_t row = from, plane = from / inner.outputs / outer.outputs; row < to; ++plane) {
     const int64_t image = plane / blocks, channel = plane % blocks * block;
@@ -407,14 +484,19 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
         target + image * problem.target_batch_stride + channel * problem.target_channel_stride,
         workspace,
         smaller(block, problem.channels - channel),
+        kept,
     };
     for (; row < to && depth < outer.outputs; ++depth, height = 0)
       for (; row < to && height < inner.outputs; ++height, ++row) {
         T* row_target = task.target + outer.target[depth] + inner.target[height];
         if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
           clear_row(task, row_target);
+        else if (problem.turned)
+          apply_turned_row(task, source_row(task, depth, height), row_target);
         else if (problem.channels_last)
           apply_channels_row(task, source_row(task, depth, height), row_target);
+        else if (problem.slots > 0)
+          sum_kept_rows(task, depth, height, row_target);
         else
           apply_plane_row(problem, source_row(task, depth, height).at, row_target);
       }

@@ -5,6 +5,8 @@
 
 namespace torchbp {
 
+constexpr int64_t kSlots = 64;  // at most
+
 // One spatial axis of a separable linear map, as a sparse matrix: output o is the sum of weight[t] times
 // the source at source[t] over the taps t in [begin[o], begin[o + 1]), and is written at target[o].
 template <typename T>
@@ -14,15 +16,17 @@ struct SeparableAxis {
   const int64_t* source;  // an offset; for the last axis the place in the row, which may stand in a buffer
   const T* weight;        // null where every weight is one
   const int64_t* target;  // an offset; null for the last axis, whose runs know theirs
+  const int64_t* slot;    // of each tap, if rows are kept: those of the two outer axes add up to the row's
 };
 
 // Consecutive outputs of the last axis, consecutive in the target too, whose taps follow one rule.
 struct SeparableRun {
   enum Kind : int32_t {
-    kZero,     // no taps
-    kStepped,  // equally many taps, each `step` places further from one output to the next
-    kIndexed,  // equally many taps, at the places of `lane_index`
-    kListed,   // any taps, as the axis lists them
+    kZero,         // no taps
+    kStepped,      // equally many taps, each `step` places further from one output to the next
+    kInterleaved,  // one tap of weight one, from two stretches of consecutive places by turns
+    kIndexed,      // equally many taps, at the places of `lane_index`
+    kListed,       // any taps, as the axis lists them
   };
   Kind kind;
   bool unit;     // every weight is one
@@ -42,6 +46,7 @@ struct SeparableProblem {
   int64_t batch;
   int64_t channels;
   bool channels_last;  // the channels are consecutive, and the vector axis; otherwise the last axis is
+  bool turned;         // then only those of the source; the target has planes
   int64_t source_batch_stride;
   int64_t source_channel_stride;
   int64_t target_batch_stride;
@@ -53,6 +58,8 @@ struct SeparableProblem {
   int64_t piece_stride;
   int64_t source_step;
   int64_t target_step;
+  // Planes that get more rows: the last axis comes first, and its rows are kept in so many slots; else 0.
+  int64_t slots;
   int64_t runs;
   const SeparableRun* run;
   const T* lane_weight;
