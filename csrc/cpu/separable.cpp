@@ -137,12 +137,14 @@ struct Runs {
     SeparableRun run{};
     run.kind = kind;
     run.unit = true;
+    run.single = true;
     run.gradual = kind == SeparableRun::kIndexed;
     run.first = first;
     run.count = outputs;
     run.target = offset(target, first);
     run.taps = count(first);
     run.lanes = static_cast<int64_t>(weight.size());
+    for (int64_t o = first; o < first + outputs; ++o) run.single = run.single && count(o) == 1;
     for (int64_t t = taps.begin[first]; t < taps.begin[first + outputs] && !taps.weight.empty(); ++t)
       run.unit = run.unit && taps.factor(t) == 1.0;
     if (kind == SeparableRun::kStepped && outputs > 1)

@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kChannels = 128;       // of one task of a channels-last tensor
 constexpr int64_t kTaskElements = 8192;  // that a task writes, about
 constexpr int kTogether = 4;             // rows or taps that are added in one pass
+constexpr int kRows = 8;                 // that are done together, run by run
+constexpr int64_t kRowElements = 2048;   // of the rows that are summed for that, about
 
 // Channels that a task takes at a time: 1 of planes.
 template <typename T>
@@ -37,6 +39,12 @@ TORCHBP_INLINE int64_t rows_per_task(const SeparableProblem<T>& problem) {
   return larger(1, kTaskElements / larger(1, problem.axis[2].outputs * channel_block(problem)));
 }
 
+// Rows of planes that are done together.
+template <typename T>
+TORCHBP_INLINE int rows_together(const SeparableProblem<T>& problem) {
+  return static_cast<int>(larger(1, smaller(kRows, kRowElements / larger(1, problem.row))));
+}
+
 template <typename T>
 int64_t separable_tasks(const SeparableProblem<T>& problem) {
   const int64_t block = rows_per_task(problem);
@@ -46,7 +54,8 @@ int64_t separable_tasks(const SeparableProblem<T>& problem) {
 template <typename T>
 int64_t separable_workspace(const SeparableProblem<T>& problem) {
   if (problem.slots > 0) return problem.slots * problem.axis[2].outputs;
-  return problem.row * channel_block(problem) * (problem.turned ? 2 : 1);
+  if (problem.turned) return 2 * problem.row * channel_block(problem);
+  return problem.row * (problem.channels_last ? channel_block(problem) : rows_together(problem));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -116,22 +125,59 @@ struct Together {
   int count;
 };
 
-// What stands `offset` further than the sources say.
+template <int N, typename V, typename T>
+TORCHBP_INLINE V weighted(const V* value, const T* weight) {
+  if constexpr (N == 1) return weight[0] * value[0];
+  if constexpr (N == 2) return weight[0] * value[0] + weight[1] * value[1];
+  if constexpr (N == 3) return weight[0] * value[0] + weight[1] * value[1] + weight[2] * value[2];
+  if constexpr (N == 4)
+    return (weight[0] * value[0] + weight[1] * value[1]) + (weight[2] * value[2] + weight[3] * value[3]);
+}
+
+// Keeps the compiler from reading neighbouring pointers as a vector, which has to wait until those that were written
+// one by one are in the cache.
+template <typename T>
+TORCHBP_INLINE const T* alone(const T* pointer) {
+  __asm__("" : "+r"(pointer));
+  return pointer;
+}
+
+template <int N, typename T>
+TORCHBP_INLINE void add_rows_of(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  const T* source[N];
+  T weight[N];
+  for (int k = 0; k < N; ++k) source[k] = alone(rows.source[k]) + offset;
+  for (int k = 0; k < N; ++k) weight[k] = rows.weight[k];
+  const auto add = [&](int64_t i) {
+    Vector<T> value[N];
+    for (int k = 0; k < N; ++k) value[k] = load(source[k] + i);
+    const Vector<T> total = weighted<N>(value, weight);
+    store<T>(to + i, onto ? load(to + i) + total : total);
+  };
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) add(i);
+  if (i < count && i > 0 && !onto) return add(count - lanes);  // overlaps the vector before
+  for (; i < count; ++i) {
+    T value[N];
+    for (int k = 0; k < N; ++k) value[k] = source[k][i];
+    to[i] = (onto ? to[i] : T(0)) + weighted<N>(value, weight);
+  }
+}
+
+// Adds what stands `offset` further than the sources say.
 template <typename T>
 void add_together(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
-  const T* const* source = rows.source;
-  const T *a = source[0] + offset, *b = source[1] + offset, *c = source[2] + offset, *d = source[3] + offset;
-  const T u = rows.weight[0], v = rows.weight[1], w = rows.weight[2], z = rows.weight[3];
   switch (rows.count) {
     case 1:
-      if (u == T(1) && !onto) return copy(to, a, count);
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i]; });
+      if (rows.weight[0] == T(1) && !onto) return copy(to, rows.source[0] + offset, count);
+      return add_rows_of<1>(rows, offset, to, count, onto);
     case 2:
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i] + v * b[i]; });
+      return add_rows_of<2>(rows, offset, to, count, onto);
     case 3:
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i] + v * b[i] + w * c[i]; });
+      return add_rows_of<3>(rows, offset, to, count, onto);
     default:
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return (u * a[i] + v * b[i]) + (w * c[i] + z * d[i]); });
+      return add_rows_of<4>(rows, offset, to, count, onto);
   }
 }
 
@@ -150,10 +196,9 @@ struct Task {
 
 // Adds a few source rows to the buffer, piece by piece.
 template <typename T>
-void add_rows(const Task<T>& task, const Together<T>& rows, bool onto) {
+void add_rows(const Task<T>& task, const Together<T>& rows, T* to, bool onto) {
   const SeparableProblem<T>& p = *task.problem;
   const bool joined = p.source_step == task.channels;  // the places of a piece are one stretch of memory
-  T* to = task.workspace;
   for (int64_t place = 0, offset = 0; place < p.row; place += p.piece, offset += p.piece_stride) {
     if (joined) {
       add_together(rows, offset, to, p.piece * task.channels, onto);
@@ -177,9 +222,9 @@ TORCHBP_INLINE T weight_of(const SeparableAxis<T>& axis, int64_t tap) {
   return axis.weight == nullptr ? T(1) : axis.weight[tap];
 }
 
-// Sums the weighted source rows of an output row into the workspace.
+// Sums the weighted source rows of an output row into the buffer.
 template <typename T>
-__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height) {
+__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
   const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
   Together<T> rows{};
   bool onto = false;
@@ -188,23 +233,23 @@ __attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int6
       rows.source[rows.count] = task.source + outer.source[o] + inner.source[i];
       rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
       if (++rows.count == kTogether) {
-        add_rows(task, rows, onto);
+        add_rows(task, rows, buffer, onto);
         rows.count = 0;
         onto = true;
       }
     }
-  if (rows.count > 0) add_rows(task, rows, onto);
+  if (rows.count > 0) add_rows(task, rows, buffer, onto);
 }
 
 template <typename T>
-TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height) {
+TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
   const SeparableProblem<T>& p = *task.problem;
   const int64_t o = p.axis[0].begin[depth], i = p.axis[1].begin[height];
   const bool one = p.axis[0].begin[depth + 1] - o == 1 && p.axis[1].begin[height + 1] - i == 1;
   if (one && p.piece == p.row && weight_of(p.axis[0], o) * weight_of(p.axis[1], i) == T(1))
     return {task.source + p.axis[0].source[o] + p.axis[1].source[i], p.source_step};
-  sum_rows(task, depth, height);
-  return {task.workspace, task.channels};
+  sum_rows(task, depth, height, buffer);
+  return {buffer, task.channels};
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -221,6 +266,17 @@ TORCHBP_INLINE void stepped(const SeparableRun& run, const int64_t* places, cons
       return [=](int t, int64_t i) { return weights[(k + t) * count + i] * row[places[k + t] + i * step]; };
     });
   }
+}
+
+template <typename T>
+__attribute__((noinline)) void stepped_by(const SeparableRun& run, const int64_t* places, const T* weights,
+                                          const T* row, T* to) {
+  if (run.step == 1)
+    stepped<1>(run, places, weights, row, to);
+  else if (run.step == 2)
+    stepped<2>(run, places, weights, row, to);
+  else
+    stepped<0>(run, places, weights, row, to);
 }
 
 template <typename T>
@@ -284,8 +340,8 @@ void permuted(const SeparableRun& run, const int32_t* places, const T* weights, 
 #endif
 
 template <typename T>
-TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
-                            int64_t length, T* to) {
+__attribute__((noinline)) void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
+                                       int64_t length, T* to) {
 #ifdef TORCHBP_PERMUTES
   if (run.gradual && run.count >= Lanes<T>::count && length >= Lanes<T>::count)
     return permuted(run, places, weights, row, length, to);
@@ -305,6 +361,10 @@ TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, cons
 template <typename T>
 TORCHBP_INLINE void listed(const SeparableAxis<T>& axis, const SeparableRun& run, const T* row, T* to) {
   const int64_t *begin = axis.begin + run.first, *places = axis.source;
+  if (run.unit && run.single) {
+    for (int64_t i = 0; i < run.count; ++i) to[i] = row[places[begin[0] + i]];
+    return;
+  }
   for (int64_t i = 0; i < run.count; ++i) {
     T total = T(0);
     for (int64_t t = begin[i]; t < begin[i + 1]; ++t) total += weight_of(axis, t) * row[places[t]];
@@ -312,36 +372,42 @@ TORCHBP_INLINE void listed(const SeparableAxis<T>& axis, const SeparableRun& run
   }
 }
 
+// A few rows that are done together, run by run.
 template <typename T>
-void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
+struct Rows {
+  const T* from[kRows];
+  T* to[kRows];
+  int count;
+};
+
+template <typename T>
+void apply_plane_rows(const SeparableProblem<T>& p, const Rows<T>& rows) {
   const SeparableAxis<T>& axis = p.axis[2];
-  for (int64_t r = 0; r < p.runs; ++r) {
-    const SeparableRun& run = p.run[r];
-    T* to = target + run.target;
+  for (const SeparableRun* at = p.run; at < p.run + p.runs; ++at) {
+    const SeparableRun run = *at;
     const int64_t* places = axis.source + axis.begin[run.first];
     const T* weights = p.lane_weight + run.lanes;
+    const auto each = [&](const auto& apply) {
+      for (int r = 0; r < rows.count; ++r) apply(rows.from[r], rows.to[r] + run.target);
+    };
     switch (run.kind) {
       case SeparableRun::kZero:
-        clear(to, run.count);
+        each([&](const T*, T* to) { clear(to, run.count); });
         break;
       case SeparableRun::kStepped:
         if (run.step == 1 && run.taps == 1 && run.unit)
-          copy(to, row + places[0], run.count);
-        else if (run.step == 1)
-          stepped<1>(run, places, weights, row, to);
-        else if (run.step == 2)
-          stepped<2>(run, places, weights, row, to);
+          each([&, place = places[0]](const T* row, T* to) { copy(to, row + place, run.count); });
         else
-          stepped<0>(run, places, weights, row, to);
+          each([&](const T* row, T* to) { stepped_by(run, places, weights, row, to); });
         break;
       case SeparableRun::kInterleaved:
-        interleaved(row + places[0], row + places[1], run.count, to);
+        each([&](const T* row, T* to) { interleaved(row + places[0], row + places[1], run.count, to); });
         break;
       case SeparableRun::kIndexed:
-        indexed(run, p.lane_index + run.lanes, weights, row, p.row, to);
+        each([&](const T* row, T* to) { indexed(run, p.lane_index + run.lanes, weights, row, p.row, to); });
         break;
       case SeparableRun::kListed:
-        listed(axis, run, row, to);
+        each([&](const T* row, T* to) { listed(axis, run, row, to); });
         break;
     }
   }
@@ -412,8 +478,15 @@ void apply_turned_row(const Task<T>& task, const Row<T>& row, T* target) {
   const SeparableProblem<T>& p = *task.problem;
   T* planes = task.workspace + p.row * task.channels;
   copy_transposed(row.at, row.step, p.row, task.channels, planes, p.row);
-  for (int64_t c = 0; c < task.channels; ++c)
-    apply_plane_row(p, planes + c * p.row, target + c * p.target_channel_stride);
+  Rows<T> rows;
+  for (int64_t c = 0; c < task.channels; c += rows.count) {
+    rows.count = static_cast<int>(smaller(kRows, task.channels - c));
+    for (int r = 0; r < rows.count; ++r) {
+      rows.from[r] = planes + (c + r) * p.row;
+      rows.to[r] = target + (c + r) * p.target_channel_stride;
+    }
+    apply_plane_rows(p, rows);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -428,7 +501,7 @@ TORCHBP_INLINE const T* kept_row(const Task<T>& task, int64_t outer_tap, int64_t
   const T* from = task.source + outer.source[outer_tap] + inner.source[inner_tap];
   T* row = task.workspace + slot * p.axis[2].outputs;
   if (task.kept[slot] != from) {
-    apply_plane_row(p, from, row);
+    apply_plane_rows(p, Rows<T>{{from}, {row}, 1});
     task.kept[slot] = from;
   }
   return row;
@@ -469,12 +542,26 @@ void clear_row(const Task<T>& task, T* target) {
   }
 }
 
+// Adds a row of planes to those that are done together, and does them if they are as many as there may be.
+template <typename T>
+TORCHBP_INLINE void add_row(const Task<T>& task, int64_t depth, int64_t height, T* target, Rows<T>& rows, int most) {
+  const SeparableProblem<T>& p = *task.problem;
+  rows.from[rows.count] = source_row(task, depth, height, task.workspace + rows.count * p.row).at;
+  rows.to[rows.count] = target;
+  if (++rows.count == most) {
+    apply_plane_rows(p, rows);
+    rows.count = 0;
+  }
+}
+
 template <typename T>
 void separable_apply(const SeparableProblem<T>& problem, const T* source, T* target, T* workspace, int64_t number) {
   const SeparableAxis<T>&outer = problem.axis[0], &inner = problem.axis[1];
   const int64_t from = number * rows_per_task(problem), to = smaller(from + rows_per_task(problem), rows(problem));
   const int64_t block = channel_block(problem), blocks = channel_blocks(problem);
   const T* kept[kSlots] = {};
+  const int most_together = rows_together(problem);
+  Rows<T> together{};
   int64_t height = from % inner.outputs, depth = from / inner.outputs % outer.outputs;
   for (int64_t row = from, plane = from / inner.outputs / outer.outputs; row < to; ++plane) {
     const int64_t image = plane / blocks, channel = plane % blocks * block;
@@ -492,16 +579,17 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
         if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
           clear_row(task, row_target);
         else if (problem.turned)
-          apply_turned_row(task, source_row(task, depth, height), row_target);
+          apply_turned_row(task, source_row(task, depth, height, workspace), row_target);
         else if (problem.channels_last)
-          apply_channels_row(task, source_row(task, depth, height), row_target);
+          apply_channels_row(task, source_row(task, depth, height, workspace), row_target);
         else if (problem.slots > 0)
           sum_kept_rows(task, depth, height, row_target);
         else
-          apply_plane_row(problem, source_row(task, depth, height).at, row_target);
+          add_row(task, depth, height, row_target, together, most_together);
       }
     depth = 0;
   }
+  apply_plane_rows(problem, together);
 }
 
 template <typename T>

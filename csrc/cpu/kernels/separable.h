@@ -30,6 +30,7 @@ struct SeparableRun {
   };
   Kind kind;
   bool unit;     // every weight is one
+  bool single;   // every output has one tap
   bool gradual;  // the place of each tap moves by 0 or 1 from one output to the next
   int64_t first;
   int64_t count;
