@@ -47,9 +47,10 @@ Layout layout_of(const at::Tensor& tensor) {
 
 namespace {
 
-constexpr int64_t kShortest = 8;    // outputs that are worth a run of their own
-constexpr double kGrowth = 1.5;     // target rows per source row from which on the last axis may come first
-constexpr int64_t kKept = 1 << 16;  // elements of the rows that are kept then, at most
+constexpr int64_t kShortest = 8;        // outputs that are worth a run of their own
+constexpr double kGrowth = 1.5;         // target rows per source row from which on the last axis may come first
+constexpr int64_t kExpanded = 1 << 15;  // elements that it expands rows to at a time, at most
+constexpr int64_t kExpandedFor = 16;    // target rows, where those of a whole plane do not fit
 
 int64_t offset(const AxisLayout& axis, int64_t i) {
   return i / axis.period * axis.outer + i % axis.period * axis.inner;
@@ -58,34 +59,30 @@ int64_t offset(const AxisLayout& axis, int64_t i) {
 // An axis as the kernel takes it, with the arrays that it points to.
 template <typename T>
 struct AxisTables {
-  std::vector<int64_t> source, target, slot;
+  std::vector<int64_t> source, target;
   std::vector<T> weight;
 
   SeparableAxis<T> fill(const Taps& taps, const AxisLayout& from, const AxisLayout& to, bool last) {
     weight.assign(taps.weight.begin(), taps.weight.end());
     const T* factors = taps.weight.empty() ? nullptr : weight.data();
-    if (last) return {taps.outputs(), taps.begin.data(), taps.index.data(), factors, nullptr, nullptr};
+    const int64_t *begin = taps.begin.data(), *index = taps.index.data();
+    if (last) return {taps.outputs(), begin, index, factors, nullptr, index, from.inner};
     for (const int64_t i : taps.index) source.push_back(offset(from, i));
     for (int64_t o = 0; o < taps.outputs(); ++o) target.push_back(offset(to, o));
-    return {taps.outputs(), taps.begin.data(), source.data(), factors, target.data(), nullptr};
-  }
-
-  // Taps whose indices are equal modulo `period` share a slot; slots are `stride` apart.
-  const int64_t* slots(const Taps& taps, int64_t period, int64_t stride) {
-    for (const int64_t i : taps.index) slot.push_back(i % period * stride);
-    return slot.data();
+    return {taps.outputs(), begin, source.data(), factors, target.data(), index, from.inner};
   }
 };
 
 double growth(const Taps& taps) { return static_cast<double>(taps.outputs()) / static_cast<double>(taps.inputs); }
 
-// How far apart the taps of an output are, at most: so many consecutive inputs hold all of them.
-int64_t reach(const Taps& taps) {
+// How many consecutive inputs hold the taps of so many consecutive outputs, at most.
+int64_t reach(const Taps& taps, int64_t outputs) {
   int64_t most = 1;
   for (int64_t o = 0; o < taps.outputs(); ++o) {
-    if (taps.begin[o] == taps.begin[o + 1]) continue;
-    const auto [least, greatest] =
-        std::minmax_element(taps.index.begin() + taps.begin[o], taps.index.begin() + taps.begin[o + 1]);
+    const int64_t end = std::min(o + outputs, taps.outputs());
+    const auto first = taps.index.begin() + taps.begin[o], last = taps.index.begin() + taps.begin[end];
+    if (first == last) continue;
+    const auto [least, greatest] = std::minmax_element(first, last);
     most = std::max(most, *greatest - *least + 1);
   }
   return most;
@@ -241,14 +238,15 @@ void run_typed(const Axes& axes, const T* source, const Layout& from, T* target,
   problem.lane_weight = runs.weight.data();
   problem.lane_index = runs.index.data();
   const Taps &outer = *taps[0], &inner = *taps[1];
-  if (!channels_last && problem.piece == problem.row && written.period >= last.outputs() && runs.costly() &&
-      growth(outer) * growth(inner) >= kGrowth) {
-    const int64_t depths = reach(outer), most = std::min(kSlots, kKept / last.outputs());
-    const int64_t heights = depths > 1 && depths * inner.inputs <= most ? inner.inputs : reach(inner);
-    if (depths * heights <= most) {
-      problem.slots = depths * heights;
-      problem.axis[0].slot = tables[0].slots(outer, depths, heights);
-      problem.axis[1].slot = tables[1].slots(inner, heights, 1);
+  const bool whole = problem.piece == problem.row && written.period >= last.outputs() &&
+                     from.axis[0].period >= outer.inputs && from.axis[1].period >= inner.inputs;
+  if (order == Order::kPlanes && whole && runs.costly() && growth(outer) * growth(inner) >= kGrowth) {
+    const int64_t most = kExpanded / last.outputs();
+    if (inner.inputs <= most / outer.inputs) {
+      problem.expanded = outer.inputs * inner.inputs;
+    } else if (const int64_t rows = reach(outer, 1) * reach(inner, kExpandedFor); rows <= most) {
+      problem.expanded = rows;
+      problem.expanded_for = kExpandedFor;
     }
   }
   const SeparableKernels<T>& kernel = separable_kernels<T>();

@@ -47,8 +47,9 @@ def _check(op: str, input_size: Sizes, padding: Sizes, mode: str) -> list[int]:
     for axis, (size, padded) in enumerate(zip(input_size, sizes, strict=True)):
         before, after = sides(padding, axis)
         most = room(size, before, after, mode)
+        least = 1 if mode in ("reflect", "replicate") else 0
         torch._check(
-            (size >= 1 or mode in ("circular", "zeros")) and padded >= 0 and (most is None or (before <= most and after <= most)),
+            size >= least and padded >= 0 and (most is None or (before <= most and after <= most)),
             lambda: f"{op}: padding {list(padding)} does not fit an input of size {list(input_size)}",
         )
     return sizes

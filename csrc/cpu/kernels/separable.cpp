@@ -1,7 +1,7 @@
 // Separable linear maps. For each row of outputs the weighted source rows are summed over the outer axes
 // into a buffer, along consecutive elements; one row of weight one is read where it is. Then the last
 // axis' taps are applied, run by run. Where planes get more rows it is the other way round: the last axis'
-// taps are applied to a source row once, and the results are kept for all the sums that they are part of.
+// taps are applied to some source rows first, which expands them, and then all rows that are sums of those are summed.
 #include "separable.h"
 
 #include "parts.h"
@@ -53,7 +53,7 @@ int64_t separable_tasks(const SeparableProblem<T>& problem) {
 
 template <typename T>
 int64_t separable_workspace(const SeparableProblem<T>& problem) {
-  if (problem.slots > 0) return problem.slots * problem.axis[2].outputs;
+  if (problem.expanded > 0) return problem.expanded * problem.axis[2].outputs;
   if (problem.turned) return 2 * problem.row * channel_block(problem);
   return problem.row * (problem.channels_last ? channel_block(problem) : rows_together(problem));
 }
@@ -143,12 +143,8 @@ TORCHBP_INLINE const T* alone(const T* pointer) {
 }
 
 template <int N, typename T>
-TORCHBP_INLINE void add_rows_of(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
+TORCHBP_INLINE void add_weighted(const T* const* source, const T* weight, T* to, int64_t count, bool onto) {
   constexpr int64_t lanes = Lanes<T>::count;
-  const T* source[N];
-  T weight[N];
-  for (int k = 0; k < N; ++k) source[k] = alone(rows.source[k]) + offset;
-  for (int k = 0; k < N; ++k) weight[k] = rows.weight[k];
   const auto add = [&](int64_t i) {
     Vector<T> value[N];
     for (int k = 0; k < N; ++k) value[k] = load(source[k] + i);
@@ -165,19 +161,28 @@ TORCHBP_INLINE void add_rows_of(const Together<T>& rows, int64_t offset, T* to, 
   }
 }
 
+template <int N, typename T>
+TORCHBP_INLINE void add_together(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
+  const T* source[N];
+  T weight[N];
+  for (int k = 0; k < N; ++k) source[k] = alone(rows.source[k]) + offset;
+  for (int k = 0; k < N; ++k) weight[k] = rows.weight[k];
+  add_weighted<N>(source, weight, to, count, onto);
+}
+
 // Adds what stands `offset` further than the sources say.
 template <typename T>
 void add_together(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
   switch (rows.count) {
     case 1:
       if (rows.weight[0] == T(1) && !onto) return copy(to, rows.source[0] + offset, count);
-      return add_rows_of<1>(rows, offset, to, count, onto);
+      return add_together<1>(rows, offset, to, count, onto);
     case 2:
-      return add_rows_of<2>(rows, offset, to, count, onto);
+      return add_together<2>(rows, offset, to, count, onto);
     case 3:
-      return add_rows_of<3>(rows, offset, to, count, onto);
+      return add_together<3>(rows, offset, to, count, onto);
     default:
-      return add_rows_of<4>(rows, offset, to, count, onto);
+      return add_together<4>(rows, offset, to, count, onto);
   }
 }
 
@@ -191,7 +196,6 @@ struct Task {
   T* target;
   T* workspace;
   int64_t channels;  // in the block; 1 for planes
-  const T** kept;    // the source row of every slot
 };
 
 // Adds a few source rows to the buffer, piece by piece.
@@ -492,30 +496,102 @@ void apply_turned_row(const Task<T>& task, const Row<T>& row, T* target) {
 // ---------------------------------------------------------------------------------------------
 // The last axis first
 
-// The row after the last axis' taps, from its slot.
+// Indices [first, first + count) of the source.
+struct Indices {
+  int64_t first;
+  int64_t count;
+};
+
+// Those that outputs [first, last] have taps at.
 template <typename T>
-TORCHBP_INLINE const T* kept_row(const Task<T>& task, int64_t outer_tap, int64_t inner_tap) {
+Indices indices_of(const SeparableAxis<T>& axis, int64_t first, int64_t last) {
+  const int64_t begin = axis.begin[first], end = axis.begin[last + 1];
+  if (begin == end) return {0, 0};
+  int64_t least = axis.index[begin], greatest = least;
+  for (int64_t t = begin; t < end; ++t) {
+    least = smaller(least, axis.index[t]);
+    greatest = larger(greatest, axis.index[t]);
+  }
+  return {least, greatest - least + 1};
+}
+
+// Source rows after the last axis' taps, in the workspace, for target rows up to `until`.
+struct Expanded {
+  Indices depth;
+  Indices height;
+  int64_t until;
+};
+
+// Expands what target rows from `row` on need, which is at this depth and height of a plane with `left` rows more.
+template <typename T>
+Expanded expand(const Task<T>& task, int64_t row, int64_t depth, int64_t height, int64_t left) {
   const SeparableProblem<T>& p = *task.problem;
   const SeparableAxis<T>&outer = p.axis[0], &inner = p.axis[1];
-  const int64_t slot = outer.slot[outer_tap] + inner.slot[inner_tap];
-  const T* from = task.source + outer.source[outer_tap] + inner.source[inner_tap];
-  T* row = task.workspace + slot * p.axis[2].outputs;
-  if (task.kept[slot] != from) {
-    apply_plane_rows(p, Rows<T>{{from}, {row}, 1});
-    task.kept[slot] = from;
-  }
-  return row;
+  if (p.expanded_for > 0) left = smaller(left, smaller(p.expanded_for, inner.outputs - height));
+  const int64_t last = height + left - 1, last_depth = depth + last / inner.outputs;
+  const Expanded expanded = {
+      indices_of(outer, depth, last_depth),
+      last_depth == depth ? indices_of(inner, height, last) : indices_of(inner, 0, inner.outputs - 1),
+      row + left,
+  };
+  Rows<T> rows{};
+  T* to = task.workspace;
+  for (int64_t d = 0; d < expanded.depth.count; ++d)
+    for (int64_t h = 0; h < expanded.height.count; ++h, to += p.axis[2].outputs) {
+      rows.from[rows.count] =
+          task.source + (expanded.depth.first + d) * outer.stride + (expanded.height.first + h) * inner.stride;
+      rows.to[rows.count] = to;
+      if (++rows.count == kRows) {
+        apply_plane_rows(p, rows);
+        rows.count = 0;
+      }
+    }
+  apply_plane_rows(p, rows);
+  return expanded;
 }
 
 template <typename T>
-void sum_kept_rows(const Task<T>& task, int64_t depth, int64_t height, T* target) {
+TORCHBP_INLINE const T* expanded_row(const Task<T>& task, const Expanded& expanded, int64_t outer_tap,
+                                     int64_t inner_tap) {
+  const SeparableProblem<T>& p = *task.problem;
+  const int64_t depth = p.axis[0].index[outer_tap] - expanded.depth.first;
+  const int64_t height = p.axis[1].index[inner_tap] - expanded.height.first;
+  return task.workspace + (depth * expanded.height.count + height) * p.axis[2].outputs;
+}
+
+// As many as the two axes have taps.
+template <int kOuter, int kInner, typename T>
+TORCHBP_INLINE void sum_expanded(const Task<T>& task, const Expanded& expanded, int64_t outer_tap, int64_t inner_tap,
+                                 T* target) {
+  const SeparableProblem<T>& p = *task.problem;
+  const T* source[kOuter * kInner];
+  T weight[kOuter * kInner];
+  for (int o = 0; o < kOuter; ++o)
+    for (int i = 0; i < kInner; ++i) {
+      source[o * kInner + i] = expanded_row(task, expanded, outer_tap + o, inner_tap + i);
+      weight[o * kInner + i] = weight_of(p.axis[0], outer_tap + o) * weight_of(p.axis[1], inner_tap + i);
+    }
+  if (kOuter * kInner == 1 && weight[0] == T(1)) return copy(target, source[0], p.axis[2].outputs);
+  add_weighted<kOuter * kInner>(source, weight, target, p.axis[2].outputs, false);
+}
+
+template <typename T>
+void sum_expanded_rows(const Task<T>& task, const Expanded& expanded, int64_t depth, int64_t height, T* target) {
   const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
   const int64_t count = task.problem->axis[2].outputs;
+  const int64_t outer_taps = outer.begin[depth + 1] - outer.begin[depth];
+  const int64_t inner_taps = inner.begin[height + 1] - inner.begin[height];
+  if (outer_taps == 1 && inner_taps == 1)
+    return sum_expanded<1, 1>(task, expanded, outer.begin[depth], inner.begin[height], target);
+  if (outer_taps == 1 && inner_taps == 2)
+    return sum_expanded<1, 2>(task, expanded, outer.begin[depth], inner.begin[height], target);
+  if (outer_taps == 2 && inner_taps == 2)
+    return sum_expanded<2, 2>(task, expanded, outer.begin[depth], inner.begin[height], target);
   Together<T> rows{};
   bool onto = false;
   for (int64_t o = outer.begin[depth]; o < outer.begin[depth + 1]; ++o)
     for (int64_t i = inner.begin[height]; i < inner.begin[height + 1]; ++i) {
-      rows.source[rows.count] = kept_row(task, o, i);
+      rows.source[rows.count] = expanded_row(task, expanded, o, i);
       rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
       if (++rows.count == kTogether) {
         add_together(rows, 0, target, count, onto);
@@ -559,7 +635,6 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
   const SeparableAxis<T>&outer = problem.axis[0], &inner = problem.axis[1];
   const int64_t from = number * rows_per_task(problem), to = smaller(from + rows_per_task(problem), rows(problem));
   const int64_t block = channel_block(problem), blocks = channel_blocks(problem);
-  const T* kept[kSlots] = {};
   const int most_together = rows_together(problem);
   Rows<T> together{};
   int64_t height = from % inner.outputs, depth = from / inner.outputs % outer.outputs;
@@ -571,10 +646,11 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
         target + image * problem.target_batch_stride + channel * problem.target_channel_stride,
         workspace,
         smaller(block, problem.channels - channel),
-        kept,
     };
-    for (; row < to && depth < outer.outputs; ++depth, height = 0)
-      for (; row < to && height < inner.outputs; ++height, ++row) {
+    const int64_t end = smaller(to, (plane + 1) * outer.outputs * inner.outputs);
+    Expanded expanded{};
+    for (; row < end; ++depth, height = 0)
+      for (; row < end && height < inner.outputs; ++height, ++row) {
         T* row_target = task.target + outer.target[depth] + inner.target[height];
         if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
           clear_row(task, row_target);
@@ -582,10 +658,12 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
           apply_turned_row(task, source_row(task, depth, height, workspace), row_target);
         else if (problem.channels_last)
           apply_channels_row(task, source_row(task, depth, height, workspace), row_target);
-        else if (problem.slots > 0)
-          sum_kept_rows(task, depth, height, row_target);
-        else
+        else if (problem.expanded == 0)
           add_row(task, depth, height, row_target, together, most_together);
+        else {
+          if (row >= expanded.until) expanded = expand(task, row, depth, height, end - row);
+          sum_expanded_rows(task, expanded, depth, height, row_target);
+        }
       }
     depth = 0;
   }

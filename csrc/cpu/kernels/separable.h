@@ -5,8 +5,6 @@
 
 namespace torchbp {
 
-constexpr int64_t kSlots = 64;  // at most
-
 // One spatial axis of a separable linear map, as a sparse matrix: output o is the sum of weight[t] times
 // the source at source[t] over the taps t in [begin[o], begin[o + 1]), and is written at target[o].
 template <typename T>
@@ -16,7 +14,8 @@ struct SeparableAxis {
   const int64_t* source;  // an offset; for the last axis the place in the row, which may stand in a buffer
   const T* weight;        // null where every weight is one
   const int64_t* target;  // an offset; null for the last axis, whose runs know theirs
-  const int64_t* slot;    // of each tap, if rows are kept: those of the two outer axes add up to the row's
+  const int64_t* index;   // of the source, where `source` has its offset
+  int64_t stride;         // of the source from one index to the next, if rows are expanded
 };
 
 // Consecutive outputs of the last axis, consecutive in the target too, whose taps follow one rule.
@@ -59,8 +58,10 @@ struct SeparableProblem {
   int64_t piece_stride;
   int64_t source_step;
   int64_t target_step;
-  // Planes that get more rows: the last axis comes first, and its rows are kept in so many slots; else 0.
-  int64_t slots;
+  // Planes that get more rows may have the last axis first: so many source rows are expanded at most, for as many
+  // target rows of one depth, or of all depths if `expanded_for` is 0. Else 0.
+  int64_t expanded;
+  int64_t expanded_for;
   int64_t runs;
   const SeparableRun* run;
   const T* lane_weight;
