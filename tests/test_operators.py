@@ -808,11 +808,12 @@ def test_kernel_facts() -> None:
 @pytest.mark.parametrize("name", ["pixel_shuffle", "pixel_unshuffle"])
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("size", [(2, 3), (1, 1)])
-def test_shuffles_copy_as_the_built_in(name, factor, format, size) -> None:
+@pytest.mark.parametrize("size", [(2, 3), (1, 1), (3, 37)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int32])
+def test_shuffles_copy_as_the_built_in(name, factor, format, size, dtype) -> None:
     grown = tuple(factor * n for n in size)
     shape = (2, factor**2 * 3, *size) if name == "pixel_shuffle" else (2, 3, *grown)
-    whole = draw(2, 2 * shape[1], *shape[2:]).contiguous(memory_format=format)
+    whole = draw(2, 2 * shape[1], *shape[2:]).to(dtype).contiguous(memory_format=format)
     for x in (whole[:, : shape[1]].contiguous(memory_format=format), whole[:, ::2]):
         mine, theirs = (getattr(place, name)(x, factor) for place in (ops.shuffle, torch))
         assert torch.equal(mine, theirs) and mine.stride() == theirs.stride()

@@ -201,6 +201,19 @@ def test_rows_longer_than_vectors(n: int, data: st.DataObject) -> None:
     assert distance(adjoint(g, size, *rest), back(g, size, *rest)) < 4 * tolerance
 
 
+@pytest.mark.parametrize(
+    ("size", "output"),
+    [((40, 600), (90, 1200)), ((3, 40, 300), (6, 80, 700)), ((40, 5, 300), (70, 6, 600)), ((3, 40, 300), (6, 60, 300))],
+)
+def test_enlarging_planes_that_are_done_block_by_block(size: Sequence[int], output: Sequence[int]) -> None:
+    x = normal((1, 2, *size), 8)
+    for mode in ("linear", "nearest", *(["cubic"] if len(size) == 2 else [])):
+        for dtype, tolerance in ((torch.float32, 2e-4 if mode != "nearest" else 0), (torch.float64, 1e-12)):
+            arguments = (output, mode, False, False, [])
+            y = ops.interpolation.interpolate(x.to(dtype), *arguments)
+            assert distance(y, ops.interpolation._composite_interpolate(x.to(dtype), *arguments)) <= tolerance
+
+
 # --------------------------------------------------------------------------------------------------
 # The functions against the built-in
 

@@ -83,8 +83,8 @@ Tensor unfold(const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, 
   const Tensor columns = at::empty({input.size(0), rows, w.columns}, input.options().memory_format(std::nullopt));
   if (columns.numel() == 0) return columns;
   const Tensor image = dense(input);
-  run_separable(op, image, layout_of(image), columns, layout_of_columns(columns, w), input.size(0), channels, false,
-                [&] { return axes_of(w, false); });
+  run_separable(op, image, layout_of(image), columns, layout_of_columns(columns, w), input.size(0), channels,
+                Order::kPlanes, [&] { return axes_of(w, false); });
   return columns;
 }
 
@@ -107,7 +107,7 @@ Tensor fold(const Tensor& input, IntArrayRef output_size, IntArrayRef kernel_siz
   const Tensor image = at::empty(shape, input.options().memory_format(std::nullopt));
   if (image.numel() == 0) return image;
   const Tensor columns = dense(input);
-  run_separable(op, columns, layout_of_columns(columns, w), image, layout_of(image), shape[0], shape[1], false,
+  run_separable(op, columns, layout_of_columns(columns, w), image, layout_of(image), shape[0], shape[1], Order::kPlanes,
                 [&] { return axes_of(w, true); });
   return image;
 }

@@ -1,4 +1,4 @@
-// Padding by reflection, replication and wrapping around, and its adjoint, for 1 to 3 spatial dimensions.
+// Padding by reflection, replication, wrapping around and zeros, and its adjoint, for 1 to 3 spatial dimensions.
 #include <torch/library.h>
 
 #include <algorithm>
@@ -12,13 +12,14 @@ namespace {
 using at::IntArrayRef;
 using at::Tensor;
 
-enum class Mode { kReflect, kReplicate, kCircular };
+enum class Mode { kReflect, kReplicate, kCircular, kZeros };
 
 Mode mode_of(const char* op, c10::string_view mode) {
   if (mode == "reflect") return Mode::kReflect;
   if (mode == "replicate") return Mode::kReplicate;
-  TORCH_CHECK(mode == "circular", op, ": mode must be reflect, replicate or circular, but got ", mode);
-  return Mode::kCircular;
+  if (mode == "circular") return Mode::kCircular;
+  TORCH_CHECK(mode == "zeros", op, ": mode must be reflect, replicate, circular or zeros, but got ", mode);
+  return Mode::kZeros;
 }
 
 // What an axis gains before and after its elements; negative where elements are cut off.
@@ -46,8 +47,9 @@ std::vector<int64_t> padded_size(const char* op, IntArrayRef input, IntArrayRef 
     if (mode == Mode::kCircular)
       room = checked_sum(op, "padding", checked_sum(op, "padding", input[axis], std::min<int64_t>(before, 0)),
                          std::min<int64_t>(after, 0));
-    TORCH_CHECK(input[axis] >= (mode == Mode::kCircular ? 0 : 1) && size >= 0 && std::max(before, after) <= room, op,
-                ": padding ", padding, " does not fit an input of size ", input);
+    const int64_t least = mode == Mode::kReflect || mode == Mode::kReplicate ? 1 : 0;
+    TORCH_CHECK(input[axis] >= least && size >= 0 && std::max(before, after) <= room, op, ": padding ", padding,
+                " does not fit an input of size ", input);
     sizes.push_back(size);
   }
   return sizes;
@@ -58,6 +60,7 @@ Taps padded_axis(int64_t input, int64_t output, Sides pad, Mode mode) {
   const int64_t left = input - start - std::max<int64_t>(-pad.after, 0);
   return selection(input, output, [&](int64_t o) {
     const int64_t i = o - pad.before;
+    if (mode == Mode::kZeros) return i < input ? i : int64_t(-1);
     if (mode == Mode::kReplicate) return std::clamp<int64_t>(i, 0, input - 1);
     if (mode == Mode::kCircular) return start + (o - before + left) % left;
     return i < 0 ? -i : i >= input ? 2 * (input - 1) - i : i;

@@ -47,7 +47,10 @@ Layout layout_of(const at::Tensor& tensor) {
 
 namespace {
 
-constexpr int64_t kShortest = 8;  // outputs that are worth a run of their own
+constexpr int64_t kShortest = 8;        // outputs that are worth a run of their own
+constexpr double kGrowth = 1.5;         // target rows per source row from which on the last axis may come first
+constexpr int64_t kExpanded = 1 << 15;  // elements that it expands rows to at a time, at most
+constexpr int64_t kExpandedFor = 16;    // target rows, where those of a whole plane do not fit
 
 int64_t offset(const AxisLayout& axis, int64_t i) {
   return i / axis.period * axis.outer + i % axis.period * axis.inner;
@@ -62,12 +65,28 @@ struct AxisTables {
   SeparableAxis<T> fill(const Taps& taps, const AxisLayout& from, const AxisLayout& to, bool last) {
     weight.assign(taps.weight.begin(), taps.weight.end());
     const T* factors = taps.weight.empty() ? nullptr : weight.data();
-    if (last) return {taps.outputs(), taps.begin.data(), taps.index.data(), factors, nullptr};
+    const int64_t *begin = taps.begin.data(), *index = taps.index.data();
+    if (last) return {taps.outputs(), begin, index, factors, nullptr, index, from.inner};
     for (const int64_t i : taps.index) source.push_back(offset(from, i));
     for (int64_t o = 0; o < taps.outputs(); ++o) target.push_back(offset(to, o));
-    return {taps.outputs(), taps.begin.data(), source.data(), factors, target.data()};
+    return {taps.outputs(), begin, source.data(), factors, target.data(), index, from.inner};
   }
 };
+
+double growth(const Taps& taps) { return static_cast<double>(taps.outputs()) / static_cast<double>(taps.inputs); }
+
+// How many consecutive inputs hold the taps of so many consecutive outputs, at most.
+int64_t reach(const Taps& taps, int64_t outputs) {
+  int64_t most = 1;
+  for (int64_t o = 0; o < taps.outputs(); ++o) {
+    const int64_t end = std::min(o + outputs, taps.outputs());
+    const auto first = taps.index.begin() + taps.begin[o], last = taps.index.begin() + taps.begin[end];
+    if (first == last) continue;
+    const auto [least, greatest] = std::minmax_element(first, last);
+    most = std::max(most, *greatest - *least + 1);
+  }
+  return most;
+}
 
 // The last axis cut into runs.
 template <typename T>
@@ -95,6 +114,15 @@ struct Runs {
     return end - first;
   }
 
+  // How many outputs from `first` on are one tap of two stretches by turns.
+  int64_t interleaved(int64_t first) const {
+    const int64_t end = end_of_period(first), *index = taps.index.data() + taps.begin[first];
+    if (!taps.weight.empty()) return 0;
+    int64_t o = first;
+    while (o < end && count(o) == 1 && (o < first + 2 || index[o - first] == index[o - first - 2] + 1)) ++o;
+    return o - first;
+  }
+
   int64_t empty(int64_t first) const {
     const int64_t end = end_of_period(first);
     int64_t o = first;
@@ -106,12 +134,14 @@ struct Runs {
     SeparableRun run{};
     run.kind = kind;
     run.unit = true;
+    run.single = true;
     run.gradual = kind == SeparableRun::kIndexed;
     run.first = first;
     run.count = outputs;
     run.target = offset(target, first);
     run.taps = count(first);
     run.lanes = static_cast<int64_t>(weight.size());
+    for (int64_t o = first; o < first + outputs; ++o) run.single = run.single && count(o) == 1;
     for (int64_t t = taps.begin[first]; t < taps.begin[first + outputs] && !taps.weight.empty(); ++t)
       run.unit = run.unit && taps.factor(t) == 1.0;
     if (kind == SeparableRun::kStepped && outputs > 1)
@@ -141,16 +171,32 @@ struct Runs {
     }
   }
 
+  // Whether a row takes more than a copy of stretches.
+  bool costly() const {
+    return std::any_of(runs.begin(), runs.end(), [](const SeparableRun& run) {
+      return run.kind == SeparableRun::kInterleaved || run.kind == SeparableRun::kIndexed;
+    });
+  }
+
   void cut() {
     int64_t rest = 0, o = 0;
     while (o < taps.outputs()) {
-      const int64_t zeros = empty(o), length = zeros > 0 ? zeros : stepped(o);
-      if (zeros == 0 && length < kShortest) {
-        ++o;
-        continue;
+      SeparableRun::Kind kind = SeparableRun::kZero;
+      int64_t length = empty(o);
+      if (length == 0) {
+        kind = SeparableRun::kStepped;
+        length = stepped(o);
+        if (length < kShortest) {
+          kind = SeparableRun::kInterleaved;
+          length = interleaved(o);
+        }
+        if (length < kShortest) {
+          ++o;
+          continue;
+        }
       }
       add_rest(rest, o);
-      add(zeros > 0 ? SeparableRun::kZero : SeparableRun::kStepped, o, length);
+      add(kind, o, length);
       rest = o += length;
     }
     add_rest(rest, o);
@@ -159,35 +205,50 @@ struct Runs {
 
 template <typename T>
 void run_typed(const Axes& axes, const T* source, const Layout& from, T* target, const Layout& to, int64_t batch,
-               int64_t channels, bool channels_last) {
+               int64_t channels, Order order) {
+  const bool channels_last = order != Order::kPlanes;
   SeparableProblem<T> problem{};
   problem.batch = batch;
   problem.channels = channels;
   problem.channels_last = channels_last;
+  problem.turned = order == Order::kTurned;
   problem.source_batch_stride = from.batch;
   problem.source_channel_stride = from.channel;
   problem.target_batch_stride = to.batch;
   problem.target_channel_stride = to.channel;
   const Taps absent = selection(1, 1, [](int64_t) { return 0; });
   std::array<AxisTables<T>, kSpatial> tables;
-  const Taps* last = nullptr;
+  std::array<const Taps*, kSpatial> taps;
   for (int d = 0; d < kSpatial; ++d) {
     const int64_t given = d - (kSpatial - static_cast<int64_t>(axes.size()));
-    last = given < 0 ? &absent : &axes[static_cast<size_t>(given)];
-    problem.axis[d] = tables[d].fill(*last, from.axis[d], to.axis[d], d == kSpatial - 1);
+    taps[d] = given < 0 ? &absent : &axes[static_cast<size_t>(given)];
+    problem.axis[d] = tables[d].fill(*taps[d], from.axis[d], to.axis[d], d == kSpatial - 1);
   }
   const AxisLayout &row = from.axis[kSpatial - 1], &written = to.axis[kSpatial - 1];
-  problem.row = last->inputs;
-  problem.piece = std::min(row.period, last->inputs);
+  const Taps& last = *taps[kSpatial - 1];
+  problem.row = last.inputs;
+  problem.piece = std::min(row.period, last.inputs);
   problem.piece_stride = row.outer;
   problem.source_step = channels_last ? row.inner : 1;
-  problem.target_step = channels_last ? written.inner : 1;
-  Runs<T> runs{*last, written};
+  problem.target_step = order == Order::kChannelsLast ? written.inner : 1;
+  Runs<T> runs{last, written};
   runs.cut();
   problem.runs = static_cast<int64_t>(runs.runs.size());
   problem.run = runs.runs.data();
   problem.lane_weight = runs.weight.data();
   problem.lane_index = runs.index.data();
+  const Taps &outer = *taps[0], &inner = *taps[1];
+  const bool whole = problem.piece == problem.row && written.period >= last.outputs() &&
+                     from.axis[0].period >= outer.inputs && from.axis[1].period >= inner.inputs;
+  if (order == Order::kPlanes && whole && runs.costly() && growth(outer) * growth(inner) >= kGrowth) {
+    const int64_t most = kExpanded / last.outputs();
+    if (inner.inputs <= most / outer.inputs) {
+      problem.expanded = outer.inputs * inner.inputs;
+    } else if (const int64_t rows = reach(outer, 1) * reach(inner, kExpandedFor); rows <= most) {
+      problem.expanded = rows;
+      problem.expanded_for = kExpandedFor;
+    }
+  }
   const SeparableKernels<T>& kernel = separable_kernels<T>();
   run_tasks<T>(kernel.tasks(problem), kernel.workspace(problem),
                [&](int64_t task, T* workspace) { kernel.apply(problem, source, target, workspace, task); });
@@ -196,13 +257,12 @@ void run_typed(const Axes& axes, const T* source, const Layout& from, T* target,
 }  // namespace
 
 void run_separable(const char* op, const at::Tensor& source, const Layout& from, const at::Tensor& target,
-                   const Layout& to, int64_t batch, int64_t channels, bool channels_last,
-                   const std::function<Axes()>& make) {
+                   const Layout& to, int64_t batch, int64_t channels, Order order, const std::function<Axes()>& make) {
   try {
     const Axes axes = make();
     AT_DISPATCH_FLOATING_TYPES(source.scalar_type(), "separable", [&] {
       run_typed<scalar_t>(axes, source.const_data_ptr<scalar_t>(), from, target.data_ptr<scalar_t>(), to, batch,
-                          channels, channels_last);
+                          channels, order);
     });
   } catch (const std::bad_alloc&) {
     TORCH_CHECK(false, op, ": the tables for sizes ", source.sizes(), " do not fit in memory");
@@ -220,12 +280,16 @@ at::Tensor apply_separable(const char* op, const at::Tensor& source, at::IntArra
   at::Tensor target = at::empty(shape, source.options().memory_format(format));
   if (target.numel() == 0) return target;
   if (source.numel() == 0) return target.zero_();
-  const bool channels_last = format != at::MemoryFormat::Contiguous;
-  const int64_t vector_axis = channels_last ? 1 : source.dim() - 1;
-  const bool consecutive = source.stride(vector_axis) == 1 || source.size(vector_axis) == 1;
-  const at::Tensor dense = consecutive ? source : source.contiguous(format);
-  run_separable(op, dense, layout_of(dense), target, layout_of(target), source.size(0), source.size(1), channels_last,
-                make);
+  const auto consecutive = [&](int64_t axis) { return source.stride(axis) == 1 || source.size(axis) == 1; };
+  Order order = format == at::MemoryFormat::Contiguous ? Order::kPlanes : Order::kChannelsLast;
+  at::Tensor dense = source;
+  if (!consecutive(order == Order::kPlanes ? source.dim() - 1 : 1)) {
+    if (order == Order::kPlanes && consecutive(1))
+      order = Order::kTurned;
+    else
+      dense = source.contiguous(format);
+  }
+  run_separable(op, dense, layout_of(dense), target, layout_of(target), source.size(0), source.size(1), order, make);
   return target;
 }
 

@@ -62,11 +62,13 @@ struct Layout {
 
 Layout layout_of(const at::Tensor& tensor);
 
+// What is consecutive: the last axis, the channels, or the channels of the source and the last axis of the target.
+enum class Order { kPlanes, kChannelsLast, kTurned };
+
 // Applies the matrices that `make` gives, one per spatial dimension, to `source`; float and double. `make` is called
 // when the tensors are there, so that sizes that memory cannot hold are refused before tables of such sizes are made.
 void run_separable(const char* op, const at::Tensor& source, const Layout& from, const at::Tensor& target,
-                   const Layout& to, int64_t batch, int64_t channels, bool channels_last,
-                   const std::function<Axes()>& make);
+                   const Layout& to, int64_t batch, int64_t channels, Order order, const std::function<Axes()>& make);
 
 // The same for a dense result of shape (N, C, *size) in the given format; any floating-point type.
 at::Tensor apply_separable(const char* op, const at::Tensor& source, at::IntArrayRef size, at::MemoryFormat format,

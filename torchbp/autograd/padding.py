@@ -14,11 +14,11 @@ from torchbp.autograd.function import ExplicitFunction, save
 
 
 @dataclass(frozen=True)
-class RepeatedBorder(LinearMap):
+class Border(LinearMap):
     """y[o] = x[source of o]; the adjoint adds g[o] to its source.
 
     With i = o - before, an input of n elements and what lies outside it, the source is -i and 2 (n - 1) - i
-    (reflect), 0 and n - 1 (replicate), or i mod n (circular).
+    (reflect), 0 and n - 1 (replicate), i mod n (circular), or nothing (zeros).
     """
 
     folds_batch = True
@@ -28,22 +28,22 @@ class RepeatedBorder(LinearMap):
     mode: str
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Repeat."""
+        """Repeat, or surround by zeros."""
         return ops.padding.pad(x, self.padding, self.mode)
 
     def adjoint(self, g: Tensor) -> Tensor:  # type: ignore[override]
-        """Add up."""
+        """Add up, or cut off."""
         return ops.padding.pad_adjoint(g, self.input_size, self.padding, self.mode)
 
 
 def pad(x: Tensor, padding: Sequence[int], mode: str) -> Tensor:
     """Return x (N, C, *spatial) with its border repeated. Saved: nothing but sizes."""
-    return linear_map(RepeatedBorder(tuple(x.shape[2:]), tuple(padding), mode), x)
+    return linear_map(Border(tuple(x.shape[2:]), tuple(padding), mode), x)
 
 
 @dataclass(frozen=True)
 class ZeroBorder(LinearMap):
-    """y is x between zeros; the adjoint cuts them off. Cutting off (a negative padding) is the adjoint of padding."""
+    """y is x between zeros, of any dimensions; the adjoint cuts them off. Cutting off is a negative padding."""
 
     padding: tuple[int, ...]
 
@@ -88,4 +88,8 @@ class ConstantPad(ExplicitFunction):
 def constant_pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     """Return x with a constant around its last dimensions, as many as ``padding`` has pairs. Saved: nothing."""
     border = ZeroBorder(tuple(padding))
-    return linear_map(border, x) if value == 0 else ConstantPad.call(x, border, value)
+    if value != 0:
+        return ConstantPad.call(x, border, value)
+    if ops.padding.surrounds(x, padding):
+        return pad(x, padding, "zeros")
+    return linear_map(border, x)

@@ -1,9 +1,10 @@
 // Separable linear maps. For each row of outputs the weighted source rows are summed over the outer axes
 // into a buffer, along consecutive elements; one row of weight one is read where it is. Then the last
-// axis' taps are applied, run by run.
+// axis' taps are applied, run by run. Where planes get more rows it is the other way round: the last axis'
+// taps are applied to some source rows first, which expands them, and then all rows that are sums of those are summed.
 #include "separable.h"
 
-#include "vector.h"
+#include "parts.h"
 
 namespace torchbp {
 namespace TORCHBP_ISA {
@@ -12,6 +13,8 @@ namespace {
 constexpr int64_t kChannels = 128;       // of one task of a channels-last tensor
 constexpr int64_t kTaskElements = 8192;  // that a task writes, about
 constexpr int kTogether = 4;             // rows or taps that are added in one pass
+constexpr int kRows = 8;                 // that are done together, run by run
+constexpr int64_t kRowElements = 2048;   // of the rows that are summed for that, about
 
 // Channels that a task takes at a time: 1 of planes.
 template <typename T>
@@ -36,6 +39,12 @@ TORCHBP_INLINE int64_t rows_per_task(const SeparableProblem<T>& problem) {
   return larger(1, kTaskElements / larger(1, problem.axis[2].outputs * channel_block(problem)));
 }
 
+// Rows of planes that are done together.
+template <typename T>
+TORCHBP_INLINE int rows_together(const SeparableProblem<T>& problem) {
+  return static_cast<int>(larger(1, smaller(kRows, kRowElements / larger(1, problem.row))));
+}
+
 template <typename T>
 int64_t separable_tasks(const SeparableProblem<T>& problem) {
   const int64_t block = rows_per_task(problem);
@@ -44,7 +53,9 @@ int64_t separable_tasks(const SeparableProblem<T>& problem) {
 
 template <typename T>
 int64_t separable_workspace(const SeparableProblem<T>& problem) {
-  return problem.row * channel_block(problem);
+  if (problem.expanded > 0) return problem.expanded * problem.axis[2].outputs;
+  if (problem.turned) return 2 * problem.row * channel_block(problem);
+  return problem.row * (problem.channels_last ? channel_block(problem) : rows_together(problem));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -114,20 +125,64 @@ struct Together {
   int count;
 };
 
+template <int N, typename V, typename T>
+TORCHBP_INLINE V weighted(const V* value, const T* weight) {
+  if constexpr (N == 1) return weight[0] * value[0];
+  if constexpr (N == 2) return weight[0] * value[0] + weight[1] * value[1];
+  if constexpr (N == 3) return weight[0] * value[0] + weight[1] * value[1] + weight[2] * value[2];
+  if constexpr (N == 4)
+    return (weight[0] * value[0] + weight[1] * value[1]) + (weight[2] * value[2] + weight[3] * value[3]);
+}
+
+// Keeps the compiler from reading neighbouring pointers as a vector, which has to wait until those that were written
+// one by one are in the cache.
 template <typename T>
-void add_together(const Together<T>& rows, T* to, int64_t count, bool onto) {
-  const T *a = rows.source[0], *b = rows.source[1], *c = rows.source[2], *d = rows.source[3];
-  const T u = rows.weight[0], v = rows.weight[1], w = rows.weight[2], z = rows.weight[3];
+TORCHBP_INLINE const T* alone(const T* pointer) {
+  __asm__("" : "+r"(pointer));
+  return pointer;
+}
+
+template <int N, typename T>
+TORCHBP_INLINE void add_weighted(const T* const* source, const T* weight, T* to, int64_t count, bool onto) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  const auto add = [&](int64_t i) {
+    Vector<T> value[N];
+    for (int k = 0; k < N; ++k) value[k] = load(source[k] + i);
+    const Vector<T> total = weighted<N>(value, weight);
+    store<T>(to + i, onto ? load(to + i) + total : total);
+  };
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) add(i);
+  if (i < count && i > 0 && !onto) return add(count - lanes);  // overlaps the vector before
+  for (; i < count; ++i) {
+    T value[N];
+    for (int k = 0; k < N; ++k) value[k] = source[k][i];
+    to[i] = (onto ? to[i] : T(0)) + weighted<N>(value, weight);
+  }
+}
+
+template <int N, typename T>
+TORCHBP_INLINE void add_together(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
+  const T* source[N];
+  T weight[N];
+  for (int k = 0; k < N; ++k) source[k] = alone(rows.source[k]) + offset;
+  for (int k = 0; k < N; ++k) weight[k] = rows.weight[k];
+  add_weighted<N>(source, weight, to, count, onto);
+}
+
+// Adds what stands `offset` further than the sources say.
+template <typename T>
+void add_together(const Together<T>& rows, int64_t offset, T* to, int64_t count, bool onto) {
   switch (rows.count) {
     case 1:
-      if (u == T(1) && !onto) return copy(to, a, count);
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i]; });
+      if (rows.weight[0] == T(1) && !onto) return copy(to, rows.source[0] + offset, count);
+      return add_together<1>(rows, offset, to, count, onto);
     case 2:
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i] + v * b[i]; });
+      return add_together<2>(rows, offset, to, count, onto);
     case 3:
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return u * a[i] + v * b[i] + w * c[i]; });
+      return add_together<3>(rows, offset, to, count, onto);
     default:
-      return sum<1>(to, count, onto, [=](int, int64_t i) { return (u * a[i] + v * b[i]) + (w * c[i] + z * d[i]); });
+      return add_together<4>(rows, offset, to, count, onto);
   }
 }
 
@@ -145,19 +200,16 @@ struct Task {
 
 // Adds a few source rows to the buffer, piece by piece.
 template <typename T>
-void add_rows(const Task<T>& task, const Together<T>& rows, bool onto) {
+void add_rows(const Task<T>& task, const Together<T>& rows, T* to, bool onto) {
   const SeparableProblem<T>& p = *task.problem;
   const bool joined = p.source_step == task.channels;  // the places of a piece are one stretch of memory
   for (int64_t place = 0, offset = 0; place < p.row; place += p.piece, offset += p.piece_stride) {
-    Together<T> piece = rows;
     if (joined) {
-      for (int k = 0; k < rows.count; ++k) piece.source[k] = rows.source[k] + offset;
-      add_together(piece, task.workspace + place * task.channels, p.piece * task.channels, onto);
+      add_together(rows, offset, to, p.piece * task.channels, onto);
+      to += p.piece * task.channels;
     } else {
-      for (int64_t i = 0; i < p.piece; ++i) {
-        for (int k = 0; k < rows.count; ++k) piece.source[k] = rows.source[k] + offset + i * p.source_step;
-        add_together(piece, task.workspace + (place + i) * task.channels, task.channels, onto);
-      }
+      for (int64_t i = 0; i < p.piece; ++i, to += task.channels)
+        add_together(rows, offset + i * p.source_step, to, task.channels, onto);
     }
   }
 }
@@ -174,9 +226,9 @@ TORCHBP_INLINE T weight_of(const SeparableAxis<T>& axis, int64_t tap) {
   return axis.weight == nullptr ? T(1) : axis.weight[tap];
 }
 
-// Sums the weighted source rows of an output row into the workspace.
+// Sums the weighted source rows of an output row into the buffer.
 template <typename T>
-__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height) {
+__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
   const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
   Together<T> rows{};
   bool onto = false;
@@ -185,23 +237,23 @@ __attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int6
       rows.source[rows.count] = task.source + outer.source[o] + inner.source[i];
       rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
       if (++rows.count == kTogether) {
-        add_rows(task, rows, onto);
+        add_rows(task, rows, buffer, onto);
         rows.count = 0;
         onto = true;
       }
     }
-  if (rows.count > 0) add_rows(task, rows, onto);
+  if (rows.count > 0) add_rows(task, rows, buffer, onto);
 }
 
 template <typename T>
-TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height) {
+TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
   const SeparableProblem<T>& p = *task.problem;
   const int64_t o = p.axis[0].begin[depth], i = p.axis[1].begin[height];
   const bool one = p.axis[0].begin[depth + 1] - o == 1 && p.axis[1].begin[height + 1] - i == 1;
   if (one && p.piece == p.row && weight_of(p.axis[0], o) * weight_of(p.axis[1], i) == T(1))
     return {task.source + p.axis[0].source[o] + p.axis[1].source[i], p.source_step};
-  sum_rows(task, depth, height);
-  return {task.workspace, task.channels};
+  sum_rows(task, depth, height, buffer);
+  return {buffer, task.channels};
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -218,6 +270,37 @@ TORCHBP_INLINE void stepped(const SeparableRun& run, const int64_t* places, cons
       return [=](int t, int64_t i) { return weights[(k + t) * count + i] * row[places[k + t] + i * step]; };
     });
   }
+}
+
+template <typename T>
+__attribute__((noinline)) void stepped_by(const SeparableRun& run, const int64_t* places, const T* weights,
+                                          const T* row, T* to) {
+  if (run.step == 1)
+    stepped<1>(run, places, weights, row, to);
+  else if (run.step == 2)
+    stepped<2>(run, places, weights, row, to);
+  else
+    stepped<0>(run, places, weights, row, to);
+}
+
+template <typename T>
+TORCHBP_INLINE void interleaved(const T* a, const T* b, int64_t count, T* to) {
+  constexpr int64_t lanes = Lanes<T>::count;
+  const int64_t pairs = count / 2;
+  if (pairs >= lanes) {
+    for (int64_t i = 0; i < pairs; i += lanes) {
+      const int64_t at = smaller(i, pairs - lanes);  // the last vectors overlap those before
+      const Vector<T> first = load(a + at), second = load(b + at);
+      store(to + 2 * at, first_of_pairs(first, second));
+      store(to + 2 * at + lanes, rest_of_pairs(first, second));
+    }
+  } else {
+    for (int64_t i = 0; i < pairs; ++i) {
+      to[2 * i] = a[i];
+      to[2 * i + 1] = b[i];
+    }
+  }
+  if (count % 2 == 1) to[count - 1] = a[pairs];
 }
 
 // Places that grow by 0 or 1 lie within one vector for as many outputs: it is loaded once and permuted, which
@@ -261,8 +344,8 @@ void permuted(const SeparableRun& run, const int32_t* places, const T* weights, 
 #endif
 
 template <typename T>
-TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
-                            int64_t length, T* to) {
+__attribute__((noinline)) void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
+                                       int64_t length, T* to) {
 #ifdef TORCHBP_PERMUTES
   if (run.gradual && run.count >= Lanes<T>::count && length >= Lanes<T>::count)
     return permuted(run, places, weights, row, length, to);
@@ -282,6 +365,10 @@ TORCHBP_INLINE void indexed(const SeparableRun& run, const int32_t* places, cons
 template <typename T>
 TORCHBP_INLINE void listed(const SeparableAxis<T>& axis, const SeparableRun& run, const T* row, T* to) {
   const int64_t *begin = axis.begin + run.first, *places = axis.source;
+  if (run.unit && run.single) {
+    for (int64_t i = 0; i < run.count; ++i) to[i] = row[places[begin[0] + i]];
+    return;
+  }
   for (int64_t i = 0; i < run.count; ++i) {
     T total = T(0);
     for (int64_t t = begin[i]; t < begin[i + 1]; ++t) total += weight_of(axis, t) * row[places[t]];
@@ -289,33 +376,42 @@ TORCHBP_INLINE void listed(const SeparableAxis<T>& axis, const SeparableRun& run
   }
 }
 
+// A few rows that are done together, run by run.
 template <typename T>
-void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
+struct Rows {
+  const T* from[kRows];
+  T* to[kRows];
+  int count;
+};
+
+template <typename T>
+void apply_plane_rows(const SeparableProblem<T>& p, const Rows<T>& rows) {
   const SeparableAxis<T>& axis = p.axis[2];
-  for (int64_t r = 0; r < p.runs; ++r) {
-    const SeparableRun& run = p.run[r];
-    T* to = target + run.target;
+  for (const SeparableRun* at = p.run; at < p.run + p.runs; ++at) {
+    const SeparableRun run = *at;
     const int64_t* places = axis.source + axis.begin[run.first];
     const T* weights = p.lane_weight + run.lanes;
+    const auto each = [&](const auto& apply) {
+      for (int r = 0; r < rows.count; ++r) apply(rows.from[r], rows.to[r] + run.target);
+    };
     switch (run.kind) {
       case SeparableRun::kZero:
-        clear(to, run.count);
+        each([&](const T*, T* to) { clear(to, run.count); });
         break;
       case SeparableRun::kStepped:
         if (run.step == 1 && run.taps == 1 && run.unit)
-          copy(to, row + places[0], run.count);
-        else if (run.step == 1)
-          stepped<1>(run, places, weights, row, to);
-        else if (run.step == 2)
-          stepped<2>(run, places, weights, row, to);
+          each([&, place = places[0]](const T* row, T* to) { copy(to, row + place, run.count); });
         else
-          stepped<0>(run, places, weights, row, to);
+          each([&](const T* row, T* to) { stepped_by(run, places, weights, row, to); });
+        break;
+      case SeparableRun::kInterleaved:
+        each([&](const T* row, T* to) { interleaved(row + places[0], row + places[1], run.count, to); });
         break;
       case SeparableRun::kIndexed:
-        indexed(run, p.lane_index + run.lanes, weights, row, p.row, to);
+        each([&](const T* row, T* to) { indexed(run, p.lane_index + run.lanes, weights, row, p.row, to); });
         break;
       case SeparableRun::kListed:
-        listed(axis, run, row, to);
+        each([&](const T* row, T* to) { listed(axis, run, row, to); });
         break;
     }
   }
@@ -335,7 +431,7 @@ void apply_pixels(const SeparableAxis<T>& axis, const Row<T>& row, T* to, int64_
       pixels.source[pixels.count] = row.at + axis.source[tap] * row.step;
       pixels.weight[pixels.count] = weight_of(axis, tap);
     }
-    add_together(pixels, to, channels, onto);
+    add_together(pixels, 0, to, channels, onto);
   }
 }
 
@@ -365,7 +461,7 @@ void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
   for (int64_t r = 0; r < p.runs; ++r) {
     const SeparableRun& run = p.run[r];
     T* to = target + run.target;
-    const bool equal = run.kind == SeparableRun::kStepped || run.kind == SeparableRun::kIndexed;
+    const bool equal = run.kind != SeparableRun::kZero && run.kind != SeparableRun::kListed;
     if (joined && run.kind == SeparableRun::kStepped && run.step == 1 && run.taps == 1 && run.unit)
       copy(to, row.at + axis.source[axis.begin[run.first]] * row.step, run.count * task.channels);
     else if (equal && run.taps == 1)
@@ -380,16 +476,157 @@ void apply_channels_row(const Task<T>& task, const Row<T>& row, T* target) {
   }
 }
 
+// The same of one whose channels become planes.
+template <typename T>
+void apply_turned_row(const Task<T>& task, const Row<T>& row, T* target) {
+  const SeparableProblem<T>& p = *task.problem;
+  T* planes = task.workspace + p.row * task.channels;
+  copy_transposed(row.at, row.step, p.row, task.channels, planes, p.row);
+  Rows<T> rows;
+  for (int64_t c = 0; c < task.channels; c += rows.count) {
+    rows.count = static_cast<int>(smaller(kRows, task.channels - c));
+    for (int r = 0; r < rows.count; ++r) {
+      rows.from[r] = planes + (c + r) * p.row;
+      rows.to[r] = target + (c + r) * p.target_channel_stride;
+    }
+    apply_plane_rows(p, rows);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The last axis first
+
+// Indices [first, first + count) of the source.
+struct Indices {
+  int64_t first;
+  int64_t count;
+};
+
+// Those that outputs [first, last] have taps at.
+template <typename T>
+Indices indices_of(const SeparableAxis<T>& axis, int64_t first, int64_t last) {
+  const int64_t begin = axis.begin[first], end = axis.begin[last + 1];
+  if (begin == end) return {0, 0};
+  int64_t least = axis.index[begin], greatest = least;
+  for (int64_t t = begin; t < end; ++t) {
+    least = smaller(least, axis.index[t]);
+    greatest = larger(greatest, axis.index[t]);
+  }
+  return {least, greatest - least + 1};
+}
+
+// Source rows after the last axis' taps, in the workspace, for target rows up to `until`.
+struct Expanded {
+  Indices depth;
+  Indices height;
+  int64_t until;
+};
+
+// Expands what target rows from `row` on need, which is at this depth and height of a plane with `left` rows more.
+template <typename T>
+Expanded expand(const Task<T>& task, int64_t row, int64_t depth, int64_t height, int64_t left) {
+  const SeparableProblem<T>& p = *task.problem;
+  const SeparableAxis<T>&outer = p.axis[0], &inner = p.axis[1];
+  if (p.expanded_for > 0) left = smaller(left, smaller(p.expanded_for, inner.outputs - height));
+  const int64_t last = height + left - 1, last_depth = depth + last / inner.outputs;
+  const Expanded expanded = {
+      indices_of(outer, depth, last_depth),
+      last_depth == depth ? indices_of(inner, height, last) : indices_of(inner, 0, inner.outputs - 1),
+      row + left,
+  };
+  Rows<T> rows{};
+  T* to = task.workspace;
+  for (int64_t d = 0; d < expanded.depth.count; ++d)
+    for (int64_t h = 0; h < expanded.height.count; ++h, to += p.axis[2].outputs) {
+      rows.from[rows.count] =
+          task.source + (expanded.depth.first + d) * outer.stride + (expanded.height.first + h) * inner.stride;
+      rows.to[rows.count] = to;
+      if (++rows.count == kRows) {
+        apply_plane_rows(p, rows);
+        rows.count = 0;
+      }
+    }
+  apply_plane_rows(p, rows);
+  return expanded;
+}
+
+template <typename T>
+TORCHBP_INLINE const T* expanded_row(const Task<T>& task, const Expanded& expanded, int64_t outer_tap,
+                                     int64_t inner_tap) {
+  const SeparableProblem<T>& p = *task.problem;
+  const int64_t depth = p.axis[0].index[outer_tap] - expanded.depth.first;
+  const int64_t height = p.axis[1].index[inner_tap] - expanded.height.first;
+  return task.workspace + (depth * expanded.height.count + height) * p.axis[2].outputs;
+}
+
+// As many as the two axes have taps.
+template <int kOuter, int kInner, typename T>
+TORCHBP_INLINE void sum_expanded(const Task<T>& task, const Expanded& expanded, int64_t outer_tap, int64_t inner_tap,
+                                 T* target) {
+  const SeparableProblem<T>& p = *task.problem;
+  const T* source[kOuter * kInner];
+  T weight[kOuter * kInner];
+  for (int o = 0; o < kOuter; ++o)
+    for (int i = 0; i < kInner; ++i) {
+      source[o * kInner + i] = expanded_row(task, expanded, outer_tap + o, inner_tap + i);
+      weight[o * kInner + i] = weight_of(p.axis[0], outer_tap + o) * weight_of(p.axis[1], inner_tap + i);
+    }
+  if (kOuter * kInner == 1 && weight[0] == T(1)) return copy(target, source[0], p.axis[2].outputs);
+  add_weighted<kOuter * kInner>(source, weight, target, p.axis[2].outputs, false);
+}
+
+template <typename T>
+void sum_expanded_rows(const Task<T>& task, const Expanded& expanded, int64_t depth, int64_t height, T* target) {
+  const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
+  const int64_t count = task.problem->axis[2].outputs;
+  const int64_t outer_taps = outer.begin[depth + 1] - outer.begin[depth];
+  const int64_t inner_taps = inner.begin[height + 1] - inner.begin[height];
+  if (outer_taps == 1 && inner_taps == 1)
+    return sum_expanded<1, 1>(task, expanded, outer.begin[depth], inner.begin[height], target);
+  if (outer_taps == 1 && inner_taps == 2)
+    return sum_expanded<1, 2>(task, expanded, outer.begin[depth], inner.begin[height], target);
+  if (outer_taps == 2 && inner_taps == 2)
+    return sum_expanded<2, 2>(task, expanded, outer.begin[depth], inner.begin[height], target);
+  Together<T> rows{};
+  bool onto = false;
+  for (int64_t o = outer.begin[depth]; o < outer.begin[depth + 1]; ++o)
+    for (int64_t i = inner.begin[height]; i < inner.begin[height + 1]; ++i) {
+      rows.source[rows.count] = expanded_row(task, expanded, o, i);
+      rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
+      if (++rows.count == kTogether) {
+        add_together(rows, 0, target, count, onto);
+        rows.count = 0;
+        onto = true;
+      }
+    }
+  if (rows.count > 0) add_together(rows, 0, target, count, onto);
+}
+
 // ---------------------------------------------------------------------------------------------
 
 template <typename T>
 void clear_row(const Task<T>& task, T* target) {
   const SeparableProblem<T>& p = *task.problem;
   for (int64_t r = 0; r < p.runs; ++r) {
-    if (p.target_step == task.channels)
+    if (p.turned)
+      for (int64_t c = 0; c < task.channels; ++c)
+        clear(target + p.run[r].target + c * p.target_channel_stride, p.run[r].count);
+    else if (p.target_step == task.channels)
       clear(target + p.run[r].target, p.run[r].count * task.channels);
     else
       for (int64_t i = 0; i < p.run[r].count; ++i) clear(target + p.run[r].target + i * p.target_step, task.channels);
+  }
+}
+
+// Adds a row of planes to those that are done together, and does them if they are as many as there may be.
+template <typename T>
+TORCHBP_INLINE void add_row(const Task<T>& task, int64_t depth, int64_t height, T* target, Rows<T>& rows, int most) {
+  const SeparableProblem<T>& p = *task.problem;
+  rows.from[rows.count] = source_row(task, depth, height, task.workspace + rows.count * p.row).at;
+  rows.to[rows.count] = target;
+  if (++rows.count == most) {
+    apply_plane_rows(p, rows);
+    rows.count = 0;
   }
 }
 
@@ -398,6 +635,8 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
   const SeparableAxis<T>&outer = problem.axis[0], &inner = problem.axis[1];
   const int64_t from = number * rows_per_task(problem), to = smaller(from + rows_per_task(problem), rows(problem));
   const int64_t block = channel_block(problem), blocks = channel_blocks(problem);
+  const int most_together = rows_together(problem);
+  Rows<T> together{};
   int64_t height = from % inner.outputs, depth = from / inner.outputs % outer.outputs;
   for (int64_t row = from, plane = from / inner.outputs / outer.outputs; row < to; ++plane) {
     const int64_t image = plane / blocks, channel = plane % blocks * block;
@@ -408,18 +647,27 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
         workspace,
         smaller(block, problem.channels - channel),
     };
-    for (; row < to && depth < outer.outputs; ++depth, height = 0)
-      for (; row < to && height < inner.outputs; ++height, ++row) {
+    const int64_t end = smaller(to, (plane + 1) * outer.outputs * inner.outputs);
+    Expanded expanded{};
+    for (; row < end; ++depth, height = 0)
+      for (; row < end && height < inner.outputs; ++height, ++row) {
         T* row_target = task.target + outer.target[depth] + inner.target[height];
         if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
           clear_row(task, row_target);
+        else if (problem.turned)
+          apply_turned_row(task, source_row(task, depth, height, workspace), row_target);
         else if (problem.channels_last)
-          apply_channels_row(task, source_row(task, depth, height), row_target);
-        else
-          apply_plane_row(problem, source_row(task, depth, height).at, row_target);
+          apply_channels_row(task, source_row(task, depth, height, workspace), row_target);
+        else if (problem.expanded == 0)
+          add_row(task, depth, height, row_target, together, most_together);
+        else {
+          if (row >= expanded.until) expanded = expand(task, row, depth, height, end - row);
+          sum_expanded_rows(task, expanded, depth, height, row_target);
+        }
       }
     depth = 0;
   }
+  apply_plane_rows(problem, together);
 }
 
 template <typename T>

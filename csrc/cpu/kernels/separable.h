@@ -14,18 +14,22 @@ struct SeparableAxis {
   const int64_t* source;  // an offset; for the last axis the place in the row, which may stand in a buffer
   const T* weight;        // null where every weight is one
   const int64_t* target;  // an offset; null for the last axis, whose runs know theirs
+  const int64_t* index;   // of the source, where `source` has its offset
+  int64_t stride;         // of the source from one index to the next, if rows are expanded
 };
 
 // Consecutive outputs of the last axis, consecutive in the target too, whose taps follow one rule.
 struct SeparableRun {
   enum Kind : int32_t {
-    kZero,     // no taps
-    kStepped,  // equally many taps, each `step` places further from one output to the next
-    kIndexed,  // equally many taps, at the places of `lane_index`
-    kListed,   // any taps, as the axis lists them
+    kZero,         // no taps
+    kStepped,      // equally many taps, each `step` places further from one output to the next
+    kInterleaved,  // one tap of weight one, from two stretches of consecutive places by turns
+    kIndexed,      // equally many taps, at the places of `lane_index`
+    kListed,       // any taps, as the axis lists them
   };
   Kind kind;
   bool unit;     // every weight is one
+  bool single;   // every output has one tap
   bool gradual;  // the place of each tap moves by 0 or 1 from one output to the next
   int64_t first;
   int64_t count;
@@ -42,6 +46,7 @@ struct SeparableProblem {
   int64_t batch;
   int64_t channels;
   bool channels_last;  // the channels are consecutive, and the vector axis; otherwise the last axis is
+  bool turned;         // then only those of the source; the target has planes
   int64_t source_batch_stride;
   int64_t source_channel_stride;
   int64_t target_batch_stride;
@@ -53,6 +58,10 @@ struct SeparableProblem {
   int64_t piece_stride;
   int64_t source_step;
   int64_t target_step;
+  // Planes that get more rows may have the last axis first: so many source rows are expanded at most, for as many
+  // target rows of one depth, or of all depths if `expanded_for` is 0. Else 0.
+  int64_t expanded;
+  int64_t expanded_for;
   int64_t runs;
   const SeparableRun* run;
   const T* lane_weight;

@@ -86,37 +86,6 @@ TORCHBP_INLINE int64_t offset_of(const ClassStrides& strides, const Unit& unit) 
   return unit.outer[0] * strides.outer[0] + unit.outer[1] * strides.outer[1] + unit.inner * strides.inner;
 }
 
-// to[column][row] = from[row][column], each with rows of consecutive elements a step apart.
-template <typename T>
-TORCHBP_INLINE void copy_transposed(const T* from, int64_t step, int64_t rows, int64_t columns, T* to,
-                                    int64_t to_step) {
-  constexpr int64_t lanes = Lanes<T>::count, square = kPiece<T>;
-  if (columns < square) {
-    for (int64_t column = 0; column < columns; ++column)
-      for (int64_t row = 0; row < rows; ++row) to[column * to_step + row] = from[row * step + column];
-    return;
-  }
-  for (int64_t row = 0; row < rows; row += lanes) {
-    const int64_t high = smaller(lanes, rows - row);
-    int64_t offset[square][lanes / square];  // where there are no rows left, of the last one
-    for (int64_t i = 0; i < lanes; ++i) offset[i % square][i / square] = (row + smaller(i, high - 1)) * step;
-    for (int64_t next = 0; next < columns; next += square) {
-      const int64_t column = smaller(next, columns - square);
-      Vector<T> block[square];
-      for (int64_t i = 0; i < square; ++i)
-        block[i] = join<T>([&](int64_t k) { return load_piece(from + column + offset[i][k]); });
-      transpose_pieces<T>(block);
-      T* out = to + column * to_step + row;
-      for (int64_t i = 0; i < square; ++i) {
-        if (high == lanes)
-          store<T>(out + i * to_step, block[i]);
-        else
-          store_first<T>(out + i * to_step, block[i], high);
-      }
-    }
-  }
-}
-
 // The rows of a unit, a step apart: where they stand, or copied to the buffer.
 template <typename T>
 struct Rows {

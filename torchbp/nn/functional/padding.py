@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchbp import autograd
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_tensors
-from torchbp.ops.padding import MODES, output_size, room, sides
+from torchbp.ops.padding import REPEATING, output_size, room, sides
 
 
 def _pads(op: str, value: Any) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if isinstance(value, Tensor) and value.requires_grad:
         raise TypeError(f"{op}(): value must be a number without gradient, got {value!r}")
     constant = 0.0 if value is None else as_number(op, "value", value)
-    if mode != "constant" and mode not in MODES:
+    if mode != "constant" and mode not in REPEATING:
         raise NotImplementedError(f"{op}(): mode must be constant, reflect, replicate or circular, got {mode!r}")
     if len(pads) % 2:
         raise RuntimeError(f"{op}(): pad must have an even number of values, got {pads}")
