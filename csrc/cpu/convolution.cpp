@@ -11,6 +11,7 @@
 #include "arguments.h"
 #include "convolution_algorithm.h"
 #include "dispatch.h"
+#include "matrix_product.h"
 #include "patches.h"
 
 namespace torchbp {

@@ -6,7 +6,7 @@
 #include <atomic>
 
 #include "dispatch.h"
-#include "patches.h"
+#include "matrix_product.h"
 
 namespace torchbp {
 
@@ -30,6 +30,7 @@ constexpr Named kAlgorithms[] = {
     {Algorithm::winograd_4x4, "winograd_4x4", {4, 4}},
 };
 
+constexpr int64_t kMostPatch = 1 << 16;  // elements of a window, or values of one
 constexpr int kNone = -1;
 std::atomic<int> forced{kNone};
 
@@ -64,17 +65,17 @@ bool is_matrix_product(const Geometry& g) {
   return products_stay_on_a_thread();
 }
 
-// Windows of more than one element that lie side by side.
-bool is_patches(const Geometry& g, int64_t input_channels) {
+// Windows that do not overlap.
+bool is_patches(const Geometry& g, int64_t input_channels, int64_t output_channels) {
   int64_t size = input_channels;
   for (int d = 0; d < kSpatial; ++d) {
-    const bool beside = g.stride[d] == g.kernel[d] || g.output[d] == 1;
+    const bool apart = g.stride[d] >= g.kernel[d] || g.output[d] == 1;
     const bool whole = g.padding[d] == 0 && (g.output[d] - 1) * g.stride[d] + g.kernel[d] <= g.input[d];
-    if (!beside || !whole || g.dilation[d] != 1) return false;
+    if (!apart || !whole || g.dilation[d] != 1) return false;
     if (size > kMostPatch / g.kernel[d]) return false;
     size *= g.kernel[d];
   }
-  return g.groups == 1 && size > input_channels && products_stay_on_a_thread();
+  return g.groups == 1 && output_channels <= kMostPatch;
 }
 
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
@@ -87,7 +88,7 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
     case Algorithm::matrix_product:
       return is_matrix_product(g);
     case Algorithm::patches:
-      return is_patches(g, input_channels);
+      return is_patches(g, input_channels, output_channels);
     default:
       return takes_winograd(algorithm, g);
   }
@@ -151,15 +152,13 @@ bool dilation_is_small(const Geometry& g) {
 Algorithm table(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels,
                 at::ScalarType type) {
   constexpr int64_t kManyChannels = 2048;  // whose transformed tiles would exceed the workspace
-  constexpr int64_t kLongRun = 4;          // taps that are worth copying together
   constexpr int64_t kShortSum = 512;       // whose own error is small beside that of the transforms
   const bool exact =
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
   const auto few = [](int64_t channels) { return channels < kFewChannels; };
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
-  const bool runs =
-      product == Product::input || (product == Product::weight && g.channels_last) || g.kernel[2] >= kLongRun;
-  if (!few(output_channels) && runs && is_patches(g, input_channels)) return Algorithm::patches;
+  const bool windows = g.kernel[0] * g.kernel[1] * g.kernel[2] > 1;
+  if (!few(output_channels) && windows && is_patches(g, input_channels, output_channels)) return Algorithm::patches;
   if (is_matrix_product(g)) return pointwise(product, g, input_channels, output_channels);
   const int64_t lanes = type == at::kDouble ? winograd_kernels<double>().lanes : winograd_kernels<float>().lanes;
   const auto full = [&](int64_t channels) { return !few(channels) || (channels == 8 && channels % lanes == 0); };
@@ -193,8 +192,7 @@ std::string algorithm_name(Algorithm algorithm) { return named(algorithm).name; 
 std::vector<std::string> algorithm_names() {
   std::vector<std::string> names;
   for (const Named& one : kAlgorithms) {
-    const bool product = one.algorithm == Algorithm::matrix_product || one.algorithm == Algorithm::patches;
-    if (!product || products_stay_on_a_thread()) names.emplace_back(one.name);
+    if (one.algorithm != Algorithm::matrix_product || products_stay_on_a_thread()) names.emplace_back(one.name);
   }
   return names;
 }

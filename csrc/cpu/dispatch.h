@@ -64,6 +64,10 @@ const NormalizationKernels<T>& normalization_kernels() {
   return kernels_of_type<NormalizationKernels<T>>();
 }
 template <typename T>
+const PatchKernels<T>& patch_kernels() {
+  return kernels_of_type<PatchKernels<T>>();
+}
+template <typename T>
 const SeparableKernels<T>& separable_kernels() {
   return kernels_of_type<SeparableKernels<T>>();
 }

@@ -1,15 +1,11 @@
-// Convolutions whose windows lie side by side: every window is a row of a matrix, and ATen multiplies matrices.
+// Convolutions whose windows do not overlap, as products of matrices.
 #pragma once
 
 #include "convolution_algorithm.h"
-#include "matrix_product.h"
 
 namespace torchbp {
 
-// Most elements of a window.
-constexpr int64_t kMostPatch = 1 << 16;
-
-// y, dx and dw of a convolution without groups, padding or dilation whose stride is its kernel size. The operands may
+// y, dx and dw of a convolution without groups or padding whose stride is at least its kernel size. The operands may
 // lie in memory in any way; the results are contiguous, or channels last as the geometry says.
 template <typename T>
 void patches_output(const Geometry& geometry, const at::Tensor& input, const at::Tensor& weight, const T* bias,

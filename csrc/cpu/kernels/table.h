@@ -8,6 +8,7 @@
 #include "dropout.h"
 #include "loss.h"
 #include "normalization.h"
+#include "patches.h"
 #include "pooling.h"
 #include "separable.h"
 #include "softmax.h"
@@ -43,6 +44,8 @@ namespace torchbp {
   ENTRY(normalization_float, NormalizationKernels<float>)       \
   ENTRY(normalization_double, NormalizationKernels<double>)     \
   ENTRY(normalization_bfloat16, NormalizationKernels<BFloat16>) \
+  ENTRY(patches_float, PatchKernels<float>)                     \
+  ENTRY(patches_double, PatchKernels<double>)                   \
   ENTRY(separable_float, SeparableKernels<float>)               \
   ENTRY(separable_double, SeparableKernels<double>)             \
   ENTRY(softmax_float, SoftmaxKernels<float>)                   \

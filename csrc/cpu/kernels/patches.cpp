@@ -1,0 +1,757 @@
+// Convolutions whose windows do not overlap are products of matrices, windows by elements of a window. Contiguous
+// images give vectors of windows: rows of the image are split into a row for every tap on the way in, and joined on the
+// way out. Channels last a window's rows are consecutive elements, read and written where they stand. One register tile
+// serves all: rows are windows or elements of a broadcast operand, vectors are consecutive elements of the other.
+#include "patches.h"
+
+#include "lanes.h"
+
+namespace torchbp {
+namespace TORCHBP_ISA {
+namespace {
+
+constexpr int64_t kPositions = 256;     // of a block
+constexpr int64_t kSumPositions = 128;  // that are summed at once
+constexpr int64_t kBlockBytes = 512 << 10;
+constexpr int64_t kTaskElements = 256;  // elements of a window of a task
+constexpr int64_t kEnoughTasks = 16;
+constexpr int64_t kSliceBlocks = 8;
+constexpr int64_t kLeastTasks = 8;
+
+// ---------------------------------------------------------------------------------------------
+// Where elements stand
+
+// An image as windows of lines of `run` consecutive elements.
+struct Side {
+  int64_t lines[kSpatial], line_stride[kSpatial], run;
+  int64_t image, depth, row, column;  // from one window to the next
+  int64_t all_lines() const { return lines[0] * lines[1] * lines[2]; }
+  int64_t elements() const { return all_lines() * run; }
+  int64_t line(int64_t index) const {
+    return index / (lines[1] * lines[2]) * line_stride[0] + index / lines[2] % lines[1] * line_stride[1] +
+           index % lines[2] * line_stride[2];
+  }
+};
+
+Side side_of(const PatchProblem& p, int64_t channels, const int64_t* size, const int64_t* kernel,
+             const int64_t* stride) {
+  const int64_t pixel = p.channels_last ? channels : 1, row = size[2] * pixel, plane = size[1] * row;
+  const int64_t blocks = p.channels_last ? 1 : channels, block = size[0] * plane;
+  return {{blocks, kernel[0], kernel[1]},
+          {block, plane, row},
+          kernel[2] * pixel,
+          blocks * block,
+          stride[0] * plane,
+          stride[1] * row,
+          stride[2] * pixel};
+}
+
+constexpr int64_t kOne[kSpatial] = {1, 1, 1};
+
+Side windows_of(const PatchProblem& p) { return side_of(p, p.channels, p.size, p.kernel, p.stride); }
+Side values_of(const PatchProblem& p) { return side_of(p, p.outputs, p.grid, kOne, kOne); }
+
+// Blocks of rows of windows, or of parts of rows; those of contiguous images do not go beyond an image.
+struct Blocks {
+  int64_t images, image_rows;  // rows of an image
+  int64_t rows, columns, row_blocks, column_blocks, count;
+};
+
+Blocks blocks_of(const PatchProblem& p, int64_t positions, int64_t least_blocks) {
+  Blocks b = {};
+  b.images = p.channels_last ? 1 : p.batch;
+  b.image_rows = p.batch / b.images * p.grid[0] * p.grid[1];
+  b.column_blocks = up(p.grid[2], positions);
+  b.columns = up(p.grid[2], b.column_blocks);
+  b.column_blocks = up(p.grid[2], b.columns);
+  const int64_t most = smaller(larger(1, positions / b.columns), up(b.images * b.image_rows, least_blocks));
+  b.row_blocks = up(b.image_rows, most);
+  b.rows = up(b.image_rows, b.row_blocks);
+  b.row_blocks = up(b.image_rows, b.rows);
+  b.count = b.images * b.row_blocks * b.column_blocks;
+  return b;
+}
+
+struct Block {
+  int64_t row, rows, column, columns;
+  int64_t positions() const { return rows * columns; }
+};
+
+Block block_at(const PatchProblem& p, const Blocks& b, int64_t index) {
+  const int64_t column = index % b.column_blocks * b.columns, rest = index / b.column_blocks;
+  const int64_t row = rest % b.row_blocks * b.rows;
+  return {rest / b.row_blocks * b.image_rows + row, smaller(b.rows, b.image_rows - row), column,
+          smaller(b.columns, p.grid[2] - column)};
+}
+
+// Where the rows of a block begin.
+void places_of(const PatchProblem& p, const Side& side, const Block& block, int64_t* place) {
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const int64_t row = block.row + i, slab = row / p.grid[1];
+    place[i] = slab / p.grid[0] * side.image + slab % p.grid[0] * side.depth + row % p.grid[1] * side.row +
+               block.column * side.column;
+  }
+}
+
+template <typename T>
+int64_t place_elements(const Blocks& b, int64_t lines = 0) {
+  return up((2 * b.rows + lines) * static_cast<int64_t>(sizeof(int64_t)), kCacheLine) * kCacheLine /
+         static_cast<int64_t>(sizeof(T));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Rows of taps that lie side by side, split into a row for every tap, and joined
+
+template <int kRun, typename T>
+TORCHBP_INLINE void split(Vector<T>* v) {
+#pragma GCC unroll 4
+  for (int round = 1; round < kRun; round *= 2) {
+    Vector<T> turned[kRun];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRun / 2; ++i) {
+      turned[i] = even_places(v[2 * i], v[2 * i + 1]);
+      turned[i + kRun / 2] = odd_places(v[2 * i], v[2 * i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRun; ++i) v[i] = turned[i];
+  }
+}
+
+template <int kRun, typename T>
+TORCHBP_INLINE void join(Vector<T>* v) {
+#pragma GCC unroll 4
+  for (int round = 1; round < kRun; round *= 2) {
+    Vector<T> turned[kRun];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRun / 2; ++i) {
+      turned[2 * i] = first_of_pairs(v[i], v[i + kRun / 2]);
+      turned[2 * i + 1] = rest_of_pairs(v[i], v[i + kRun / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRun; ++i) v[i] = turned[i];
+  }
+}
+
+// to[tap][window] of `count` windows. A vector may be stored beyond the end of a row, where the next one is stored.
+template <int kRun, typename T>
+TORCHBP_INLINE void split_row(const T* from, int64_t count, T* to, int64_t pitch) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t i = 0; i < count; i += lanes, from += kRun * lanes) {
+    Vector<T> v[kRun];
+    if (i + lanes <= count) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRun; ++r) v[r] = load(from + r * lanes);
+    } else {
+      for (int r = 0; r < kRun; ++r)
+        v[r] = load_first(from + r * lanes, larger(0, smaller(lanes, (count - i) * kRun - r * lanes)));
+    }
+    split<kRun, T>(v);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRun; ++r) store(to + r * pitch + i, v[r]);
+  }
+}
+
+// The same for windows that do not follow each other, or runs that are no power of two.
+template <typename T>
+void split_row(const Side& side, const T* from, int64_t count, T* to, int64_t pitch) {
+  for (int64_t r = 0; r < side.run; ++r)
+    for (int64_t i = 0; i < count; ++i) to[r * pitch + i] = from[i * side.column + r];
+}
+
+// to[line][tap][window] of a block, with rows `pitch` apart, in the order of memory.
+template <int kRun, typename T>
+void fill_lines(const Side& side, const Block& block, const int64_t* place, const T* source, int64_t first_line,
+                int64_t last_line, T* to, int64_t pitch) {
+  const bool whole = kRun == 1 && place[block.rows - 1] - place[0] == (block.rows - 1) * block.columns;
+  const int64_t rows = whole ? 1 : block.rows, columns = whole ? block.positions() : block.columns;
+  for (int64_t line = first_line; line < last_line; line += side.lines[2]) {
+    const T* from = source + side.line(line);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t h = 0; h < side.lines[2]; ++h) {
+        const T* row = from + place[r] + h * side.line_stride[2];
+        T* at = to + h * side.run * pitch + r * columns;
+        if constexpr (kRun > 0)
+          split_row<kRun>(row, columns, at, pitch);
+        else
+          split_row(side, row, columns, at, pitch);
+      }
+    to += side.lines[2] * side.run * pitch;
+  }
+}
+
+template <typename T, typename... Arguments>
+void fill(const Side& side, const Arguments&... arguments) {
+  switch (side.column == side.run ? side.run : 0) {
+    case 1:
+      return fill_lines<1, T>(side, arguments...);
+    case 2:
+      return fill_lines<2, T>(side, arguments...);
+    case 4:
+      return fill_lines<4, T>(side, arguments...);
+    case 16:
+      return fill_lines<16, T>(side, arguments...);
+    default:
+      return fill_lines<0, T>(side, arguments...);
+  }
+}
+
+template <typename T>
+int64_t pitch_of(const Blocks& b) {
+  return (up(b.rows * b.columns, kLanes<T>) + 1) * kLanes<T>;
+}
+
+// ---------------------------------------------------------------------------------------------
+// The register tile
+
+// left[line][row][k] and right[line * depth + k][vector].
+template <typename T>
+struct Factors {
+  const T* left;
+  int64_t left_row, left_step;
+  const int64_t* line;
+  int64_t lines, depth;
+  const T* right;
+  int64_t right_step, right_vector;
+};
+
+// What sums start from, and where they go: rows apart or, joined, in pairs, `line` for every pair and `first` for every
+// vector.
+template <typename T>
+struct Sums {
+  const T* start;
+  int64_t start_row, start_vector;
+  T* to;
+  int64_t to_row, to_vector;
+  T* const* line;
+  const int64_t* first;
+};
+
+// to[row][vector] = start[row][vector] + sum over lines and k of left[line][row][k] * right[line, k][vector]
+template <typename T, int kTileRows, int kWide, bool kPairs>
+__attribute__((noinline)) void multiply(const Factors<T>& f, const Sums<T>& s) {
+  constexpr int kGroup = 3, kGroups = (kTileRows + kGroup - 1) / kGroup;
+  Vector<T> sum[kTileRows][kWide];
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) sum[r][v] = Vector<T>{};
+  const int64_t row = f.left_row, step = f.left_step, right_step = f.right_step, right_vector = f.right_vector;
+  const T* right = f.right;
+  for (int64_t line = 0; line < f.lines; ++line) {
+    const T* left[kGroups];
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) left[g] = f.left + f.line[line] + g * kGroup * row;
+    for (int64_t k = f.depth; k > 0; --k) {
+      Vector<T> column[kWide];
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) column[v] = load(right + v * right_vector);
+#pragma GCC unroll 12
+      for (int r = 0; r < kTileRows; ++r) {
+        const T scalar = left[r / kGroup][r % kGroup * row];
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v) sum[r][v] += column[v] * scalar;
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) left[g] += step;
+      right += right_step;
+    }
+  }
+  const auto [start, start_row, start_vector, to, to_row, to_vector, pair, first] = s;
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) sum[r][v] += load(start + r * start_row + v * start_vector);
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; r += kPairs ? 2 : 1)
+#pragma GCC unroll 2
+    for (int v = 0; v < kWide; ++v) {
+      if constexpr (kPairs) {
+        T* at = pair[r / 2] + first[v];
+        store(at, first_of_pairs(sum[r][v], sum[r + 1][v]));
+        store(at + kLanes<T>, rest_of_pairs(sum[r][v], sum[r + 1][v]));
+      } else {
+        store(to + r * to_row + v * to_vector, sum[r][v]);
+      }
+    }
+}
+
+template <typename T, int kTileRows, int kWide, bool kPairs>
+void multiply_rows(int64_t rows, const Factors<T>& f, const Sums<T>& s) {
+  constexpr int kFewer = kPairs ? 2 : 1;
+  if constexpr (kTileRows > kFewer) {
+    if (rows < kTileRows) return multiply_rows<T, kTileRows - kFewer, kWide, kPairs>(rows, f, s);
+  }
+  multiply<T, kTileRows, kWide, kPairs>(f, s);
+}
+
+template <typename T>
+void multiply(int64_t rows, int64_t vectors, const Factors<T>& f, const Sums<T>& s) {
+  constexpr int kMost = static_cast<int>(kRows);
+  if (s.line != nullptr)
+    vectors == 1 ? multiply_rows<T, kMost, 1, true>(rows, f, s) : multiply_rows<T, kMost, 2, true>(rows, f, s);
+  else
+    vectors == 1 ? multiply_rows<T, kMost, 1, false>(rows, f, s) : multiply_rows<T, kMost, 2, false>(rows, f, s);
+}
+
+// What is added to the sums so far.
+template <typename T>
+void add_to(Sums<T>& s) {
+  s.start = s.to;
+  s.start_row = s.to_row;
+  s.start_vector = s.to_vector;
+}
+
+constexpr int64_t kNoLine[1] = {0};
+
+// ---------------------------------------------------------------------------------------------
+// Values of windows, and windows of values
+
+Side source_of(const PatchProblem& p, bool to_windows) { return to_windows ? values_of(p) : windows_of(p); }
+Side target_of(const PatchProblem& p, bool to_windows) { return to_windows ? windows_of(p) : values_of(p); }
+
+template <typename T>
+Blocks gather_blocks(const PatchProblem& p, bool to_windows) {
+  if (p.channels_last) return blocks_of(p, kPositions, kLeastTasks);
+  const int64_t bytes = source_of(p, to_windows).elements() * static_cast<int64_t>(sizeof(T));
+  return blocks_of(p, smaller(kPositions, larger(2 * kLanes<T>, kBlockBytes / bytes)), kLeastTasks);
+}
+
+template <typename T>
+int64_t line_vectors(const Side& side) {
+  return up(side.run, kLanes<T>);
+}
+
+// Channels last a panel is a row of starts, then [source element][target element] for two vectors; otherwise it has the
+// starts of some target elements, each as a vector.
+template <typename T>
+int64_t panels(const PatchProblem& p, bool to_windows) {
+  const Side target = target_of(p, to_windows);
+  return p.channels_last ? up(target.all_lines() * line_vectors<T>(target), kVectors)
+                         : up(target.elements(), kPanel<T>);
+}
+
+template <typename T>
+int64_t panel_size(const PatchProblem& p, bool to_windows) {
+  return kPanel<T> * (p.channels_last ? source_of(p, to_windows).elements() + 1 : kLanes<T>);
+}
+
+template <typename T>
+void pack(const PatchProblem& p, bool to_windows, const T* weight, const T* bias, T* packed, int64_t panel) {
+  constexpr int64_t lanes = kLanes<T>;
+  const Side source = source_of(p, to_windows), target = target_of(p, to_windows);
+  const int64_t size = windows_of(p).elements(), taps = size / p.channels, depth = source.elements();
+  packed += panel * panel_size<T>(p, to_windows);
+  const auto start = [&](int64_t element) {
+    if (bias == nullptr) return T(0);
+    if (!to_windows) return bias[element];
+    return bias[p.channels_last ? element % p.channels : element / taps];
+  };
+  if (!p.channels_last) {
+    for (int64_t i = panel * kPanel<T>; i < smaller(target.elements(), (panel + 1) * kPanel<T>); ++i, packed += lanes)
+      for (int64_t lane = 0; lane < lanes; ++lane) packed[lane] = start(i);
+    return;
+  }
+  const int64_t of_line = line_vectors<T>(target), target_stride = to_windows ? 1 : size;
+  const int64_t source_stride = to_windows ? size : 1;
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const int64_t vector = panel * kVectors + v, at = vector % of_line * lanes;
+    if (vector >= target.all_lines() * of_line) return;
+    const int64_t count = smaller(lanes, target.run - at), element = vector / of_line * target.run + at;
+    T* to = packed + v * lanes;
+    for (int64_t lane = 0; lane < lanes; ++lane) to[lane] = lane < count ? start(element + lane) : T(0);
+    to += kPanel<T>;
+    const T* from = weight + element * target_stride;
+    if (target_stride == 1) {
+      for (int64_t k = 0; k < depth; ++k) store<T>(to + k * kPanel<T>, load_first(from + k * source_stride, count));
+    } else {
+      alignas(64) T square[lanes * lanes];
+      for (int64_t k = 0; k < depth; k += lanes) {
+        const int64_t many = smaller(lanes, depth - k);
+        to_lanes(from + k, target_stride, count, many, square);
+        for (int64_t i = 0; i < many; ++i) store(to + (k + i) * kPanel<T>, load(square + i * lanes));
+      }
+    }
+  }
+}
+
+template <typename T>
+int64_t gather_tasks(const PatchProblem& p, bool to_windows) {
+  return gather_blocks<T>(p, to_windows).count;
+}
+
+// Consecutive windows of a block: where the first ones of a tile's vectors go, if a vector does not go beyond a row.
+struct Span {
+  int64_t at, count, columns;
+  bool whole;
+  int64_t first[kVectors];
+};
+
+template <typename T>
+Span span_of(int64_t at, int64_t count, int64_t columns, int64_t column_stride, const int64_t* place) {
+  Span span = {at, count, columns, true, {}};
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
+    const int64_t column = (at + i) % columns;
+    span.whole = span.whole && count - i >= kLanes<T> && column + kLanes<T> <= columns;
+    span.first[i / kLanes<T>] = place[(at + i) / columns] + column * column_stride;
+  }
+  return span;
+}
+
+// Target elements that are joined together, of contiguous images.
+constexpr int64_t kMostLines = 12;
+int64_t group_of(const Side& target) { return target.run * larger(1, kMostLines / target.run); }
+
+template <typename T>
+int64_t gather_workspace(const PatchProblem& p, bool to_windows) {
+  const Blocks b = gather_blocks<T>(p, to_windows);
+  if (p.channels_last) return place_elements<T>(b, source_of(p, to_windows).all_lines()) + kRows * kPanel<T>;
+  return place_elements<T>(b) + source_of(p, to_windows).elements() * pitch_of<T>(b) +
+         (group_of(target_of(p, to_windows)) + 1) * kPanel<T> +
+         up(b.rows * b.columns, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
+}
+
+// Channels last: rows of the tile are windows.
+template <typename T>
+void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
+                   int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const Side from = source_of(p, to_windows), to = target_of(p, to_windows);
+  const Blocks b = gather_blocks<T>(p, to_windows);
+  const Block block = block_at(p, b, task);
+  int64_t* from_place = reinterpret_cast<int64_t*>(workspace);
+  int64_t* to_place = from_place + b.rows;
+  T* product = workspace + place_elements<T>(b, from.all_lines());
+  places_of(p, from, block, from_place);
+  places_of(p, to, block, to_place);
+  const int64_t of_line = line_vectors<T>(to), vectors = to.all_lines() * of_line, lines = from.all_lines();
+  const int64_t chain = up(from.run, up(from.run, kChain)), together = larger(1, kChain / from.run);
+  const int64_t step = up(block.columns, up(block.columns, kRows));
+  int64_t* line_at = to_place + b.rows;
+  for (int64_t line = 0; line < lines; ++line) line_at[line] = from.line(line);
+  for (int64_t vector = 0; vector < vectors; vector += kVectors, packed += panel_size<T>(p, to_windows)) {
+    const int64_t wide = smaller(kVectors, vectors - vector);
+    int64_t at[kVectors], count[kVectors];
+    bool whole = true;
+    for (int64_t v = 0; v < wide; ++v) {
+      const int64_t element = (vector + v) % of_line * lanes;
+      at[v] = to.line((vector + v) / of_line) + element;
+      count[v] = smaller(lanes, to.run - element);
+      whole = whole && count[v] == lanes;
+    }
+    for (int64_t row = 0; row < block.rows; ++row)
+      for (int64_t first = 0; first < block.columns; first += step) {
+        const int64_t pixels = smaller(step, block.columns - first);
+        T* out = target + to_place[row] + first * to.column;
+        Sums<T> sums = {packed, 0, lanes, product, kPanel<T>, lanes, nullptr, nullptr};
+        if (whole) {
+          sums.to = out + at[0];
+          sums.to_row = to.column;
+          sums.to_vector = wide > 1 ? at[1] - at[0] : 0;
+        }
+        const T* right = packed + kPanel<T>;
+        for (int64_t line = 0; line < lines; line += together) {
+          const int64_t many = smaller(together, lines - line);
+          for (int64_t k = 0; k < from.run; k += chain) {
+            const int64_t depth = smaller(chain, from.run - k);
+            multiply<T>(pixels, wide,
+                        {source + from_place[row] + first * from.column + k, from.column, 1, line_at + line, many,
+                         depth, right, kPanel<T>, lanes},
+                        sums);
+            right += many * depth * kPanel<T>;
+            add_to(sums);
+          }
+        }
+        if (whole) continue;
+        for (int64_t i = 0; i < pixels; ++i)
+          for (int64_t v = 0; v < wide; ++v)
+            store_first<T>(out + i * to.column + at[v], load(product + i * kPanel<T> + v * lanes), count[v]);
+      }
+  }
+}
+
+// Writes a tile's rows of `run` taps, joined.
+template <int kRun, typename T>
+TORCHBP_INLINE void join_rows(const T* rows, const Span& span, const int64_t* place, T* to) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t i = 0; i < span.count; i += lanes) {
+    Vector<T> v[kRun];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRun; ++r) v[r] = load(rows + r * kPanel<T> + i);
+    join<kRun, T>(v);
+    if (span.whole) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRun; ++r) store(to + span.first[i / lanes] + r * lanes, v[r]);
+      continue;
+    }
+    alignas(64) T joined[(kRun + 1) * lanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRun; ++r) store(joined + r * lanes, v[r]);
+    const int64_t many = smaller(lanes, span.count - i);
+    for (int64_t done = 0; done < many;) {
+      const int64_t window = span.at + i + done, column = window % span.columns;
+      const int64_t length = smaller(many - done, span.columns - column), elements = length * kRun;
+      T* out = to + place[window / span.columns] + column * kRun;
+      const T* part = joined + done * kRun;
+      int64_t e = 0;
+      for (; e + lanes <= elements; e += lanes) store(out + e, load(part + e));
+      if (e < elements) store_first<T>(out + e, load(part + e), elements - e);
+      done += length;
+    }
+  }
+}
+
+template <typename T>
+void join_rows(const Side& side, const T* rows, const Span& span, const int64_t* place, T* to) {
+  if (side.column == side.run) {
+    if (side.run == 1) return join_rows<1>(rows, span, place, to);
+    if (side.run == 2) return join_rows<2>(rows, span, place, to);
+    if (side.run == 4) return join_rows<4>(rows, span, place, to);
+  }
+  for (int64_t i = 0; i < span.count; ++i) {
+    T* out = to + place[(span.at + i) / span.columns] + (span.at + i) % span.columns * side.column;
+    for (int64_t r = 0; r < side.run; ++r) out[r] = rows[r * kPanel<T> + i];
+  }
+}
+
+// Contiguous: vectors of the tile are windows.
+template <typename T>
+void gather_planes(const PatchProblem& p, bool to_windows, const T* source, const T* weight, const T* packed, T* target,
+                   T* workspace, int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const Side from = source_of(p, to_windows), to = target_of(p, to_windows);
+  const Blocks b = gather_blocks<T>(p, to_windows);
+  const Block block = block_at(p, b, task);
+  int64_t* from_place = reinterpret_cast<int64_t*>(workspace);
+  int64_t* to_place = from_place + b.rows;
+  T* rows = workspace + place_elements<T>(b);
+  const int64_t depth = from.elements(), elements = to.elements(), pitch = pitch_of<T>(b), count = block.positions();
+  T* product = rows + depth * pitch;
+  Span* spans = reinterpret_cast<Span*>(product + (group_of(to) + 1) * kPanel<T>);
+  places_of(p, from, block, from_place);
+  places_of(p, to, block, to_place);
+  fill<T>(from, block, from_place, source, 0, from.all_lines(), rows, pitch);
+  const int64_t most = group_of(to), groups = up(elements, most), chain = up(depth, up(depth, kChain));
+  const int64_t left_row = to_windows ? 1 : depth, left_step = to_windows ? elements : 1;
+  const int64_t pair = to.run == 2 && to.column == 2 ? 2 : 1;  // rows that are joined in registers
+  const int64_t columns = to_windows ? block.columns : count;  // values of an image follow each other
+  for (int64_t q = 0; q < count; q += kPanel<T>)
+    spans[q / kPanel<T>] = span_of<T>(q, smaller(kPanel<T>, count - q), columns, to.column, to_place);
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t line = group * to.all_lines() / groups, last_line = (group + 1) * to.all_lines() / groups;
+    const int64_t element = line * to.run, many = (last_line - line) * to.run;
+    const int64_t step = up(many, pair * up(many, kRows)) * pair;
+    T* line_at[kMostLines];
+    for (int64_t i = line; i < last_line; ++i) line_at[i - line] = target + to.line(i);
+    for (int64_t q = 0; q < count; q += kPanel<T>) {
+      const Span& span = spans[q / kPanel<T>];
+      const int64_t wide = span.count > lanes ? kVectors : 1;
+      const bool in_place = !to_windows && span.whole;
+      const bool joins = span.whole && pair == 2;
+      for (int64_t first = 0; first < many; first += step) {
+        Sums<T> sums = {packed + (element + first) * lanes,
+                        lanes,
+                        0,
+                        product + first * kPanel<T>,
+                        kPanel<T>,
+                        lanes,
+                        nullptr,
+                        nullptr};
+        if (in_place) {
+          sums.to = line_at[first] + span.first[0];
+          sums.to_row = to.line_stride[0];
+        }
+        for (int64_t k = 0; k < depth; k += chain) {
+          if (joins && k + chain >= depth) {
+            sums.line = line_at + first / 2;
+            sums.first = span.first;
+          }
+          multiply<T>(smaller(step, many - first), wide,
+                      {weight + (element + first) * left_row + k * left_step, left_row, left_step, kNoLine, 1,
+                       smaller(chain, depth - k), rows + k * pitch + q, pitch, lanes},
+                      sums);
+          add_to(sums);
+        }
+      }
+      if (in_place || joins) continue;
+      for (int64_t i = line; i < last_line; ++i)
+        join_rows(to, product + (i - line) * to.run * kPanel<T>, span, to_place, line_at[i - line]);
+    }
+  }
+}
+
+template <typename T>
+void gather(const PatchProblem& p, bool to_windows, const T* source, const T* weight, const T* packed, T* target,
+            T* workspace, int64_t task) {
+  if (p.channels_last)
+    gather_pixels(p, to_windows, source, packed, target, workspace, task);
+  else
+    gather_planes(p, to_windows, source, weight, packed, target, workspace, task);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The weight gradient, summed as [element of a window][output]
+
+struct SumPlan : Blocks {
+  int64_t lines, line_blocks;  // lines of a window of a task
+  int64_t slices, slice_blocks;
+  int64_t width;  // outputs, whole vectors
+  bool in_place;  // the values
+};
+
+template <typename T>
+SumPlan sum_plan(const PatchProblem& p) {
+  const Side windows = windows_of(p);
+  SumPlan plan = {};
+  static_cast<Blocks&>(plan) = blocks_of(p, kSumPositions, 1);
+  const int64_t height = windows.lines[2], planes = windows.all_lines() / height;
+  plan.lines = larger(1, kTaskElements / (height * windows.run));
+  plan.line_blocks = up(planes, plan.lines);
+  plan.lines = up(planes, plan.line_blocks);
+  plan.line_blocks = up(planes, plan.lines);
+  plan.lines *= height;
+  plan.slices = smaller(up(plan.count, kSliceBlocks), up(kEnoughTasks, plan.line_blocks));
+  plan.slice_blocks = up(plan.count, plan.slices);
+  plan.slices = up(plan.count, plan.slice_blocks);
+  plan.width = up(p.outputs, kLanes<T>) * kLanes<T>;
+  plan.in_place = p.channels_last && plan.width == p.outputs;
+  return plan;
+}
+
+template <typename T>
+int64_t correlation_slices(const PatchProblem& p) {
+  return sum_plan<T>(p).slices;
+}
+
+template <typename T>
+int64_t correlation_size(const PatchProblem& p) {
+  return windows_of(p).elements() * sum_plan<T>(p).width;
+}
+
+template <typename T>
+int64_t correlation_tasks(const PatchProblem& p) {
+  const SumPlan plan = sum_plan<T>(p);
+  return plan.slices * plan.line_blocks;
+}
+
+template <typename T>
+int64_t correlation_workspace(const PatchProblem& p) {
+  const SumPlan plan = sum_plan<T>(p);
+  return place_elements<T>(plan) + (plan.in_place ? 0 : plan.rows * plan.columns * plan.width) +
+         (p.channels_last ? 0 : plan.lines * windows_of(p).run * pitch_of<T>(plan));
+}
+
+template <typename T>
+void correlate(const PatchProblem& p, const T* source, const T* gradient, T* partial, T* workspace, int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const Side windows = windows_of(p), values = values_of(p);
+  const SumPlan plan = sum_plan<T>(p);
+  const int64_t slice = task / plan.line_blocks, line = task % plan.line_blocks * plan.lines;
+  const int64_t lines = smaller(plan.lines, windows.all_lines() - line), run = windows.run;
+  int64_t* window_place = reinterpret_cast<int64_t*>(workspace);
+  int64_t* value_place = window_place + plan.rows;
+  T* vectors = workspace + place_elements<T>(plan);
+  T* rows = vectors + (plan.in_place ? 0 : plan.rows * plan.columns * plan.width);
+  const int64_t pitch = pitch_of<T>(plan), segments = p.channels_last ? lines : 1;
+  const int64_t segment = lines / segments * run, step = up(segment, up(segment, kRows));
+  partial += (slice * windows.elements() + line * run) * plan.width;
+  alignas(64) const T zero[lanes] = {};
+  const int64_t begin = slice * plan.slice_blocks, end = smaller(plan.count, begin + plan.slice_blocks);
+  for (int64_t index = begin; index < end; ++index) {
+    const Block block = block_at(p, plan, index);
+    const int64_t count = block.positions();
+    places_of(p, windows, block, window_place);
+    places_of(p, values, block, value_place);
+    const T* values_at = gradient + value_place[0];
+    Factors<T> factors = {};
+    factors.right = vectors;
+    factors.right_step = lanes;
+    factors.right_vector = count * lanes;
+    if (plan.in_place) {
+      factors.right = values_at;
+      factors.right_step = p.outputs;
+      factors.right_vector = lanes;
+    } else {
+      for (int64_t v = 0; v < p.outputs; v += lanes) {
+        const int64_t present = smaller(lanes, p.outputs - v);
+        if (p.channels_last)
+          for (int64_t i = 0; i < count; ++i)
+            store<T>(vectors + v * count + i * lanes, load_first(values_at + i * p.outputs + v, present));
+        else
+          to_lanes(values_at + v * values.line_stride[0], values.line_stride[0], present, count, vectors + v * count,
+                   v + lanes < p.outputs);
+      }
+    }
+    if (p.channels_last) {
+      factors.left_row = 1;
+      factors.left_step = windows.column;
+      factors.line = window_place;
+      factors.lines = block.rows;
+      factors.depth = block.columns;
+    } else {
+      fill<T>(windows, block, window_place, source, line, line + lines, rows, pitch);
+      factors.left_row = pitch;
+      factors.left_step = 1;
+      factors.line = kNoLine;
+      factors.lines = 1;
+      factors.depth = count;
+    }
+    const T* right = factors.right;
+    for (int64_t s = 0; s < segments; ++s)
+      for (int64_t first = 0; first < segment; first += step) {
+        factors.left = p.channels_last ? source + windows.line(line + s) + first : rows + first * pitch;
+        for (int64_t v = 0; v < plan.width; v += kPanel<T>) {
+          T* to = partial + (s * segment + first) * plan.width + v;
+          factors.right = right + v / lanes * factors.right_vector;
+          Sums<T> sums = {to, plan.width, lanes, to, plan.width, lanes, nullptr, nullptr};
+          if (index == begin) sums.start = zero, sums.start_row = sums.start_vector = 0;
+          multiply<T>(smaller(step, segment - first), smaller(kVectors, (plan.width - v) / lanes), factors, sums);
+        }
+      }
+  }
+}
+
+template <typename T>
+int64_t correlation_blocks(const PatchProblem& p) {
+  return up(p.outputs, kLanes<T>);
+}
+
+// Adds the slices for a vector of outputs.
+template <typename T>
+void correlation_sum(const PatchProblem& p, T* partial, T* weight_gradient, int64_t block) {
+  constexpr int64_t lanes = kLanes<T>;
+  const SumPlan plan = sum_plan<T>(p);
+  const int64_t elements = windows_of(p).elements(), size = elements * plan.width, output = block * lanes;
+  partial += output;
+  for (int64_t slice = 1; slice < plan.slices; ++slice)
+    for (int64_t i = 0; i < size; i += plan.width)
+      store<T>(partial + i, load(partial + i) + load(partial + slice * size + i));
+  from_lanes(partial, plan.width, elements, weight_gradient + output * elements, elements,
+             smaller(lanes, p.outputs - output));
+}
+
+template <typename T>
+PatchKernels<T> kernels_of() {
+  return {
+      panels<T>,
+      panel_size<T>,
+      pack<T>,
+      gather_tasks<T>,
+      gather_workspace<T>,
+      gather<T>,
+      correlation_slices<T>,
+      correlation_size<T>,
+      correlation_tasks<T>,
+      correlation_workspace<T>,
+      correlate<T>,
+      correlation_blocks<T>,
+      correlation_sum<T>,
+  };
+}
+
+}  // namespace
+
+PatchKernels<float> patches_float() { return kernels_of<float>(); }
+PatchKernels<double> patches_double() { return kernels_of<double>(); }
+
+}  // namespace TORCHBP_ISA
+}  // namespace torchbp
