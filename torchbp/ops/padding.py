@@ -2,7 +2,7 @@
 
 Tensors are (N, C, *spatial) with 1 to 3 spatial dimensions. ``padding`` is torch.nn.functional.pad's: two values
 per spatial dimension, the last dimension first; a negative one cuts elements off. Padding with
-another constant, of other dimensions or of other dtypes is ATen's own operator.
+another constant, of other dimensions or dtypes, or of short rows, is ATen's own operator.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torchbp.ops.separable import select, spread
 Sizes = Sequence[int]
 REPEATING = ("reflect", "replicate", "circular")
 MODES = (*REPEATING, "zeros")
+_LONG_ROW = 48  # elements; ATen pads shorter rows by zeros faster
 
 
 def sides(padding: Sizes, axis: int) -> tuple[int, int]:
@@ -122,14 +123,17 @@ def pad(input: Tensor, padding: Sizes, mode: str) -> Tensor:
 
 def pad_adjoint(grad_output: Tensor, input_size: Sizes, padding: Sizes, mode: str) -> Tensor:
     """Add each element to the one that it repeats, (N, C, *input_size); zeros are left out."""
-    call = _pad_adjoint if grad_output.dtype in KERNEL_DTYPES else _composite_pad_adjoint
+    # To cut off is a copy, which ATen's is.
+    call = _pad_adjoint if grad_output.dtype in KERNEL_DTYPES and mode != "zeros" else _composite_pad_adjoint
     return call(grad_output, input_size, padding, mode)
 
 
 def surrounds(input: Tensor, padding: Sizes) -> bool:
-    """Tell whether ``pad`` by zeros takes the input and is faster than ``constant_pad``."""
+    """Tell whether ``pad`` by zeros takes the input and is faster than ``constant_pad``: not where rows are short."""
     images = 2 <= len(padding) <= 6 and input.dim() == 2 + len(padding) // 2
-    return images and input.is_cpu and input.dtype in (torch.float32, torch.float64)
+    if torch.compiler.is_compiling() or not (images and input.is_cpu and input.dtype in (torch.float32, torch.float64)):
+        return False
+    return input.shape[-1] >= _LONG_ROW or memory_format_of(input) != torch.contiguous_format
 
 
 def constant_pad(input: Tensor, padding: Sizes, value: float = 0.0) -> Tensor:

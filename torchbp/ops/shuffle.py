@@ -32,8 +32,8 @@ def pixel_shuffle(input: Tensor, factor: int) -> Tensor:
     """Return (N, r² C, H, W) as (N, C, r H, r W)."""
     if _format(input, factor) != torch.contiguous_format:
         return torch.pixel_shuffle(input, factor)
-    h, w = input.shape[2:]
-    return fold(input.flatten(2), [h * factor, w * factor], *_windows(factor))
+    n, channels, h, w = input.shape
+    return fold(input.reshape(n, channels, h * w), [h * factor, w * factor], *_windows(factor))
 
 
 def pixel_unshuffle(input: Tensor, factor: int) -> Tensor:

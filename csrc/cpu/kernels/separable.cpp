@@ -13,8 +13,6 @@ namespace {
 constexpr int64_t kChannels = 128;       // of one task of a channels-last tensor
 constexpr int64_t kTaskElements = 8192;  // that a task writes, about
 constexpr int kTogether = 4;             // rows or taps that are added in one pass
-constexpr int kRows = 8;                 // that are done together, run by run
-constexpr int64_t kRowElements = 2048;   // of the rows that are summed for that, about
 
 // Channels that a task takes at a time: 1 of planes.
 template <typename T>
@@ -39,12 +37,6 @@ TORCHBP_INLINE int64_t rows_per_task(const SeparableProblem<T>& problem) {
   return larger(1, kTaskElements / larger(1, problem.axis[2].outputs * channel_block(problem)));
 }
 
-// Rows of planes that are done together.
-template <typename T>
-TORCHBP_INLINE int rows_together(const SeparableProblem<T>& problem) {
-  return static_cast<int>(larger(1, smaller(kRows, kRowElements / larger(1, problem.row))));
-}
-
 template <typename T>
 int64_t separable_tasks(const SeparableProblem<T>& problem) {
   const int64_t block = rows_per_task(problem);
@@ -54,8 +46,7 @@ int64_t separable_tasks(const SeparableProblem<T>& problem) {
 template <typename T>
 int64_t separable_workspace(const SeparableProblem<T>& problem) {
   if (problem.expanded > 0) return problem.expanded * problem.axis[2].outputs;
-  if (problem.turned) return 2 * problem.row * channel_block(problem);
-  return problem.row * (problem.channels_last ? channel_block(problem) : rows_together(problem));
+  return problem.row * channel_block(problem) * (problem.turned ? 2 : 1);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -109,6 +100,9 @@ TORCHBP_INLINE void copy(T* __restrict__ to, const T* __restrict__ from, int64_t
     }
     return store(to + count - lanes, load(from + count - lanes));
   }
+#if defined(__AVX2__)
+  if (count < lanes) return store_first<T>(to, load_first<T>(from, count), count);
+#endif
   __builtin_memcpy(to, from, static_cast<decltype(sizeof(T))>(count) * sizeof(T));
 }
 
@@ -200,9 +194,10 @@ struct Task {
 
 // Adds a few source rows to the buffer, piece by piece.
 template <typename T>
-void add_rows(const Task<T>& task, const Together<T>& rows, T* to, bool onto) {
+void add_rows(const Task<T>& task, const Together<T>& rows, bool onto) {
   const SeparableProblem<T>& p = *task.problem;
   const bool joined = p.source_step == task.channels;  // the places of a piece are one stretch of memory
+  T* to = task.workspace;
   for (int64_t place = 0, offset = 0; place < p.row; place += p.piece, offset += p.piece_stride) {
     if (joined) {
       add_together(rows, offset, to, p.piece * task.channels, onto);
@@ -226,9 +221,9 @@ TORCHBP_INLINE T weight_of(const SeparableAxis<T>& axis, int64_t tap) {
   return axis.weight == nullptr ? T(1) : axis.weight[tap];
 }
 
-// Sums the weighted source rows of an output row into the buffer.
+// Sums the weighted source rows of an output row into the workspace.
 template <typename T>
-__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
+__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height) {
   const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
   Together<T> rows{};
   bool onto = false;
@@ -237,23 +232,23 @@ __attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int6
       rows.source[rows.count] = task.source + outer.source[o] + inner.source[i];
       rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
       if (++rows.count == kTogether) {
-        add_rows(task, rows, buffer, onto);
+        add_rows(task, rows, onto);
         rows.count = 0;
         onto = true;
       }
     }
-  if (rows.count > 0) add_rows(task, rows, buffer, onto);
+  if (rows.count > 0) add_rows(task, rows, onto);
 }
 
 template <typename T>
-TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
+TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height) {
   const SeparableProblem<T>& p = *task.problem;
   const int64_t o = p.axis[0].begin[depth], i = p.axis[1].begin[height];
   const bool one = p.axis[0].begin[depth + 1] - o == 1 && p.axis[1].begin[height + 1] - i == 1;
   if (one && p.piece == p.row && weight_of(p.axis[0], o) * weight_of(p.axis[1], i) == T(1))
     return {task.source + p.axis[0].source[o] + p.axis[1].source[i], p.source_step};
-  sum_rows(task, depth, height, buffer);
-  return {buffer, task.channels};
+  sum_rows(task, depth, height);
+  return {task.workspace, task.channels};
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -295,10 +290,9 @@ TORCHBP_INLINE void interleaved(const T* a, const T* b, int64_t count, T* to) {
       store(to + 2 * at + lanes, rest_of_pairs(first, second));
     }
   } else {
-    for (int64_t i = 0; i < pairs; ++i) {
-      to[2 * i] = a[i];
-      to[2 * i + 1] = b[i];
-    }
+    const Vector<T> first = load_first<T>(a, pairs), second = load_first<T>(b, pairs);
+    store_first<T>(to, first_of_pairs(first, second), smaller(2 * pairs, lanes));
+    store_first<T>(to + lanes, rest_of_pairs(first, second), larger(2 * pairs - lanes, 0));
   }
   if (count % 2 == 1) to[count - 1] = a[pairs];
 }
@@ -376,42 +370,31 @@ TORCHBP_INLINE void listed(const SeparableAxis<T>& axis, const SeparableRun& run
   }
 }
 
-// A few rows that are done together, run by run.
 template <typename T>
-struct Rows {
-  const T* from[kRows];
-  T* to[kRows];
-  int count;
-};
-
-template <typename T>
-void apply_plane_rows(const SeparableProblem<T>& p, const Rows<T>& rows) {
+void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
   const SeparableAxis<T>& axis = p.axis[2];
-  for (const SeparableRun* at = p.run; at < p.run + p.runs; ++at) {
-    const SeparableRun run = *at;
-    const int64_t* places = axis.source + axis.begin[run.first];
-    const T* weights = p.lane_weight + run.lanes;
-    const auto each = [&](const auto& apply) {
-      for (int r = 0; r < rows.count; ++r) apply(rows.from[r], rows.to[r] + run.target);
-    };
-    switch (run.kind) {
+  for (const SeparableRun* run = p.run; run < p.run + p.runs; ++run) {
+    T* to = target + run->target;
+    const int64_t* places = axis.source + axis.begin[run->first];
+    const T* weights = p.lane_weight + run->lanes;
+    switch (run->kind) {
       case SeparableRun::kZero:
-        each([&](const T*, T* to) { clear(to, run.count); });
+        clear(to, run->count);
         break;
       case SeparableRun::kStepped:
-        if (run.step == 1 && run.taps == 1 && run.unit)
-          each([&, place = places[0]](const T* row, T* to) { copy(to, row + place, run.count); });
+        if (run->step == 1 && run->taps == 1 && run->unit)
+          copy(to, row + places[0], run->count);
         else
-          each([&](const T* row, T* to) { stepped_by(run, places, weights, row, to); });
+          stepped_by(*run, places, weights, row, to);
         break;
       case SeparableRun::kInterleaved:
-        each([&](const T* row, T* to) { interleaved(row + places[0], row + places[1], run.count, to); });
+        interleaved(row + places[0], row + places[1], run->count, to);
         break;
       case SeparableRun::kIndexed:
-        each([&](const T* row, T* to) { indexed(run, p.lane_index + run.lanes, weights, row, p.row, to); });
+        indexed(*run, p.lane_index + run->lanes, weights, row, p.row, to);
         break;
       case SeparableRun::kListed:
-        each([&](const T* row, T* to) { listed(axis, run, row, to); });
+        listed(axis, *run, row, to);
         break;
     }
   }
@@ -482,15 +465,8 @@ void apply_turned_row(const Task<T>& task, const Row<T>& row, T* target) {
   const SeparableProblem<T>& p = *task.problem;
   T* planes = task.workspace + p.row * task.channels;
   copy_transposed(row.at, row.step, p.row, task.channels, planes, p.row);
-  Rows<T> rows;
-  for (int64_t c = 0; c < task.channels; c += rows.count) {
-    rows.count = static_cast<int>(smaller(kRows, task.channels - c));
-    for (int r = 0; r < rows.count; ++r) {
-      rows.from[r] = planes + (c + r) * p.row;
-      rows.to[r] = target + (c + r) * p.target_channel_stride;
-    }
-    apply_plane_rows(p, rows);
-  }
+  for (int64_t c = 0; c < task.channels; ++c)
+    apply_plane_row(p, planes + c * p.row, target + c * p.target_channel_stride);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -534,19 +510,11 @@ Expanded expand(const Task<T>& task, int64_t row, int64_t depth, int64_t height,
       last_depth == depth ? indices_of(inner, height, last) : indices_of(inner, 0, inner.outputs - 1),
       row + left,
   };
-  Rows<T> rows{};
   T* to = task.workspace;
   for (int64_t d = 0; d < expanded.depth.count; ++d)
-    for (int64_t h = 0; h < expanded.height.count; ++h, to += p.axis[2].outputs) {
-      rows.from[rows.count] =
-          task.source + (expanded.depth.first + d) * outer.stride + (expanded.height.first + h) * inner.stride;
-      rows.to[rows.count] = to;
-      if (++rows.count == kRows) {
-        apply_plane_rows(p, rows);
-        rows.count = 0;
-      }
-    }
-  apply_plane_rows(p, rows);
+    for (int64_t h = 0; h < expanded.height.count; ++h, to += p.axis[2].outputs)
+      apply_plane_row(
+          p, task.source + (expanded.depth.first + d) * outer.stride + (expanded.height.first + h) * inner.stride, to);
   return expanded;
 }
 
@@ -618,25 +586,11 @@ void clear_row(const Task<T>& task, T* target) {
   }
 }
 
-// Adds a row of planes to those that are done together, and does them if they are as many as there may be.
-template <typename T>
-TORCHBP_INLINE void add_row(const Task<T>& task, int64_t depth, int64_t height, T* target, Rows<T>& rows, int most) {
-  const SeparableProblem<T>& p = *task.problem;
-  rows.from[rows.count] = source_row(task, depth, height, task.workspace + rows.count * p.row).at;
-  rows.to[rows.count] = target;
-  if (++rows.count == most) {
-    apply_plane_rows(p, rows);
-    rows.count = 0;
-  }
-}
-
 template <typename T>
 void separable_apply(const SeparableProblem<T>& problem, const T* source, T* target, T* workspace, int64_t number) {
   const SeparableAxis<T>&outer = problem.axis[0], &inner = problem.axis[1];
   const int64_t from = number * rows_per_task(problem), to = smaller(from + rows_per_task(problem), rows(problem));
   const int64_t block = channel_block(problem), blocks = channel_blocks(problem);
-  const int most_together = rows_together(problem);
-  Rows<T> together{};
   int64_t height = from % inner.outputs, depth = from / inner.outputs % outer.outputs;
   for (int64_t row = from, plane = from / inner.outputs / outer.outputs; row < to; ++plane) {
     const int64_t image = plane / blocks, channel = plane % blocks * block;
@@ -655,11 +609,11 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
         if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
           clear_row(task, row_target);
         else if (problem.turned)
-          apply_turned_row(task, source_row(task, depth, height, workspace), row_target);
+          apply_turned_row(task, source_row(task, depth, height), row_target);
         else if (problem.channels_last)
-          apply_channels_row(task, source_row(task, depth, height, workspace), row_target);
+          apply_channels_row(task, source_row(task, depth, height), row_target);
         else if (problem.expanded == 0)
-          add_row(task, depth, height, row_target, together, most_together);
+          apply_plane_row(problem, source_row(task, depth, height).at, row_target);
         else {
           if (row >= expanded.until) expanded = expand(task, row, depth, height, end - row);
           sum_expanded_rows(task, expanded, depth, height, row_target);
@@ -667,7 +621,6 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
       }
     depth = 0;
   }
-  apply_plane_rows(problem, together);
 }
 
 template <typename T>
