@@ -125,8 +125,11 @@ def no_overlap(draw: random.Random, dtype: torch.dtype) -> Case:
     size = [s * draw.choice(counts) + draw.choice((0, 0, s - 1)) for s in stride]
     while True:
         case = case_of(draw, dtype, size, kernel, (stride, [0] * n, [1] * n))
-        if case.groups == 1:
+        whole = max(kernel) == 1 and case.g.shape[2:] == case.x.shape[2:]  # then it is a matrix product
+        if case.groups == 1 and not whole:
             return case
+        if whole:
+            kernel[-1] = stride[-1] = size[-1] = 2
 
 
 def any_geometry(draw: random.Random, dtype: torch.dtype) -> Case:
@@ -401,7 +404,7 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, ("winograd_2x4",) * 3),
         ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [3, 3], [3, 3], 1, ("direct",) * 3),
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
-        ((1, 32, 9, 9), (32, 32, 1, 1), [2, 1], [0, 0], [1, 1], 1, ("direct",) * 3),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [2, 1], [0, 0], [1, 1], 1, ("direct", "patches", "direct")),
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product")),
         ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),

@@ -65,17 +65,19 @@ bool is_matrix_product(const Geometry& g) {
   return products_stay_on_a_thread();
 }
 
-// Windows that do not overlap.
+// Windows that do not overlap, but for those that are all of the input.
 bool is_patches(const Geometry& g, int64_t input_channels, int64_t output_channels) {
   int64_t size = input_channels;
+  bool pointwise = true;
   for (int d = 0; d < kSpatial; ++d) {
     const bool apart = g.stride[d] >= g.kernel[d] || g.output[d] == 1;
     const bool whole = g.padding[d] == 0 && (g.output[d] - 1) * g.stride[d] + g.kernel[d] <= g.input[d];
     if (!apart || !whole || g.dilation[d] != 1) return false;
     if (size > kMostPatch / g.kernel[d]) return false;
     size *= g.kernel[d];
+    pointwise = pointwise && g.kernel[d] == 1 && g.output[d] == g.input[d];
   }
-  return g.groups == 1 && output_channels <= kMostPatch;
+  return !pointwise && g.groups == 1 && output_channels <= kMostPatch;
 }
 
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
@@ -157,8 +159,8 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
   const auto few = [](int64_t channels) { return channels < kFewChannels; };
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
-  const bool windows = g.kernel[0] * g.kernel[1] * g.kernel[2] > 1;
-  if (!few(output_channels) && windows && is_patches(g, input_channels, output_channels)) return Algorithm::patches;
+  const bool in_place = g.channels_last || product == Product::input || g.kernel[0] * g.kernel[1] * g.kernel[2] > 1;
+  if (in_place && is_patches(g, input_channels, output_channels)) return Algorithm::patches;
   if (is_matrix_product(g)) return pointwise(product, g, input_channels, output_channels);
   const int64_t lanes = type == at::kDouble ? winograd_kernels<double>().lanes : winograd_kernels<float>().lanes;
   const auto full = [&](int64_t channels) { return !few(channels) || (channels == 8 && channels % lanes == 0); };

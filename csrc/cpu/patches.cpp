@@ -43,10 +43,9 @@ void gather(const PatchProblem& problem, bool to_windows, const Tensor& source, 
     for (int64_t panel = begin; panel < end; ++panel)
       kernel.pack(problem, to_windows, factors, bias, panel_data, panel);
   });
-  run_tasks<T>(kernel.gather_tasks(problem, to_windows), kernel.gather_workspace(problem, to_windows),
-               [&](int64_t task, T* workspace) {
-                 kernel.gather(problem, to_windows, from, factors, panel_data, to, workspace, task);
-               });
+  run_tasks<T>(
+      kernel.gather_tasks(problem, to_windows), kernel.gather_workspace(problem, to_windows),
+      [&](int64_t task, T* workspace) { kernel.gather(problem, to_windows, from, panel_data, to, workspace, task); });
 }
 
 }  // namespace

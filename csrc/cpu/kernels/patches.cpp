@@ -132,67 +132,80 @@ TORCHBP_INLINE void join(Vector<T>* v) {
   }
 }
 
+// How taps lie in a row: kRun to a window, a power of two, every kStep elements.
+template <int kRun, int kStep>
+struct Taps {
+  static constexpr int run = kRun, step = kStep;
+};
+
+// Calls body(Taps) for the rows of a side, with a run of zero for those without vectors.
+template <typename Body>
+TORCHBP_INLINE void with_taps(const Side& side, const Body& body) {
+  if (side.run == 1 && side.column == 2) return body(Taps<1, 2>{});
+  switch (side.column == side.run ? side.run : 0) {
+    case 1:
+      return body(Taps<1, 1>{});
+    case 2:
+      return body(Taps<2, 2>{});
+    case 4:
+      return body(Taps<4, 4>{});
+    case 16:
+      return body(Taps<16, 16>{});
+    default:
+      return body(Taps<0, 0>{});
+  }
+}
+
 // to[tap][window] of `count` windows. A vector may be stored beyond the end of a row, where the next one is stored.
-template <int kRun, typename T>
+template <int kRun, int kStep, typename T>
 TORCHBP_INLINE void split_row(const T* from, int64_t count, T* to, int64_t pitch) {
   constexpr int64_t lanes = kLanes<T>;
-  for (int64_t i = 0; i < count; i += lanes, from += kRun * lanes) {
-    Vector<T> v[kRun];
-    if (i + lanes <= count) {
+  for (int64_t i = 0; i < count; i += lanes, from += kStep * lanes) {
+    const int64_t left = (count - i - 1) * kStep + kRun;
+    Vector<T> v[kStep];
+    if (left >= kStep * lanes) {
 #pragma GCC unroll 16
-      for (int r = 0; r < kRun; ++r) v[r] = load(from + r * lanes);
+      for (int r = 0; r < kStep; ++r) v[r] = load(from + r * lanes);
     } else {
-      for (int r = 0; r < kRun; ++r)
-        v[r] = load_first(from + r * lanes, larger(0, smaller(lanes, (count - i) * kRun - r * lanes)));
+      for (int r = 0; r < kStep; ++r) v[r] = load_first(from + r * lanes, larger(0, smaller(lanes, left - r * lanes)));
     }
-    split<kRun, T>(v);
+    split<kStep, T>(v);
 #pragma GCC unroll 16
     for (int r = 0; r < kRun; ++r) store(to + r * pitch + i, v[r]);
   }
 }
 
-// The same for windows that do not follow each other, or runs that are no power of two.
+// The same for any side.
 template <typename T>
 void split_row(const Side& side, const T* from, int64_t count, T* to, int64_t pitch) {
   for (int64_t r = 0; r < side.run; ++r)
     for (int64_t i = 0; i < count; ++i) to[r * pitch + i] = from[i * side.column + r];
 }
 
-// to[line][tap][window] of a block, with rows `pitch` apart, in the order of memory.
-template <int kRun, typename T>
-void fill_lines(const Side& side, const Block& block, const int64_t* place, const T* source, int64_t first_line,
-                int64_t last_line, T* to, int64_t pitch) {
-  const bool whole = kRun == 1 && place[block.rows - 1] - place[0] == (block.rows - 1) * block.columns;
+// to[line][tap][window] of a block, with rows `pitch` apart, in the order of memory. A last vector ends with zeros, for
+// what was in the buffer may be slow to multiply.
+template <typename T>
+void fill(const Side& side, const Block& block, const int64_t* place, const T* source, int64_t first_line,
+          int64_t last_line, T* buffer, int64_t pitch) {
+  const bool whole = side.column == 1 && place[block.rows - 1] - place[0] == (block.rows - 1) * block.columns;
   const int64_t rows = whole ? 1 : block.rows, columns = whole ? block.positions() : block.columns;
-  for (int64_t line = first_line; line < last_line; line += side.lines[2]) {
-    const T* from = source + side.line(line);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t h = 0; h < side.lines[2]; ++h) {
-        const T* row = from + place[r] + h * side.line_stride[2];
-        T* at = to + h * side.run * pitch + r * columns;
-        if constexpr (kRun > 0)
-          split_row<kRun>(row, columns, at, pitch);
-        else
-          split_row(side, row, columns, at, pitch);
-      }
-    to += side.lines[2] * side.run * pitch;
-  }
-}
-
-template <typename T, typename... Arguments>
-void fill(const Side& side, const Arguments&... arguments) {
-  switch (side.column == side.run ? side.run : 0) {
-    case 1:
-      return fill_lines<1, T>(side, arguments...);
-    case 2:
-      return fill_lines<2, T>(side, arguments...);
-    case 4:
-      return fill_lines<4, T>(side, arguments...);
-    case 16:
-      return fill_lines<16, T>(side, arguments...);
-    default:
-      return fill_lines<0, T>(side, arguments...);
-  }
+  with_taps(side, [&](auto taps) {
+    T* to = buffer;
+    for (int64_t line = first_line; line < last_line; line += side.lines[2], to += side.lines[2] * side.run * pitch) {
+      const T* from = source + side.line(line);
+      for (int64_t i = 0; i < side.lines[2] * side.run; ++i)
+        store(to + i * pitch + block.positions() / kLanes<T> * kLanes<T>, Vector<T>{});
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t h = 0; h < side.lines[2]; ++h) {
+          const T* row = from + place[r] + h * side.line_stride[2];
+          T* at = to + h * side.run * pitch + r * columns;
+          if constexpr (taps.run > 0)
+            split_row<taps.run, taps.step>(row, columns, at, pitch);
+          else
+            split_row(side, row, columns, at, pitch);
+        }
+    }
+  });
 }
 
 template <typename T>
@@ -321,18 +334,43 @@ int64_t line_vectors(const Side& side) {
   return up(side.run, kLanes<T>);
 }
 
+// Of contiguous images, lines of the target whose elements are computed together.
+struct Group {
+  int64_t first, last;
+};
+
+constexpr int64_t kMostLines = 12;
+int64_t group_size(const Side& target) { return target.run * larger(1, kMostLines / target.run); }
+int64_t groups_of(const Side& target) { return up(target.elements(), group_size(target)); }
+Group group_at(const Side& target, int64_t index) {
+  const int64_t lines = target.all_lines(), groups = groups_of(target);
+  return {index * lines / groups, (index + 1) * lines / groups};
+}
+
 // Channels last a panel is a row of starts, then [source element][target element] for two vectors; otherwise it has the
-// starts of some target elements, each as a vector.
+// starts of the elements of a group, each as a vector, then [source element][target element].
 template <typename T>
 int64_t panels(const PatchProblem& p, bool to_windows) {
   const Side target = target_of(p, to_windows);
-  return p.channels_last ? up(target.all_lines() * line_vectors<T>(target), kVectors)
-                         : up(target.elements(), kPanel<T>);
+  return p.channels_last ? up(target.all_lines() * line_vectors<T>(target), kVectors) : groups_of(target);
 }
 
 template <typename T>
 int64_t panel_size(const PatchProblem& p, bool to_windows) {
-  return kPanel<T> * (p.channels_last ? source_of(p, to_windows).elements() + 1 : kLanes<T>);
+  const int64_t depth = source_of(p, to_windows).elements();
+  return p.channels_last ? kPanel<T> * (depth + 1) : group_size(target_of(p, to_windows)) * (depth + kLanes<T>);
+}
+
+// to[k][row] of some rows, no more than a vector has lanes; zero in what room there is beyond them.
+template <typename T>
+void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t depth, T* to, int64_t step, int64_t room) {
+  constexpr int64_t lanes = kLanes<T>;
+  alignas(64) T square[lanes * lanes];
+  for (int64_t k = 0; k < depth; k += lanes) {
+    const int64_t many = smaller(lanes, depth - k);
+    to_lanes(from + k, stride, rows, many, square);
+    for (int64_t i = 0; i < many; ++i) store_first<T>(to + (k + i) * step, load(square + i * lanes), room);
+  }
 }
 
 template <typename T>
@@ -347,8 +385,19 @@ void pack(const PatchProblem& p, bool to_windows, const T* weight, const T* bias
     return bias[p.channels_last ? element % p.channels : element / taps];
   };
   if (!p.channels_last) {
-    for (int64_t i = panel * kPanel<T>; i < smaller(target.elements(), (panel + 1) * kPanel<T>); ++i, packed += lanes)
-      for (int64_t lane = 0; lane < lanes; ++lane) packed[lane] = start(i);
+    const Group group = group_at(target, panel);
+    const int64_t width = group_size(target), first = group.first * target.run;
+    const int64_t many = (group.last - group.first) * target.run;
+    T* to = packed + width * lanes;
+    for (int64_t i = 0; i < many; ++i)
+      for (int64_t lane = 0; lane < lanes; ++lane) packed[i * lanes + lane] = start(first + i);
+    if (to_windows)
+      for (int64_t k = 0; k < depth; ++k)
+        for (int64_t i = 0; i < many; ++i) to[k * width + i] = weight[k * size + first + i];
+    else
+      for (int64_t i = 0; i < many; i += lanes)
+        pack_transposed(weight + (first + i) * size, size, smaller(lanes, many - i), depth, to + i, width,
+                        smaller(lanes, width - i));
     return;
   }
   const int64_t of_line = line_vectors<T>(target), target_stride = to_windows ? 1 : size;
@@ -364,12 +413,7 @@ void pack(const PatchProblem& p, bool to_windows, const T* weight, const T* bias
     if (target_stride == 1) {
       for (int64_t k = 0; k < depth; ++k) store<T>(to + k * kPanel<T>, load_first(from + k * source_stride, count));
     } else {
-      alignas(64) T square[lanes * lanes];
-      for (int64_t k = 0; k < depth; k += lanes) {
-        const int64_t many = smaller(lanes, depth - k);
-        to_lanes(from + k, target_stride, count, many, square);
-        for (int64_t i = 0; i < many; ++i) store(to + (k + i) * kPanel<T>, load(square + i * lanes));
-      }
+      pack_transposed(from, target_stride, count, depth, to, kPanel<T>, lanes);
     }
   }
 }
@@ -379,34 +423,86 @@ int64_t gather_tasks(const PatchProblem& p, bool to_windows) {
   return gather_blocks<T>(p, to_windows).count;
 }
 
-// Consecutive windows of a block: where the first ones of a tile's vectors go, if a vector does not go beyond a row.
+// Consecutive windows of a block, for vectors of a tile: the row and the column of the first one and where it stands.
 struct Span {
-  int64_t at, count, columns;
-  bool whole;
-  int64_t first[kVectors];
+  int64_t count;
+  bool whole;  // no vector goes beyond a row
+  int64_t row[kVectors], column[kVectors], first[kVectors];
 };
 
 template <typename T>
 Span span_of(int64_t at, int64_t count, int64_t columns, int64_t column_stride, const int64_t* place) {
-  Span span = {at, count, columns, true, {}};
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    const int64_t column = (at + i) % columns;
-    span.whole = span.whole && count - i >= kLanes<T> && column + kLanes<T> <= columns;
-    span.first[i / kLanes<T>] = place[(at + i) / columns] + column * column_stride;
+  Span span = {count, true, {}, {}, {}};
+  for (int64_t v = 0; v * kLanes<T> < count; ++v) {
+    const int64_t window = at + v * kLanes<T>, row = window / columns, column = window % columns;
+    span.whole = span.whole && count - v * kLanes<T> >= kLanes<T> && column + kLanes<T> <= columns;
+    span.row[v] = row;
+    span.column[v] = column;
+    span.first[v] = place[row] + column * column_stride;
   }
   return span;
 }
 
-// Target elements that are joined together, of contiguous images.
-constexpr int64_t kMostLines = 12;
-int64_t group_of(const Side& target) { return target.run * larger(1, kMostLines / target.run); }
+// Lanes first .. last - 1, every kEvery-th of them.
+template <typename T, int kEvery>
+TORCHBP_INLINE Mask<T> lanes_between(int64_t first, int64_t last) {
+  const auto clamped = [](int64_t lane) { return first_lanes<T>(larger(0, smaller(kLanes<T>, lane))); };
+  Mask<T> mask = static_cast<Mask<T>>(clamped(last) & ~clamped(first));
+#if TORCHBP_VECTOR_BYTES == 64
+  if constexpr (kEvery == 2) mask &= 0x5555;
+#else
+  if constexpr (kEvery == 2) mask &= (lane_numbers<T>() & 1) == 0;
+#endif
+  return mask;
+}
+
+// Writes a tile's rows of taps, joined; what lies between the taps is left alone.
+template <int kRun, int kStep, typename T>
+TORCHBP_INLINE void join_rows(const T* rows, const Span& span, int64_t columns, const int64_t* place, T* to) {
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t i = 0; i < span.count; i += lanes) {
+    Vector<T> v[kStep];
+#pragma GCC unroll 16
+    for (int r = 0; r < kStep; ++r) v[r] = load(rows + (r < kRun ? r : 0) * kPanel<T> + i);
+    join<kStep, T>(v);
+    if (kRun == kStep && span.whole) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kStep; ++r) store(to + span.first[i / lanes] + r * lanes, v[r]);
+      continue;
+    }
+    const int64_t many = smaller(lanes, span.count - i);
+    int64_t row = span.row[i / lanes], column = span.column[i / lanes];
+    for (int64_t done = 0; done < many; ++row, column = 0) {
+      const int64_t end = smaller(many, done + columns - column);
+      T* out = to + place[row] + (column - done) * kStep;
+#pragma GCC unroll 16
+      for (int r = 0; r < kStep; ++r)
+        store_masked(out + r * lanes, v[r],
+                     lanes_between<T, kStep / kRun>(done * kStep - r * lanes, end * kStep - r * lanes));
+      done = end;
+    }
+  }
+}
+
+// The same for any side.
+template <typename T>
+void join_rows(const Side& side, const T* rows, const Span& span, int64_t columns, const int64_t* place, T* to) {
+  int64_t row = span.row[0], column = span.column[0];
+  for (int64_t i = 0; i < span.count; ++i) {
+    T* out = to + place[row] + column * side.column;
+    for (int64_t r = 0; r < side.run; ++r) out[r] = rows[r * kPanel<T> + i];
+    if (++column < columns) continue;
+    column = 0;
+    ++row;
+  }
+}
 
 template <typename T>
 int64_t gather_workspace(const PatchProblem& p, bool to_windows) {
   const Blocks b = gather_blocks<T>(p, to_windows);
   if (p.channels_last) return place_elements<T>(b, source_of(p, to_windows).all_lines()) + kRows * kPanel<T>;
   return place_elements<T>(b) + source_of(p, to_windows).elements() * pitch_of<T>(b) +
-         (group_of(target_of(p, to_windows)) + 1) * kPanel<T> +
+         (group_size(target_of(p, to_windows)) + 1) * kPanel<T> +
          up(b.rows * b.columns, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
 }
 
@@ -469,54 +565,10 @@ void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, cons
   }
 }
 
-// Writes a tile's rows of `run` taps, joined.
-template <int kRun, typename T>
-TORCHBP_INLINE void join_rows(const T* rows, const Span& span, const int64_t* place, T* to) {
-  constexpr int64_t lanes = kLanes<T>;
-  for (int64_t i = 0; i < span.count; i += lanes) {
-    Vector<T> v[kRun];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRun; ++r) v[r] = load(rows + r * kPanel<T> + i);
-    join<kRun, T>(v);
-    if (span.whole) {
-#pragma GCC unroll 16
-      for (int r = 0; r < kRun; ++r) store(to + span.first[i / lanes] + r * lanes, v[r]);
-      continue;
-    }
-    alignas(64) T joined[(kRun + 1) * lanes];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRun; ++r) store(joined + r * lanes, v[r]);
-    const int64_t many = smaller(lanes, span.count - i);
-    for (int64_t done = 0; done < many;) {
-      const int64_t window = span.at + i + done, column = window % span.columns;
-      const int64_t length = smaller(many - done, span.columns - column), elements = length * kRun;
-      T* out = to + place[window / span.columns] + column * kRun;
-      const T* part = joined + done * kRun;
-      int64_t e = 0;
-      for (; e + lanes <= elements; e += lanes) store(out + e, load(part + e));
-      if (e < elements) store_first<T>(out + e, load(part + e), elements - e);
-      done += length;
-    }
-  }
-}
-
-template <typename T>
-void join_rows(const Side& side, const T* rows, const Span& span, const int64_t* place, T* to) {
-  if (side.column == side.run) {
-    if (side.run == 1) return join_rows<1>(rows, span, place, to);
-    if (side.run == 2) return join_rows<2>(rows, span, place, to);
-    if (side.run == 4) return join_rows<4>(rows, span, place, to);
-  }
-  for (int64_t i = 0; i < span.count; ++i) {
-    T* out = to + place[(span.at + i) / span.columns] + (span.at + i) % span.columns * side.column;
-    for (int64_t r = 0; r < side.run; ++r) out[r] = rows[r * kPanel<T> + i];
-  }
-}
-
 // Contiguous: vectors of the tile are windows.
 template <typename T>
-void gather_planes(const PatchProblem& p, bool to_windows, const T* source, const T* weight, const T* packed, T* target,
-                   T* workspace, int64_t task) {
+void gather_planes(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
+                   int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
   const Side from = source_of(p, to_windows), to = target_of(p, to_windows);
   const Blocks b = gather_blocks<T>(p, to_windows);
@@ -524,21 +576,20 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
   int64_t* from_place = reinterpret_cast<int64_t*>(workspace);
   int64_t* to_place = from_place + b.rows;
   T* rows = workspace + place_elements<T>(b);
-  const int64_t depth = from.elements(), elements = to.elements(), pitch = pitch_of<T>(b), count = block.positions();
+  const int64_t depth = from.elements(), pitch = pitch_of<T>(b), count = block.positions();
   T* product = rows + depth * pitch;
-  Span* spans = reinterpret_cast<Span*>(product + (group_of(to) + 1) * kPanel<T>);
+  Span* spans = reinterpret_cast<Span*>(product + (group_size(to) + 1) * kPanel<T>);
   places_of(p, from, block, from_place);
   places_of(p, to, block, to_place);
   fill<T>(from, block, from_place, source, 0, from.all_lines(), rows, pitch);
-  const int64_t most = group_of(to), groups = up(elements, most), chain = up(depth, up(depth, kChain));
-  const int64_t left_row = to_windows ? 1 : depth, left_step = to_windows ? elements : 1;
+  const int64_t chain = up(depth, up(depth, kChain)), width = group_size(to), groups = groups_of(to);
   const int64_t pair = to.run == 2 && to.column == 2 ? 2 : 1;  // rows that are joined in registers
   const int64_t columns = to_windows ? block.columns : count;  // values of an image follow each other
   for (int64_t q = 0; q < count; q += kPanel<T>)
     spans[q / kPanel<T>] = span_of<T>(q, smaller(kPanel<T>, count - q), columns, to.column, to_place);
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t line = group * to.all_lines() / groups, last_line = (group + 1) * to.all_lines() / groups;
-    const int64_t element = line * to.run, many = (last_line - line) * to.run;
+  for (int64_t index = 0; index < groups; ++index, packed += panel_size<T>(p, to_windows)) {
+    const auto [line, last_line] = group_at(to, index);
+    const int64_t many = (last_line - line) * to.run;
     const int64_t step = up(many, pair * up(many, kRows)) * pair;
     T* line_at[kMostLines];
     for (int64_t i = line; i < last_line; ++i) line_at[i - line] = target + to.line(i);
@@ -548,14 +599,8 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
       const bool in_place = !to_windows && span.whole;
       const bool joins = span.whole && pair == 2;
       for (int64_t first = 0; first < many; first += step) {
-        Sums<T> sums = {packed + (element + first) * lanes,
-                        lanes,
-                        0,
-                        product + first * kPanel<T>,
-                        kPanel<T>,
-                        lanes,
-                        nullptr,
-                        nullptr};
+        Sums<T> sums = {
+            packed + first * lanes, lanes, 0, product + first * kPanel<T>, kPanel<T>, lanes, nullptr, nullptr};
         if (in_place) {
           sums.to = line_at[first] + span.first[0];
           sums.to_row = to.line_stride[0];
@@ -566,26 +611,33 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
             sums.first = span.first;
           }
           multiply<T>(smaller(step, many - first), wide,
-                      {weight + (element + first) * left_row + k * left_step, left_row, left_step, kNoLine, 1,
-                       smaller(chain, depth - k), rows + k * pitch + q, pitch, lanes},
+                      {packed + width * lanes + k * width + first, 1, width, kNoLine, 1, smaller(chain, depth - k),
+                       rows + k * pitch + q, pitch, lanes},
                       sums);
           add_to(sums);
         }
       }
       if (in_place || joins) continue;
-      for (int64_t i = line; i < last_line; ++i)
-        join_rows(to, product + (i - line) * to.run * kPanel<T>, span, to_place, line_at[i - line]);
+      with_taps(to, [&](auto taps) {
+        for (int64_t i = line; i < last_line; ++i) {
+          const T* joined = product + (i - line) * to.run * kPanel<T>;
+          if constexpr (taps.run > 0)
+            join_rows<taps.run, taps.step>(joined, span, columns, to_place, line_at[i - line]);
+          else
+            join_rows(to, joined, span, columns, to_place, line_at[i - line]);
+        }
+      });
     }
   }
 }
 
 template <typename T>
-void gather(const PatchProblem& p, bool to_windows, const T* source, const T* weight, const T* packed, T* target,
-            T* workspace, int64_t task) {
+void gather(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
+            int64_t task) {
   if (p.channels_last)
     gather_pixels(p, to_windows, source, packed, target, workspace, task);
   else
-    gather_planes(p, to_windows, source, weight, packed, target, workspace, task);
+    gather_planes(p, to_windows, source, packed, target, workspace, task);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ struct PatchKernels {
   void (*pack)(const PatchProblem&, bool to_windows, const T* weight, const T* bias, T* packed, int64_t panel);
   int64_t (*gather_tasks)(const PatchProblem&, bool to_windows);
   int64_t (*gather_workspace)(const PatchProblem&, bool to_windows);  // elements, per thread
-  void (*gather)(const PatchProblem&, bool to_windows, const T* source, const T* weight, const T* packed, T* target,
-                 T* workspace, int64_t task);
+  void (*gather)(const PatchProblem&, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
+                 int64_t task);
 
   // The weight gradient: tasks write slices of correlation_size elements each, whose sum correlation_sum writes block
   // by block.
