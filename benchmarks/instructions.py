@@ -38,7 +38,9 @@ void dump(const char* name) { CALLGRIND_DUMP_STATS_AT(name); }
 # Input channels, output channels, size, kernel, stride, padding, groups, and the algorithms that are counted.
 CONVOLUTIONS = (
     (64, 64, 28, 3, 1, 1, 1, ("winograd_2x4", "winograd_4x4", "direct", "panels")),
-    (64, 64, 28, 3, 2, 1, 1, ("direct",)),
+    (64, 64, 28, 3, 2, 1, 1, ("winograd_2x2", "direct")),
+    (64, 64, 28, 5, 1, 2, 1, ("winograd_2x2", "direct")),
+    (64, 64, 28, 2, 2, 0, 1, ("patches", "direct")),
     (3, 32, 32, 5, 1, 2, 1, ("direct", "panels")),
     (64, 128, 28, 1, 1, 0, 1, ("direct",)),
     (64, 64, 28, 3, 1, 1, 64, ("depthwise",)),

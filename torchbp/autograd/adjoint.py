@@ -93,6 +93,23 @@ class _Mapped(LinearMap):
         return gx.sum(0) if self.in_dim is None else gx.movedim(0, self.in_dim)
 
 
+def keep_fixed(ctx: Any, x: Tensor, fixed: tuple[Tensor, ...]) -> None:
+    """Save the fixed tensors of a map of x, for :func:`kept_fixed`."""
+    ctx.shaped = torch.compiler.is_compiling()
+    # Dynamo loses a dynamic size that only the map knows, unless a tensor of the backward pass has it.
+    shape = (x.new_empty(()).expand(x.shape),) if ctx.shaped else ()
+    save(ctx, (*fixed, *shape), fixed)
+
+
+def kept_fixed(ctx: Any) -> tuple[Tensor, ...]:
+    """Return the fixed tensors in a backward pass."""
+    if not ctx.shaped:
+        return ctx.saved_tensors
+    *fixed, shape = ctx.saved_tensors
+    shape.size()
+    return tuple(fixed)
+
+
 class AdjointPair(ExplicitFunction):
     """y = A x. Backward: gx = Aᴴ gy, itself a linear map whose backward is A.
 
@@ -108,17 +125,11 @@ class AdjointPair(ExplicitFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.map, x, *fixed = inputs
-        ctx.shaped = torch.compiler.is_compiling()
-        # Dynamo loses a dynamic size that only the map knows, unless a tensor of the backward pass has it.
-        shape = (x.new_empty(()).expand(x.shape),) if ctx.shaped else ()
-        save(ctx, (*fixed, *shape), tuple(fixed))
+        keep_fixed(ctx, x, tuple(fixed))
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Any, ...]:
-        fixed = ctx.saved_tensors
-        if ctx.shaped:
-            *fixed, shape = fixed
-            shape.size()
+        fixed = kept_fixed(ctx)
         gx = linear_map(ctx.map.transposed, gy, *fixed) if ctx.needs_input_grad[1] else None
         return None, gx, *[None] * len(fixed)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchbp import ops
-from torchbp.autograd.adjoint import LinearMap, fold_batch, linear_map, unfold_batch
+from torchbp.autograd.adjoint import LinearMap, fold_batch, keep_fixed, kept_fixed, linear_map, unfold_batch
 from torchbp.autograd.function import ExplicitFunction, records_derivative, save
 from torchbp.ops.registry import memory_format_of
 
@@ -137,15 +137,14 @@ class RegionMaxPool(ExplicitFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, ctx.map, samples = inputs
+        x, ctx.map, samples = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        fixed = (output[1],) if samples is None else (output[1], samples)
-        save(ctx, fixed, fixed)
+        keep_fixed(ctx, x, (output[1],) if samples is None else (output[1], samples))
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, _gwinner: Any) -> tuple[Any, ...]:
-        return None if gy is None else linear_map(ctx.map.transposed, gy, *ctx.saved_tensors), None, None
+        return None if gy is None else linear_map(ctx.map.transposed, gy, *kept_fixed(ctx)), None, None
 
     @staticmethod
     def jvp(ctx: Any, tx: Tensor, _map: Any, _samples: Any) -> tuple[Tensor, None]:
@@ -180,6 +179,8 @@ def adaptive_max_pool(x: Tensor, output_size: Sequence[int], return_indices: boo
 
 def _longest_window(size: int, windows: int) -> int:
     """Return the length of the longest of so many adaptive windows: those of a size that they do not divide overlap."""
+    if torch.compiler.is_compiling():  # no longer than this, and no program of its own for every remainder
+        return min(size, size // max(windows, 1) + 2)
     rest = size % max(windows, 1)
     if rest == 0:
         return max(size // max(windows, 1), 1)
