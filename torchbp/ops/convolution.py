@@ -235,7 +235,7 @@ def convolution_algorithms() -> tuple[str, ...]:
       36 per 16 in place of 144.
     - ``winograd_4``: the same for kernels of one row of three taps, 6 products per 4 outputs in place of 12.
     - ``matrix_product``: kernels of one element with stride 1 and no padding, by the matrix product of ATen.
-    - ``patches``: windows of several elements that lie side by side, as rows of a matrix; likewise.
+    - ``patches``: windows that do not overlap, without padding or groups, as rows of a matrix.
     - ``depthwise``: groups with a single channel on one side.
     - ``direct``: a product of matrices for every tap, with channels as vectors; it takes every convolution, but falls
       back to ``panels`` where taps reach so far that a workspace would exceed 8 MiB.
