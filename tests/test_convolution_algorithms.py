@@ -303,6 +303,9 @@ HIGHEST = {
     "4x4 stem": (("patches",) * 3, 4, 3, 96, 64, 4, 4, 0, 1),
     "4x4 side by side": (("patches",) * 3, 2, 256, 64, 16, 4, 4, 0, 1),
     "16x16 stem": (("patches",) * 3, 2, 3, 96, 64, 16, 16, 0, 1),
+    "3x3 side by side": (("patches",) * 3, 2, 64, 32, 27, 3, 3, 0, 1),
+    "2x2 side by side, few outputs": (("patches",) * 3, 2, 3, 4, 28, 2, 2, 0, 1),
+    "1x1 stride 2": (("direct", "patches", "direct"), 2, 256, 64, 14, 1, 2, 0, 1),
     "3x3 first layer": (("panels", "panels", "direct"), 1, 3, 64, 64, 3, 1, 1, 1),
     "7x7 first layer": (("panels", "panels", "direct"), 2, 3, 64, 64, 7, 2, 3, 1),
     "3x3 last layer": (("panels", "direct", "direct"), 2, 64, 3, 28, 3, 1, 1, 1),
@@ -419,6 +422,7 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 3, 9, 9), (32, 3, 4, 4), [4, 4], [0, 0], [1, 1], 1, ("patches",) * 3),
         ((1, 32, 9, 9), (32, 32, 9, 9), [1, 1], [0, 0], [1, 1], 1, ("patches",) * 3),
         ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0], [1, 1], 1, ("patches",) * 3),
+        ((1, 2, 9, 9), (3, 2, 2, 2), [3, 2], [0, 0], [1, 1], 1, ("patches",) * 3),
         ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0], [1, 2], 1, ("direct",) * 3),
         ((1, 32, 9, 9), (32, 32, 2, 2), [2, 2], [0, 0, 1, 1], [1, 1], 1, ("direct",) * 3),
         ((1, 3, 9, 9), (32, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, FEW),
@@ -462,6 +466,12 @@ def test_short_rows_are_multiplied_channels_last_only() -> None:
     arguments = ("output", (9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1])
     assert ops.convolution_algorithm(*arguments) == "direct"
     assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == "matrix_product"
+
+
+def test_every_other_pixel_is_gathered_in_place_channels_last() -> None:
+    arguments = ("output", (9, 32, 8, 8), (32, 32, 1, 1), [2, 2], [0, 0], [1, 1])
+    assert ops.convolution_algorithm(*arguments) == "direct"
+    assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == "patches"
 
 
 def test_forcing_ends_with_the_block() -> None:

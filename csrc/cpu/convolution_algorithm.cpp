@@ -77,7 +77,7 @@ bool is_patches(const Geometry& g, int64_t input_channels, int64_t output_channe
     size *= g.kernel[d];
     pointwise = pointwise && g.kernel[d] == 1 && g.output[d] == g.input[d];
   }
-  return !pointwise && g.groups == 1 && output_channels <= kMostPatch;
+  return !pointwise && g.groups == 1 && size > 0 && output_channels <= kMostPatch;
 }
 
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {

@@ -238,7 +238,7 @@ def convolution_algorithms() -> tuple[str, ...]:
       of stride 2 and dilation 1 whose paddings are both even or both odd, 25 in place of 36, 36 of 64 and 49 of 100.
     - ``winograd_4``: the same for one row of three taps, 6 products per 4 outputs in place of 12.
     - ``matrix_product``: kernels of one element with stride 1 and no padding, by the matrix product of ATen.
-    - ``patches``: windows of several elements that do not overlap, without padding or groups, as rows of a matrix.
+    - ``patches``: windows that do not overlap, without padding or groups, as rows of a matrix.
     - ``depthwise``: groups with a single channel on one side.
     - ``direct``: a product of matrices for every tap, with channels as vectors; it takes every convolution, but falls
       back to ``panels`` where taps reach so far that a workspace would exceed 8 MiB.

@@ -10,13 +10,14 @@ namespace torchbp {
 namespace TORCHBP_ISA {
 namespace {
 
-constexpr int64_t kPositions = 256;     // of a block
-constexpr int64_t kSumPositions = 128;  // that are summed at once
+constexpr int64_t kPositions = 256;  // windows of a block
 constexpr int64_t kBlockBytes = 512 << 10;
-constexpr int64_t kTaskElements = 256;  // elements of a window of a task
-constexpr int64_t kEnoughTasks = 16;
-constexpr int64_t kSliceBlocks = 8;
 constexpr int64_t kLeastTasks = 8;
+constexpr int64_t kSumPositions = 128;  // windows that are summed at once
+constexpr int64_t kMostSumBytes = 4 << 20;
+constexpr int64_t kTaskElements = 256;  // elements of a window that a task sums
+constexpr int64_t kEnoughTasks = 16;    // fewer are also split over slices of the windows, as the shape says
+constexpr int64_t kSliceBlocks = 8;     // that pay for a slice
 
 // ---------------------------------------------------------------------------------------------
 // Where elements stand
@@ -132,7 +133,8 @@ TORCHBP_INLINE void join(Vector<T>* v) {
   }
 }
 
-// How taps lie in a row: kRun to a window, a power of two, every kStep elements.
+// How taps lie in a row: kRun to a window, every kStep elements. Without a step, which is a power of two, they are
+// split and joined one by one.
 template <int kRun, int kStep>
 struct Taps {
   static constexpr int run = kRun, step = kStep;
@@ -147,6 +149,8 @@ TORCHBP_INLINE void with_taps(const Side& side, const Body& body) {
       return body(Taps<1, 1>{});
     case 2:
       return body(Taps<2, 2>{});
+    case 3:
+      return body(Taps<3, 0>{});
     case 4:
       return body(Taps<4, 4>{});
     case 16:
@@ -175,11 +179,12 @@ TORCHBP_INLINE void split_row(const T* from, int64_t count, T* to, int64_t pitch
   }
 }
 
-// The same for any side.
-template <typename T>
-void split_row(const Side& side, const T* from, int64_t count, T* to, int64_t pitch) {
-  for (int64_t r = 0; r < side.run; ++r)
-    for (int64_t i = 0; i < count; ++i) to[r * pitch + i] = from[i * side.column + r];
+// The same one by one.
+template <int kRun, typename T>
+void split_row(const Side& side, const T* __restrict__ from, int64_t count, T* __restrict__ to, int64_t pitch) {
+  const int64_t run = kRun > 0 ? kRun : side.run, step = kRun > 0 ? kRun : side.column;
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t r = 0; r < run; ++r) to[r * pitch + i] = from[i * step + r];
 }
 
 // to[line][tap][window] of a block, with rows `pitch` apart, in the order of memory. A last vector ends with zeros, for
@@ -199,10 +204,10 @@ void fill(const Side& side, const Block& block, const int64_t* place, const T* s
         for (int64_t h = 0; h < side.lines[2]; ++h) {
           const T* row = from + place[r] + h * side.line_stride[2];
           T* at = to + h * side.run * pitch + r * columns;
-          if constexpr (taps.run > 0)
+          if constexpr (taps.step > 0)
             split_row<taps.run, taps.step>(row, columns, at, pitch);
           else
-            split_row(side, row, columns, at, pitch);
+            split_row<taps.run>(side, row, columns, at, pitch);
         }
     }
   });
@@ -306,7 +311,7 @@ void multiply(int64_t rows, int64_t vectors, const Factors<T>& f, const Sums<T>&
     vectors == 1 ? multiply_rows<T, kMost, 1, false>(rows, f, s) : multiply_rows<T, kMost, 2, false>(rows, f, s);
 }
 
-// What is added to the sums so far.
+// Adds to what is there.
 template <typename T>
 void add_to(Sums<T>& s) {
   s.start = s.to;
@@ -484,26 +489,29 @@ TORCHBP_INLINE void join_rows(const T* rows, const Span& span, int64_t columns, 
   }
 }
 
-// The same for any side.
-template <typename T>
-void join_rows(const Side& side, const T* rows, const Span& span, int64_t columns, const int64_t* place, T* to) {
+// The same one by one.
+template <int kRun, typename T>
+void join_rows(const Side& side, const T* __restrict__ rows, const Span& span, int64_t columns, const int64_t* place,
+               T* __restrict__ to) {
+  const int64_t run = kRun > 0 ? kRun : side.run, step = kRun > 0 ? kRun : side.column;
   int64_t row = span.row[0], column = span.column[0];
-  for (int64_t i = 0; i < span.count; ++i) {
-    T* out = to + place[row] + column * side.column;
-    for (int64_t r = 0; r < side.run; ++r) out[r] = rows[r * kPanel<T> + i];
-    if (++column < columns) continue;
-    column = 0;
-    ++row;
+  for (int64_t done = 0; done < span.count; ++row, column = 0) {
+    const int64_t many = smaller(span.count - done, columns - column);
+    T* out = to + place[row] + column * step;
+    for (int64_t i = 0; i < many; ++i)
+      for (int64_t r = 0; r < run; ++r) out[i * step + r] = rows[r * kPanel<T> + done + i];
+    done += many;
   }
 }
 
 template <typename T>
 int64_t gather_workspace(const PatchProblem& p, bool to_windows) {
+  const Side source = source_of(p, to_windows);
   const Blocks b = gather_blocks<T>(p, to_windows);
-  if (p.channels_last) return place_elements<T>(b, source_of(p, to_windows).all_lines()) + kRows * kPanel<T>;
-  return place_elements<T>(b) + source_of(p, to_windows).elements() * pitch_of<T>(b) +
-         (group_size(target_of(p, to_windows)) + 1) * kPanel<T> +
-         up(b.rows * b.columns, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
+  const int64_t positions = b.rows * b.columns;
+  if (p.channels_last) return place_elements<T>(b, source.all_lines()) + positions * kPanel<T>;
+  return place_elements<T>(b) + source.elements() * pitch_of<T>(b) + group_size(target_of(p, to_windows)) * kPanel<T> +
+         up(positions, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
 }
 
 // Channels last: rows of the tile are windows.
@@ -534,34 +542,33 @@ void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, cons
       count[v] = smaller(lanes, to.run - element);
       whole = whole && count[v] == lanes;
     }
-    for (int64_t row = 0; row < block.rows; ++row)
-      for (int64_t first = 0; first < block.columns; first += step) {
-        const int64_t pixels = smaller(step, block.columns - first);
-        T* out = target + to_place[row] + first * to.column;
-        Sums<T> sums = {packed, 0, lanes, product, kPanel<T>, lanes, nullptr, nullptr};
-        if (whole) {
-          sums.to = out + at[0];
-          sums.to_row = to.column;
-          sums.to_vector = wide > 1 ? at[1] - at[0] : 0;
-        }
-        const T* right = packed + kPanel<T>;
-        for (int64_t line = 0; line < lines; line += together) {
-          const int64_t many = smaller(together, lines - line);
-          for (int64_t k = 0; k < from.run; k += chain) {
-            const int64_t depth = smaller(chain, from.run - k);
-            multiply<T>(pixels, wide,
+    const T* right = packed + kPanel<T>;
+    for (int64_t line = 0; line < lines; line += together)
+      for (int64_t k = 0; k < from.run; k += chain) {
+        const int64_t many = smaller(together, lines - line), depth = smaller(chain, from.run - k);
+        for (int64_t row = 0; row < block.rows; ++row)
+          for (int64_t first = 0; first < block.columns; first += step) {
+            T* own = product + (row * block.columns + first) * kPanel<T>;
+            Sums<T> sums = {packed, 0, lanes, own, kPanel<T>, lanes, nullptr, nullptr};
+            if (whole) {
+              sums.to = target + to_place[row] + first * to.column + at[0];
+              sums.to_row = to.column;
+              sums.to_vector = at[wide - 1] - at[0];
+            }
+            if (line > 0 || k > 0) add_to(sums);
+            multiply<T>(smaller(step, block.columns - first), wide,
                         {source + from_place[row] + first * from.column + k, from.column, 1, line_at + line, many,
                          depth, right, kPanel<T>, lanes},
                         sums);
-            right += many * depth * kPanel<T>;
-            add_to(sums);
           }
-        }
-        if (whole) continue;
-        for (int64_t i = 0; i < pixels; ++i)
-          for (int64_t v = 0; v < wide; ++v)
-            store_first<T>(out + i * to.column + at[v], load(product + i * kPanel<T> + v * lanes), count[v]);
+        right += many * depth * kPanel<T>;
       }
+    if (whole) continue;
+    for (int64_t i = 0; i < block.positions(); ++i) {
+      T* out = target + to_place[i / block.columns] + i % block.columns * to.column;
+      for (int64_t v = 0; v < wide; ++v)
+        store_first<T>(out + at[v], load(product + i * kPanel<T> + v * lanes), count[v]);
+    }
   }
 }
 
@@ -578,7 +585,7 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
   T* rows = workspace + place_elements<T>(b);
   const int64_t depth = from.elements(), pitch = pitch_of<T>(b), count = block.positions();
   T* product = rows + depth * pitch;
-  Span* spans = reinterpret_cast<Span*>(product + (group_size(to) + 1) * kPanel<T>);
+  Span* spans = reinterpret_cast<Span*>(product + group_size(to) * kPanel<T>);
   places_of(p, from, block, from_place);
   places_of(p, to, block, to_place);
   fill<T>(from, block, from_place, source, 0, from.all_lines(), rows, pitch);
@@ -621,10 +628,10 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
       with_taps(to, [&](auto taps) {
         for (int64_t i = line; i < last_line; ++i) {
           const T* joined = product + (i - line) * to.run * kPanel<T>;
-          if constexpr (taps.run > 0)
+          if constexpr (taps.step > 0)
             join_rows<taps.run, taps.step>(joined, span, columns, to_place, line_at[i - line]);
           else
-            join_rows(to, joined, span, columns, to_place, line_at[i - line]);
+            join_rows<taps.run>(to, joined, span, columns, to_place, line_at[i - line]);
         }
       });
     }
@@ -654,8 +661,11 @@ template <typename T>
 SumPlan sum_plan(const PatchProblem& p) {
   const Side windows = windows_of(p);
   SumPlan plan = {};
-  static_cast<Blocks&>(plan) = blocks_of(p, kSumPositions, 1);
-  const int64_t height = windows.lines[2], planes = windows.all_lines() / height;
+  plan.width = up(p.outputs, kLanes<T>) * kLanes<T>;
+  const int64_t height = windows.lines[2];
+  const int64_t bytes = larger(plan.width, height * windows.run) * static_cast<int64_t>(sizeof(T));
+  static_cast<Blocks&>(plan) = blocks_of(p, smaller(kSumPositions, larger(kLanes<T>, kMostSumBytes / bytes)), 1);
+  const int64_t planes = windows.all_lines() / height;
   plan.lines = larger(1, kTaskElements / (height * windows.run));
   plan.line_blocks = up(planes, plan.lines);
   plan.lines = up(planes, plan.line_blocks);
@@ -664,7 +674,6 @@ SumPlan sum_plan(const PatchProblem& p) {
   plan.slices = smaller(up(plan.count, kSliceBlocks), up(kEnoughTasks, plan.line_blocks));
   plan.slice_blocks = up(plan.count, plan.slices);
   plan.slices = up(plan.count, plan.slice_blocks);
-  plan.width = up(p.outputs, kLanes<T>) * kLanes<T>;
   plan.in_place = p.channels_last && plan.width == p.outputs;
   return plan;
 }
@@ -755,7 +764,7 @@ void correlate(const PatchProblem& p, const T* source, const T* gradient, T* par
           T* to = partial + (s * segment + first) * plan.width + v;
           factors.right = right + v / lanes * factors.right_vector;
           Sums<T> sums = {to, plan.width, lanes, to, plan.width, lanes, nullptr, nullptr};
-          if (index == begin) sums.start = zero, sums.start_row = sums.start_vector = 0;
+          if (index == begin) sums = {zero, 0, 0, to, plan.width, lanes, nullptr, nullptr};
           multiply<T>(smaller(step, segment - first), smaller(kVectors, (plan.width - v) / lanes), factors, sums);
         }
       }
