@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kPositions = 256;  // windows of a block
 constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kLeastTasks = 8;
-constexpr int64_t kSumPositions = 128;  // windows that are summed at once
+constexpr int64_t kSumPositions = 32;  // windows that are summed at once
 constexpr int64_t kMostSumBytes = 4 << 20;
 constexpr int64_t kTaskElements = 256;  // elements of a window that a task sums
 constexpr int64_t kEnoughTasks = 16;    // fewer are also split over slices of the windows, as the shape says
