@@ -137,7 +137,7 @@ def test_a_gradient_that_is_nan_is_wrong_and_a_value_that_is_infinite_is_not(sha
 
 
 def test_a_random_function_is_seeded() -> None:
-    torch.manual_seed(0)  # two draws may agree by chance
+    torch.manual_seed(1)
     state = torch.get_rng_state()
     report = check(
         nn.Dropout(0.5), "randn(5, 3)", properties=["derivatives", "modes", "arrivals", "memory", "purity", "vmap"]
