@@ -57,6 +57,11 @@ inline int64_t checked_sum(const char* op, const char* what, int64_t a, int64_t 
 // The quotient of positive numbers, rounded up.
 inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Channels last for tensors (N, C, *spatial) of so many dimensions, 4 or 5.
+inline at::MemoryFormat channels_last_format(int64_t dimensions) {
+  return dimensions == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
+
 // dilation * (kernel - 1) + 1: what a dilated window covers.
 inline int64_t window_extent(const char* op, int64_t kernel, int64_t dilation) {
   return checked_sum(op, "dilation", checked_product(op, "dilation", dilation, kernel - 1), 1);

@@ -363,8 +363,7 @@ void input_gradient_winograd(Algorithm algorithm, const Geometry& g, const Tenso
 bool taps_before_channels(const Tensor& weight) {
   const int64_t channels = weight.size(1), taps = weight.numel() / weight.size(0) / channels;
   if (channels == 1 || taps == 1) return weight.is_contiguous();
-  return weight.dim() > 3 &&
-         weight.is_contiguous(weight.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d);
+  return weight.dim() > 3 && weight.is_contiguous(channels_last_format(weight.dim()));
 }
 
 // Room for the slices [slice][row][tap][channel] of a weight gradient: the gradient itself where that is all.

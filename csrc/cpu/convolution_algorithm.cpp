@@ -96,15 +96,15 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
   }
 }
 
-constexpr int64_t kFewChannels = 12;  // that leave vectors of channels empty; vectors of positions are full
+// Channels that leave vectors of channels empty; vectors of positions are full.
+bool few(int64_t channels) { return channels < 12; }
 
 // Kernels of one element. Few channels on one side only are worth no copy of what lies channels last.
 Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels) {
   constexpr int64_t kFewPositions = 64;  // whose rows leave most of a matrix product's tiles empty
-  const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
-  const bool uneven = few_inputs != few_outputs;
+  const bool uneven = few(input_channels) != few(output_channels);
   if (product == Product::weight)
-    return uneven && (few_inputs || g.channels_last) ? Algorithm::direct : Algorithm::matrix_product;
+    return uneven && (few(input_channels) || g.channels_last) ? Algorithm::direct : Algorithm::matrix_product;
   if (g.channels_last)
     return uneven && std::min(input_channels, output_channels) > 1 ? Algorithm::direct : Algorithm::matrix_product;
   const int64_t positions = g.output[0] * g.output[1] * g.output[2];
@@ -116,19 +116,18 @@ Algorithm few_channels(Product product, const Geometry& g, int64_t input_channel
   constexpr int64_t kManyTaps = 16;    // that pay for reading few channels as vectors
   constexpr int64_t kDotProducts = 8;  // input channels up to which the panels' weight gradient is dot products of rows
   constexpr int64_t kWideRow = 24;     // that fills the panels' vectors of positions
-  const bool few_inputs = input_channels < kFewChannels, few_outputs = output_channels < kFewChannels;
   const bool many_taps = g.kernel[0] * g.kernel[1] * g.kernel[2] >= kManyTaps;
   bool direct = false;
   switch (product) {
     case Product::output:
-      direct =
-          !few_outputs && (g.channels_last ? many_taps || input_channels > 1 : many_taps && g.output[2] < kWideRow);
+      direct = !few(output_channels) &&
+               (g.channels_last ? many_taps || input_channels > 1 : many_taps && g.output[2] < kWideRow);
       break;
     case Product::input:
-      direct = !few_inputs && (many_taps || g.channels_last || output_channels > 2);
+      direct = !few(input_channels) && (many_taps || g.channels_last || output_channels > 2);
       break;
     case Product::weight:
-      direct = !few_outputs || input_channels > kDotProducts;
+      direct = !few(output_channels) || input_channels > kDotProducts;
       break;
   }
   return direct ? Algorithm::direct : Algorithm::panels;
@@ -157,15 +156,15 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
   constexpr int64_t kShortSum = 512;       // whose own error is small beside that of the transforms
   const bool exact =
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
-  const auto few = [](int64_t channels) { return channels < kFewChannels; };
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
+  // Kernels of one element that skip contiguous pixels gather them as fast by other means.
   const bool in_place = g.channels_last || product == Product::input || g.kernel[0] * g.kernel[1] * g.kernel[2] > 1;
   if (in_place && is_patches(g, input_channels, output_channels)) return Algorithm::patches;
   if (is_matrix_product(g)) return pointwise(product, g, input_channels, output_channels);
   const int64_t lanes = type == at::kDouble ? winograd_kernels<double>().lanes : winograd_kernels<float>().lanes;
-  const auto full = [&](int64_t channels) { return !few(channels) || (channels == 8 && channels % lanes == 0); };
-  const bool images = takes_winograd(Algorithm::winograd_2x4, g) && full(input_channels) && full(output_channels);
-  if (!images && (few(input_channels) || few(output_channels)))
+  const auto fill = [&](int64_t channels) { return !few(channels) || (channels == 8 && channels % lanes == 0); };
+  const bool eight_do = takes_winograd(Algorithm::winograd_2x4, g) && fill(input_channels) && fill(output_channels);
+  if (!eight_do && (few(input_channels) || few(output_channels)))
     return few_channels(product, g, input_channels, output_channels);
   if (std::max(input_channels, output_channels) * g.kernel[0] > kManyChannels || !dilation_is_small(g))
     return Algorithm::direct;

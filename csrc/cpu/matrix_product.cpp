@@ -1,5 +1,10 @@
 #include "matrix_product.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/addmm_cpu_dispatch.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm_cpu_dispatch.h>
+
 // MKL's, where PyTorch has it: how many threads its products take when this thread calls them. Returns the number
 // before, 0 for none of its own.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
@@ -10,11 +15,46 @@ using at::Tensor;
 
 bool products_stay_on_a_thread() { return &MKL_Set_Num_Threads_Local != nullptr; }
 
-OneThread::OneThread() : before_(MKL_Set_Num_Threads_Local(1)) {}
-
-OneThread::~OneThread() { MKL_Set_Num_Threads_Local(before_); }
-
 namespace {
+
+// While it lives, the products of this thread run on it alone: MKL cuts a product as its number of threads says, also
+// where they are not to be had, and so the bits would depend on it.
+class OneThread {
+ public:
+  OneThread() : before_(MKL_Set_Num_Threads_Local(1)) {}
+  ~OneThread() { MKL_Set_Num_Threads_Local(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const int before_;
+};
+
+// Runs task(index, workspace) for every index below `tasks`, each thread with a workspace of its own.
+template <typename T, typename Task>
+void run_products(int64_t tasks, int64_t workspace_elements, const Task& task) {
+  run_tasks<T>(tasks, workspace_elements, [&](int64_t index, T* workspace) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const OneThread alone;
+    task(index, workspace);
+  });
+}
+
+constexpr int64_t kTasks = 8;  // that threads may share, where there is enough to do
+
+template <typename T>
+at::Tensor matrix_at(const T* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+  return at::from_blob(const_cast<T*>(data), {rows, columns}, {row_stride, column_stride},
+                       at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+}
+
+// result = left right, and more: a tensor of the result's shape, such as the result itself.
+void multiply(at::Tensor result, const at::Tensor& left, const at::Tensor& right) {
+  at::cpu::mm_out(result, left, right);
+}
+void multiply_add(at::Tensor result, const at::Tensor& more, const at::Tensor& left, const at::Tensor& right) {
+  at::cpu::addmm_out(result, more, left, right);
+}
 
 // Whether the spatial dimensions of a tensor follow each other in memory, so that it has images.
 bool images_of(const Tensor& tensor, Images& images) {

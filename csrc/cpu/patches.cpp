@@ -23,8 +23,7 @@ PatchProblem problem_of(const Geometry& g, int64_t batch, int64_t channels, int6
 
 // The tensor as the problem wants it, copied if it does not lie so.
 Tensor dense(const Tensor& tensor, bool channels_last) {
-  if (!channels_last) return tensor.contiguous();
-  return tensor.contiguous(tensor.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d);
+  return tensor.contiguous(channels_last ? channels_last_format(tensor.dim()) : at::MemoryFormat::Contiguous);
 }
 
 template <typename T>

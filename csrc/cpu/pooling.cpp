@@ -430,31 +430,27 @@ int64_t plane_elements(const char* op, IntArrayRef size) {
   return elements;
 }
 
-at::MemoryFormat channels_last(const Tensor& tensor) {
-  return tensor.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
-}
-
 // The tensor, copied unless it is contiguous or channels-last.
 Tensor readable(const Tensor& tensor) {
-  return tensor.dim() > 3 && tensor.is_contiguous(channels_last(tensor)) ? tensor : tensor.contiguous();
+  return tensor.dim() > 3 && tensor.is_contiguous(channels_last_format(tensor.dim())) ? tensor : tensor.contiguous();
 }
 
-UnpoolSteps steps_of(const Tensor& tensor) {
-  const int64_t channels = tensor.size(1), elements = plane_elements("max_unpool", tensor.sizes().slice(2));
+UnpoolSteps steps_of(const Tensor& tensor, int64_t elements) {
+  const int64_t channels = tensor.size(1);
   if (tensor.is_contiguous()) return {channels * elements, elements, 1};
   return {channels * elements, 1, channels};
 }
 
 // Of tensors that are contiguous or channels-last.
-UnpoolProblem unpool_problem(const Tensor& indices, const Tensor& small, const Tensor& large) {
+UnpoolProblem unpool_problem(const char* op, const Tensor& indices, const Tensor& small, const Tensor& large) {
   UnpoolProblem problem{};
   problem.outer = indices.size(0);
   problem.inner = indices.size(1);
-  problem.from = plane_elements("max_unpool", small.sizes().slice(2));
-  problem.to = plane_elements("max_unpool", large.sizes().slice(2));
-  problem.index = steps_of(indices);
-  problem.small = steps_of(small);
-  problem.large = steps_of(large);
+  problem.from = plane_elements(op, small.sizes().slice(2));
+  problem.to = plane_elements(op, large.sizes().slice(2));
+  problem.index = steps_of(indices, problem.from);
+  problem.small = steps_of(small, problem.from);
+  problem.large = steps_of(large, problem.to);
   if (indices.is_contiguous() && small.is_contiguous() && large.is_contiguous()) {
     problem.outer *= problem.inner;
     problem.inner = 1;
@@ -490,7 +486,7 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, IntArrayRef output
   plane_elements(op, output_size);
   Tensor output = at::empty(pooled_shape(input, spatial(output_size, 1).data()), input.options().memory_format(format));
   const Tensor dense = readable(input), places = readable(indices);
-  const UnpoolProblem problem = unpool_problem(places, dense, output);
+  const UnpoolProblem problem = unpool_problem(op, places, dense, output);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), op, [&] {
     const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();
@@ -515,7 +511,7 @@ Tensor max_unpool_adjoint(const Tensor& grad_output, const Tensor& indices) {
   const at::MemoryFormat format = planar_format(grad_output);
   Tensor grad_input = at::empty(indices.sizes(), grad_output.options().memory_format(format));
   const Tensor dense = readable(grad_output), places = readable(indices);
-  const UnpoolProblem problem = unpool_problem(places, grad_input, dense);
+  const UnpoolProblem problem = unpool_problem(op, places, grad_input, dense);
   AT_DISPATCH_FLOATING_TYPES(grad_output.scalar_type(), op, [&] {
     const IrregularPoolKernels<scalar_t>& kernel = irregular_pool_kernels<scalar_t>();
     const scalar_t* from = dense.const_data_ptr<scalar_t>();

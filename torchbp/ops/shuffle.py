@@ -13,15 +13,18 @@ from torchbp.ops.folding import fold, unfold
 from torchbp.ops.registry import memory_format_of
 
 _FEW = 3  # up to this factor joining the pixels of channels-last images is faster than PyTorch's operator
-_FOLDED = (torch.float32, torch.float64)  # without another copy
+_FOLDED = (torch.float32, torch.float64)  # what the kernel of folding moves; of other numbers copies are faster
 
 
 def _format(input: Tensor, factor: int) -> torch.memory_format | None:
     """Return the format of the output where PyTorch's operator is replaced: on the CPU, with something to move."""
     if factor == 1 or not input.is_cpu or input.numel() == 0 or torch.compiler.is_compiling():
         return None
-    format = memory_format_of(input)
-    return None if format == torch.contiguous_format and input.dtype not in _FOLDED else format
+    return memory_format_of(input)
+
+
+def _copied(parts: Tensor) -> Tensor:
+    return parts.clone(memory_format=torch.contiguous_format)  # a reshape of maps of one element would be a view
 
 
 def _windows(factor: int) -> tuple[list[int], ...]:
@@ -33,6 +36,9 @@ def pixel_shuffle(input: Tensor, factor: int) -> Tensor:
     if _format(input, factor) != torch.contiguous_format:
         return torch.pixel_shuffle(input, factor)
     n, channels, h, w = input.shape
+    if input.dtype not in _FOLDED:
+        parts = input.reshape(n, channels // factor**2, factor, factor, h, w).permute(0, 1, 4, 2, 5, 3)
+        return _copied(parts).view(n, channels // factor**2, h * factor, w * factor)
     return fold(input.reshape(n, channels, h * w), [h * factor, w * factor], *_windows(factor))
 
 
@@ -43,7 +49,11 @@ def pixel_unshuffle(input: Tensor, factor: int) -> Tensor:
         return torch.pixel_unshuffle(input, factor)
     n, channels, h, w = input.shape
     if format == torch.contiguous_format:
-        return unfold(input, *_windows(factor)).view(n, channels * factor**2, h // factor, w // factor)
+        h, w = h // factor, w // factor
+        if input.dtype not in _FOLDED:
+            parts = input.reshape(n, channels, h, factor, w, factor).permute(0, 1, 3, 5, 2, 4)
+            return _copied(parts).view(n, channels * factor**2, h, w)
+        return unfold(input, *_windows(factor)).view(n, channels * factor**2, h, w)
     pixels = input.permute(0, 2, 3, 1)
     parts = torch.stack([pixels[:, a::factor, b::factor] for a in range(factor) for b in range(factor)], -1)
     return parts.flatten(3).permute(0, 3, 1, 2)

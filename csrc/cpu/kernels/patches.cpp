@@ -311,6 +311,15 @@ void multiply(int64_t rows, int64_t vectors, const Factors<T>& f, const Sums<T>&
     vectors == 1 ? multiply_rows<T, kMost, 1, false>(rows, f, s) : multiply_rows<T, kMost, 2, false>(rows, f, s);
 }
 
+// Calls body(line, lines, k, depth) for pieces of a sum over lines of depth terms, each of no more than so many terms.
+template <typename Body>
+TORCHBP_INLINE void for_pieces(int64_t lines, int64_t depth, int64_t terms, const Body& body) {
+  const int64_t chain = up(depth, up(depth, terms)), together = larger(1, terms / depth);
+  for (int64_t line = 0; line < lines; line += together)
+    for (int64_t k = 0; k < depth; k += chain)
+      body(line, smaller(together, lines - line), k, smaller(chain, depth - k));
+}
+
 // Adds to what is there.
 template <typename T>
 void add_to(Sums<T>& s) {
@@ -514,23 +523,40 @@ int64_t gather_workspace(const PatchProblem& p, bool to_windows) {
          up(positions, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
 }
 
+// The block of a task, and where its rows begin on both sides; `end` is what follows in the workspace.
+struct Passage {
+  Side from, to;
+  Blocks blocks;
+  Block block;
+  int64_t *from_place, *to_place, *end;
+};
+
+template <typename T>
+Passage passage_of(const PatchProblem& p, bool to_windows, T* workspace, int64_t task) {
+  Passage passage = {
+      source_of(p, to_windows), target_of(p, to_windows), gather_blocks<T>(p, to_windows), {}, {}, {}, {}};
+  passage.block = block_at(p, passage.blocks, task);
+  passage.from_place = reinterpret_cast<int64_t*>(workspace);
+  passage.to_place = passage.from_place + passage.blocks.rows;
+  passage.end = passage.to_place + passage.blocks.rows;
+  places_of(p, passage.from, passage.block, passage.from_place);
+  places_of(p, passage.to, passage.block, passage.to_place);
+  return passage;
+}
+
 // Channels last: rows of the tile are windows.
 template <typename T>
 void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
                    int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
-  const Side from = source_of(p, to_windows), to = target_of(p, to_windows);
-  const Blocks b = gather_blocks<T>(p, to_windows);
-  const Block block = block_at(p, b, task);
-  int64_t* from_place = reinterpret_cast<int64_t*>(workspace);
-  int64_t* to_place = from_place + b.rows;
-  T* product = workspace + place_elements<T>(b, from.all_lines());
-  places_of(p, from, block, from_place);
-  places_of(p, to, block, to_place);
+  const Passage passage = passage_of(p, to_windows, workspace, task);
+  const Side &from = passage.from, &to = passage.to;
+  const Block& block = passage.block;
+  const int64_t *from_place = passage.from_place, *to_place = passage.to_place;
+  int64_t* line_at = passage.end;
+  T* product = workspace + place_elements<T>(passage.blocks, from.all_lines());
   const int64_t of_line = line_vectors<T>(to), vectors = to.all_lines() * of_line, lines = from.all_lines();
-  const int64_t chain = up(from.run, up(from.run, kChain)), together = larger(1, kChain / from.run);
   const int64_t step = up(block.columns, up(block.columns, kRows));
-  int64_t* line_at = to_place + b.rows;
   for (int64_t line = 0; line < lines; ++line) line_at[line] = from.line(line);
   for (int64_t vector = 0; vector < vectors; vector += kVectors, packed += panel_size<T>(p, to_windows)) {
     const int64_t wide = smaller(kVectors, vectors - vector);
@@ -543,26 +569,24 @@ void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, cons
       whole = whole && count[v] == lanes;
     }
     const T* right = packed + kPanel<T>;
-    for (int64_t line = 0; line < lines; line += together)
-      for (int64_t k = 0; k < from.run; k += chain) {
-        const int64_t many = smaller(together, lines - line), depth = smaller(chain, from.run - k);
-        for (int64_t row = 0; row < block.rows; ++row)
-          for (int64_t first = 0; first < block.columns; first += step) {
-            T* own = product + (row * block.columns + first) * kPanel<T>;
-            Sums<T> sums = {packed, 0, lanes, own, kPanel<T>, lanes, nullptr, nullptr};
-            if (whole) {
-              sums.to = target + to_place[row] + first * to.column + at[0];
-              sums.to_row = to.column;
-              sums.to_vector = at[wide - 1] - at[0];
-            }
-            if (line > 0 || k > 0) add_to(sums);
-            multiply<T>(smaller(step, block.columns - first), wide,
-                        {source + from_place[row] + first * from.column + k, from.column, 1, line_at + line, many,
-                         depth, right, kPanel<T>, lanes},
-                        sums);
+    for_pieces(lines, from.run, kChain, [&](int64_t line, int64_t many, int64_t k, int64_t depth) {
+      for (int64_t row = 0; row < block.rows; ++row)
+        for (int64_t first = 0; first < block.columns; first += step) {
+          T* own = product + (row * block.columns + first) * kPanel<T>;
+          Sums<T> sums = {packed, 0, lanes, own, kPanel<T>, lanes, nullptr, nullptr};
+          if (whole) {
+            sums.to = target + to_place[row] + first * to.column + at[0];
+            sums.to_row = to.column;
+            sums.to_vector = at[wide - 1] - at[0];
           }
-        right += many * depth * kPanel<T>;
-      }
+          if (line > 0 || k > 0) add_to(sums);
+          multiply<T>(smaller(step, block.columns - first), wide,
+                      {source + from_place[row] + first * from.column + k, from.column, 1, line_at + line, many, depth,
+                       right, kPanel<T>, lanes},
+                      sums);
+        }
+      right += many * depth * kPanel<T>;
+    });
     if (whole) continue;
     for (int64_t i = 0; i < block.positions(); ++i) {
       T* out = target + to_place[i / block.columns] + i % block.columns * to.column;
@@ -577,19 +601,17 @@ template <typename T>
 void gather_planes(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
                    int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
-  const Side from = source_of(p, to_windows), to = target_of(p, to_windows);
-  const Blocks b = gather_blocks<T>(p, to_windows);
-  const Block block = block_at(p, b, task);
-  int64_t* from_place = reinterpret_cast<int64_t*>(workspace);
-  int64_t* to_place = from_place + b.rows;
+  const Passage passage = passage_of(p, to_windows, workspace, task);
+  const Side &from = passage.from, &to = passage.to;
+  const Blocks& b = passage.blocks;
+  const Block& block = passage.block;
+  const int64_t *from_place = passage.from_place, *to_place = passage.to_place;
   T* rows = workspace + place_elements<T>(b);
   const int64_t depth = from.elements(), pitch = pitch_of<T>(b), count = block.positions();
   T* product = rows + depth * pitch;
   Span* spans = reinterpret_cast<Span*>(product + group_size(to) * kPanel<T>);
-  places_of(p, from, block, from_place);
-  places_of(p, to, block, to_place);
   fill<T>(from, block, from_place, source, 0, from.all_lines(), rows, pitch);
-  const int64_t chain = up(depth, up(depth, kChain)), width = group_size(to), groups = groups_of(to);
+  const int64_t width = group_size(to), groups = groups_of(to);
   const int64_t pair = to.run == 2 && to.column == 2 ? 2 : 1;  // rows that are joined in registers
   const int64_t columns = to_windows ? block.columns : count;  // values of an image follow each other
   for (int64_t q = 0; q < count; q += kPanel<T>)
@@ -612,17 +634,17 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
           sums.to = line_at[first] + span.first[0];
           sums.to_row = to.line_stride[0];
         }
-        for (int64_t k = 0; k < depth; k += chain) {
-          if (joins && k + chain >= depth) {
+        for_pieces(1, depth, kChain, [&](int64_t, int64_t, int64_t k, int64_t terms) {
+          if (joins && k + terms == depth) {
             sums.line = line_at + first / 2;
             sums.first = span.first;
           }
           multiply<T>(smaller(step, many - first), wide,
-                      {packed + width * lanes + k * width + first, 1, width, kNoLine, 1, smaller(chain, depth - k),
-                       rows + k * pitch + q, pitch, lanes},
+                      {packed + width * lanes + k * width + first, 1, width, kNoLine, 1, terms, rows + k * pitch + q,
+                       pitch, lanes},
                       sums);
           add_to(sums);
-        }
+        });
       }
       if (in_place || joins) continue;
       with_taps(to, [&](auto taps) {
@@ -761,10 +783,10 @@ void correlate(const PatchProblem& p, const T* source, const T* gradient, T* par
       for (int64_t first = 0; first < segment; first += step) {
         factors.left = p.channels_last ? source + windows.line(line + s) + first : rows + first * pitch;
         for (int64_t v = 0; v < plan.width; v += kPanel<T>) {
-          T* to = partial + (s * segment + first) * plan.width + v;
           factors.right = right + v / lanes * factors.right_vector;
-          Sums<T> sums = {to, plan.width, lanes, to, plan.width, lanes, nullptr, nullptr};
-          if (index == begin) sums = {zero, 0, 0, to, plan.width, lanes, nullptr, nullptr};
+          T* to = partial + (s * segment + first) * plan.width + v;
+          Sums<T> sums = {zero, 0, 0, to, plan.width, lanes, nullptr, nullptr};
+          if (index > begin) add_to(sums);
           multiply<T>(smaller(step, segment - first), smaller(kVectors, (plan.width - v) / lanes), factors, sums);
         }
       }
