@@ -251,9 +251,7 @@ def prepare(
         subject = replace(subject, reference=seeded(expected, seed) if drew else expected)
     settled, notes = _settle(subject)
     if drew:
-        notes.append(
-            "the function draws random numbers: before every call the generator is put into one and the same state"
-        )
+        notes.append("the function draws random numbers: before every call the generator is in one and the same state")
     return settled, name, notes
 
 
