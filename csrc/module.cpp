@@ -1,5 +1,5 @@
-// torchbp._C: facts about this build, the kernels' workspaces, fast calls of the operators. Importing it registers
-// them.
+// torchbp._C: facts about this build, the kernels' workspaces, fast calls of the operators, replays. Importing it
+// registers them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -13,6 +13,7 @@
 #include "cpu/convolution_algorithm.h"
 #include "cpu/dispatch.h"
 #include "cpu/workspace.h"
+#include "replay.h"
 
 namespace {
 
@@ -82,6 +83,10 @@ PYBIND11_MODULE(_C, m) {
         pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("operator_call", &torchbp::operator_call,
         "A faster callable of an operator, given its name and torch.ops' own.");
+  m.def("replayable", &torchbp::replayable, "A callable that replays a function's calls with arguments met before.");
+  m.def("replay_after", &torchbp::replay_after,
+        "Set after how many calls one like them is replayed; return what it was.");
+  m.def("is_replayed", &torchbp::is_replayed, "Whether a node of an autograd graph was made by a replayed call.");
   m.def("workspace_contents", &workspace_contents, "What each of some tasks finds in its workspace of so many bytes.");
   m.def("convolution_algorithm", &convolution_algorithm, "Which algorithm computes a product of a convolution.");
   m.def("convolution_algorithms", &torchbp::algorithm_names, "The names of all algorithms.");

@@ -24,6 +24,7 @@ from torchbp.autograd import (
     sampling,
     softmax,
 )
+from torchbp.autograd.replay import replaying
 from torchbp.testing import layer_cases, mutants
 from torchbp.testing.check import run_property
 from torchbp.testing.mutants import MUTANTS, mutate, reason_to_leave_out
@@ -152,7 +153,8 @@ def planted(explicit: Any, name: str) -> Iterator[None]:
     if MUTANTS[name].method not in ("jvp", "vmap"):
         explicit.reverse = mutate(explicit.reverse, name)
     try:
-        yield
+        with replaying(-1):  # which would keep to the Functions that it has seen
+            yield
     finally:
         explicit.function, explicit.reverse, explicit._apply, explicit.named_by_first = before
 

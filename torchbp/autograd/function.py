@@ -11,6 +11,8 @@ from torch._C._dynamo import eval_frame
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd import Function, forward_ad
 
+from torchbp.autograd import replay
+
 #: ``torch.compiler.is_exporting``, which PyTorch 2.6 does not have.
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
@@ -71,6 +73,8 @@ class ExplicitFunction:
                 return cls.function.apply(*args)
             finally:
                 eval_frame.set_eval_frame(callback)
+        if replay.state.recording is not None:
+            return replay.state.recording.apply(cls, args, _require_gradient(args))
         if not _require_gradient(args):
             return cls.forward(*args)  # nothing records a derivative
         # What Function.apply does here, less the inspection of forward's signature that it repeats on every

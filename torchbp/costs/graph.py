@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from torchbp.autograd import replay
+
 
 def nodes_of(outputs: Sequence[Tensor]) -> Iterator[Any]:
     """Yield the nodes of a graph."""
@@ -26,6 +28,6 @@ def built_in_nodes(outputs: Sequence[Tensor]) -> Counter[str]:
     found: Counter[str] = Counter()
     for node in nodes_of(outputs):
         function = getattr(type(node), "_forward_cls", None)
-        if function is None or not function.__module__.startswith("torchbp."):
+        if not (replay.is_replayed(node) or (function is not None and function.__module__.startswith("torchbp."))):
             found[node.name().rpartition("::")[2].rstrip("0123456789")] += 1
     return found

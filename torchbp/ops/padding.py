@@ -2,23 +2,26 @@
 
 Tensors are (N, C, *spatial) with 1 to 3 spatial dimensions. ``padding`` is torch.nn.functional.pad's: two values
 per spatial dimension, the last dimension first; a negative one cuts elements off. Padding with
-another constant, of other dimensions or dtypes, or of short rows, is ATen's own operator.
+another constant, of other dimensions or dtypes, or of few elements, is ATen's own operator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from torchbp._extension import kernels_status
 from torchbp.ops.registry import KERNEL_DTYPES, flops_none, laid_out, memory_format_of, register
 from torchbp.ops.separable import select, spread
 
 Sizes = Sequence[int]
 REPEATING = ("reflect", "replicate", "circular")
 MODES = (*REPEATING, "zeros")
-_LONG_ROW = 48  # elements; ATen pads shorter rows by zeros faster
+_LONG_ROW = 48  # elements; shorter rows ATen pads by zeros faster, unless vectors are permuted and
+_MANY = 1 << 14  # elements are padded
 
 
 def sides(padding: Sizes, axis: int) -> tuple[int, int]:
@@ -133,7 +136,14 @@ def surrounds(input: Tensor, padding: Sizes) -> bool:
     images = 2 <= len(padding) <= 6 and input.dim() == 2 + len(padding) // 2
     if torch.compiler.is_compiling() or not (images and input.is_cpu and input.dtype in (torch.float32, torch.float64)):
         return False
-    return input.shape[-1] >= _LONG_ROW or memory_format_of(input) != torch.contiguous_format
+    if input.shape[-1] >= _LONG_ROW or memory_format_of(input) != torch.contiguous_format:
+        return True
+    return input.numel() >= _MANY and _permutes()
+
+
+@cache
+def _permutes() -> bool:
+    return kernels_status()["instruction_set"] in ("avx2", "avx512")
 
 
 def constant_pad(input: Tensor, padding: Sizes, value: float = 0.0) -> Tensor:

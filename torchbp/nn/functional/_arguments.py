@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import numbers
 import operator
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+from torchbp.autograd import replay
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +45,23 @@ def autocast_to(
         return cast
 
     return decorate
+
+
+def warn(message: str, stacklevel: int = 2) -> None:
+    """Do what ``warnings.warn`` does in a function that may be replayed, at every call.
+
+    ``stacklevel`` counts as there, from the function that calls this one; what makes a function replayable counts as no
+    level.
+    """
+    if replay.state.recording is not None:
+        raise replay.Refusal(message)  # or only the first calls would warn
+    if not torch.compiler.is_compiling():
+        frame, level = sys._getframe(1), 1
+        while frame.f_back is not None and level < stacklevel:
+            frame, level = frame.f_back, level + 1
+            if frame.f_globals is vars(replay):
+                stacklevel += 1
+    warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 def check_tensors(op: str, /, *optional: str, **given: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchbp import autograd
 from torchbp.autograd.activation import PointwiseMap, overwrite, row_of
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_flag, check_tensors, in_place
 
 _SELU = autograd.activation.SELU
@@ -24,6 +25,7 @@ def _activation(
     return overwrite(row, parameters, input) if inplace else PointwiseMap.call(row, parameters, input)
 
 
+@replayable
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """Return max(x, 0), elementwise; the derivative at 0 is 0."""
     return _activation("relu", input, inplace)
@@ -34,11 +36,13 @@ def relu_(input: Tensor) -> Tensor:
     return relu(input, inplace=True)
 
 
+@replayable
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """Return min(max(x, 0), 6), elementwise; the derivative at 0 and 6 is 0 (Krizhevsky, 2010)."""
     return _activation("relu6", input, inplace, "hardtanh", (0, 6))
 
 
+@replayable
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """Return x where x > 0, else ``negative_slope`` x, elementwise."""
     return _activation("leaky_relu", input, inplace, negative_slope=negative_slope)
@@ -49,6 +53,7 @@ def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     return leaky_relu(input, negative_slope, inplace=True)
 
 
+@replayable
 @autocast_to("lower precision")
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Return x where x > 0, else w x, elementwise (He, Zhang, Ren, Sun, 2015).
@@ -77,6 +82,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return autograd.activation.prelu(input, weight.reshape(shape))
 
 
+@replayable
 def rrelu(
     input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
 ) -> Tensor:
@@ -107,6 +113,7 @@ def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, traini
     return rrelu(input, lower, upper, training, inplace=True)
 
 
+@replayable
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """Return x where x > 0, else alpha (exp(x) - 1), elementwise (Clevert, Unterthiner, Hochreiter, 2016)."""
     return _activation("elu", input, inplace, fixed=(1.0, 1.0), alpha=alpha)
@@ -117,6 +124,7 @@ def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return elu(input, alpha, inplace=True)
 
 
+@replayable
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """Return x where x > 0, else alpha (exp(x / alpha) - 1), elementwise (Barron, 2017).
 
@@ -135,6 +143,7 @@ def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return celu(input, alpha, inplace=True)
 
 
+@replayable
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """Return 1.0507 elu(x) with alpha = 1.6733, elementwise (Klambauer, Unterthiner, Mayr, Hochreiter, 2017)."""
     return _activation("selu", input, inplace, "elu", _SELU)
@@ -145,6 +154,7 @@ def selu_(input: Tensor) -> Tensor:
     return selu(input, inplace=True)
 
 
+@replayable
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """Return min(max(x, ``min_val``), ``max_val``), elementwise; the derivative at the bounds is 0.
 
@@ -162,6 +172,7 @@ def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Ten
     return hardtanh(input, min_val, max_val, inplace=True)
 
 
+@replayable
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """Return x where x > ``threshold``, else ``value``, elementwise."""
     return _activation("threshold", input, inplace, threshold=threshold, value=value)
@@ -172,11 +183,13 @@ def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
     return _activation("threshold_", input, True, "threshold", threshold=threshold, value=value)
 
 
+@replayable
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """Return x where |x| > ``lambd``, else 0, elementwise (Donoho and Johnstone, 1994)."""
     return _activation("hardshrink", input, lambd=lambd)
 
 
+@replayable
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """Return x - ``lambd`` sign(x) where |x| > ``lambd``, else 0, elementwise (Donoho, 1995).
 
@@ -186,51 +199,61 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return _activation("softshrink", input, lambd=lambd)
 
 
+@replayable
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """Return min(max(x + 3, 0), 6) / 6, elementwise; the derivative at -3 and 3 is 0."""
     return _activation("hardsigmoid", input, inplace)
 
 
+@replayable
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """Return x min(max(x + 3, 0), 6) / 6, elementwise (Howard et al., 2019)."""
     return _activation("hardswish", input, inplace)
 
 
+@replayable
 def sigmoid(input: Tensor) -> Tensor:
     """Return 1 / (1 + exp(-x)), elementwise."""
     return _activation("sigmoid", input)
 
 
+@replayable
 def logsigmoid(input: Tensor) -> Tensor:
     """Return log(1 / (1 + exp(-x))), elementwise."""
     return _activation("logsigmoid", input)
 
 
+@replayable
 def tanh(input: Tensor) -> Tensor:
     """Return tanh(x), elementwise."""
     return _activation("tanh", input)
 
 
+@replayable
 def scaled_tanh(input: Tensor) -> Tensor:
     """Return 1.7159 tanh(2 x / 3), elementwise (LeCun, Bottou, Orr, Müller: Efficient BackProp, 1998)."""
     return _activation("scaled_tanh", input)
 
 
+@replayable
 def tanhshrink(input: Tensor) -> Tensor:
     """Return x - tanh(x), elementwise."""
     return _activation("tanhshrink", input)
 
 
+@replayable
 def softsign(input: Tensor) -> Tensor:
     """Return x / (1 + |x|), elementwise (Bergstra, Desjardins, Lamblin, Bengio, 2009)."""
     return _activation("softsign", input)
 
 
+@replayable
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """Return log(1 + exp(beta x)) / beta, or x where beta x > threshold, elementwise."""
     return _activation("softplus", input, beta=beta, threshold=threshold)
 
 
+@replayable
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """Return x Φ(x), elementwise; ``approximate="tanh"`` replaces Φ by a tanh (Hendrycks and Gimpel, 2016).
 
@@ -245,16 +268,19 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return _activation("gelu", input, map="gelu" if approximate == "none" else "gelu_tanh")
 
 
+@replayable
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """Return x sigmoid(x), elementwise."""
     return _activation("silu", input, inplace)
 
 
+@replayable
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """Return x tanh(log(1 + exp(x))), elementwise (Misra, 2020)."""
     return _activation("mish", input, inplace)
 
 
+@replayable
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """Return a times the sigmoid of b, the halves a and b of x along ``dim`` (Dauphin, Fan, Auli, Grangier, 2017).
 

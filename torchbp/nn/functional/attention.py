@@ -10,11 +10,13 @@ from torch import Tensor
 
 from torchbp import autograd
 from torchbp.autograd.attention import Scores
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_number, autocast_to, check_flag, check_tensors
 from torchbp.nn.functional.linear import linear
 from torchbp.nn.functional.padding import pad
 
 
+@replayable
 @autocast_to("lower precision")
 def scaled_dot_product_attention(
     query: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import (
     Sizes,
     as_int,
@@ -144,6 +145,7 @@ def _transposed(
     return y.squeeze(0) if unbatched else y
 
 
+@replayable
 @autocast_to("lower precision")
 def conv1d(
     input: Tensor,
@@ -165,6 +167,7 @@ def conv1d(
     return _convolution(1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@replayable
 @autocast_to("lower precision")
 def conv2d(
     input: Tensor,
@@ -199,6 +202,7 @@ def conv2d(
     return _convolution(2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@replayable
 @autocast_to("lower precision")
 def conv3d(
     input: Tensor,
@@ -221,6 +225,7 @@ def conv3d(
     return _convolution(3, input, weight, bias, stride, padding, dilation, groups)
 
 
+@replayable
 @autocast_to("lower precision")
 def conv_transpose1d(
     input: Tensor,
@@ -244,6 +249,7 @@ def conv_transpose1d(
     return _transposed(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@replayable
 @autocast_to("lower precision")
 def conv_transpose2d(
     input: Tensor,
@@ -280,6 +286,7 @@ def conv_transpose2d(
     return _transposed(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@replayable
 @autocast_to("lower precision")
 def conv_transpose3d(
     input: Tensor,

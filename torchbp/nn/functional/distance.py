@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_flag, check_tensors
 from torchbp.nn.functional.pointwise_loss import broadcast, common_dtype
 
 
+@replayable
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
     """Return ‖x1 - x2 + eps‖_p along the last dimension, for any p, inf included; p = 0 counts what differs from 0.
 
@@ -41,6 +43,7 @@ def _cosine_dtype(op: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+@replayable
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Return <x1, x2> / (max(|x1|, eps) max(|x2|, eps)) along ``dim``.
 
@@ -66,6 +69,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 _MODES = {"use_mm_for_euclid_dist_if_necessary": None, "use_mm_for_euclid_dist": 1, "donot_use_mm_for_euclid_dist": 2}
 
 
+@replayable
 @autocast_to("float32")
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
     """Return ‖x1[..., i] - x2[..., j]‖_p for all pairs of rows: (*, P, R) from (*, P, M) and (*, R, M).
@@ -100,6 +104,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
     return autograd.distance.pair_distances(a, b, p, _MODES[compute_mode])
 
 
+@replayable
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """Return ‖x_i - x_j‖_p for every pair i < j of rows of x (N, M), as (N (N - 1) / 2); p = 0 counts differences.
 

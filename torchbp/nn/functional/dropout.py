@@ -5,12 +5,11 @@ The draws come from torch's generator and equal the built-in's for the same seed
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_number, check_flag, check_tensors, in_place
+from torchbp.autograd.replay import replayable
+from torchbp.nn.functional._arguments import as_number, check_flag, check_tensors, in_place, warn
 
 
 def _dropout(
@@ -41,6 +40,7 @@ def _dropout(
     return in_place(input, output, inplace)
 
 
+@replayable
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set elements to zero with probability ``p`` and scale the rest by 1 / (1 - p); no change in evaluation.
 
@@ -54,6 +54,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     return _dropout("dropout", input, p, training, inplace)
 
 
+@replayable
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set whole channels to zero with probability ``p``, else as :func:`dropout` (Tompson et al., 2015).
 
@@ -71,6 +72,7 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     return _dropout(op, input, p, training, inplace, features=True, dimensions=2)
 
 
+@replayable
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set whole channels to zero with probability ``p``, else as :func:`dropout` (Tompson et al., 2015).
 
@@ -83,12 +85,11 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     op = "dropout2d"
     check_tensors(op, input=input)
     if input.dim() != 4:
-        warnings.warn(
-            f"{op}(): input should be 4D, got shape {tuple(input.shape)}; it is taken as (N, C, *)", stacklevel=2
-        )
+        warn(f"{op}(): input should be 4D, got shape {tuple(input.shape)}; it is taken as (N, C, *)", stacklevel=2)
     return _dropout(op, input, p, training, inplace, features=True)
 
 
+@replayable
 def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set whole channels to zero with probability ``p``, else as :func:`dropout` (Tompson et al., 2015).
 
@@ -101,7 +102,7 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     op = "dropout3d"
     check_tensors(op, input=input)
     if input.dim() not in (4, 5):
-        warnings.warn(
+        warn(
             f"{op}(): input should be 4D (unbatched) or 5D (batched), got shape {tuple(input.shape)}; it is taken as "
             "(C, *)",
             stacklevel=2,
@@ -110,6 +111,7 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     return _dropout(op, input, p, training, inplace, features=True, dimensions=unbatched)
 
 
+@replayable
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
     """Set elements to a value below zero with probability ``p`` such that mean 0 and variance 1 stay.
 
@@ -125,6 +127,7 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
     return _dropout("alpha_dropout", input, p, training, inplace, keeps_moments=True)
 
 
+@replayable
 def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
     """Apply :func:`alpha_dropout` to whole channels, with one draw for each.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from torchbp import autograd
 from torchbp.autograd.embedding import MODES, Bags, Rows
-from torchbp.nn.functional._arguments import check_tensors
+from torchbp.autograd.replay import replayable
+from torchbp.nn.functional._arguments import check_tensors, warn
 
 
 def _renormalize(weight: Tensor, input: Tensor, max_norm: float | None, norm_type: float) -> None:
@@ -19,6 +18,7 @@ def _renormalize(weight: Tensor, input: Tensor, max_norm: float | None, norm_typ
             torch.embedding_renorm_(weight.detach(), input, max_norm, norm_type)
 
 
+@replayable
 def embedding(
     input: Tensor,
     weight: Tensor,
@@ -59,6 +59,7 @@ def embedding(
     return autograd.embedding.embedding(weight, input, padding_idx, scale_grad_by_freq, sparse)
 
 
+@replayable
 def embedding_bag(
     input: Tensor,
     weight: Tensor,
@@ -101,7 +102,7 @@ def embedding_bag(
     check_tensors(op, "offsets", "per_sample_weights", input=input, weight=weight, offsets=offsets)
     check_tensors(op, "per_sample_weights", per_sample_weights=per_sample_weights)
     if weight.dtype == torch.long and input.is_floating_point():
-        warnings.warn(f"{op}(): the order (weight, input) is deprecated, give (input, weight)", stacklevel=2)
+        warn(f"{op}(): the order (weight, input) is deprecated, give (input, weight)", stacklevel=2)
         input, weight = weight, input
     if per_sample_weights is not None and input.size() != per_sample_weights.size():
         raise ValueError(

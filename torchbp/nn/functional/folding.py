@@ -9,6 +9,7 @@ import torch.nn.functional as builtin
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import Sizes, as_tuple, check_tensors, with_batch
 from torchbp.ops.folding import positions
 
@@ -40,6 +41,7 @@ def _positions(op: str, name: str, size: Any, window: dict[str, tuple[int, ...]]
     return counts
 
 
+@replayable
 def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Tensor:
     """Return the windows of the images as columns.
 
@@ -75,6 +77,7 @@ def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Size
     return y.squeeze(0) if unbatched else y
 
 
+@replayable
 def fold(
     input: Tensor,
     output_size: Sizes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch.nn.functional as builtin
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_int, autocast_to, check_flag, check_tensors
+from torchbp.autograd.replay import replayable
+from torchbp.nn.functional._arguments import as_int, autocast_to, check_flag, check_tensors, warn
 
 # The name of each mode of the operator in 1, 2 and 3 spatial dimensions.
 _MODES = {
@@ -59,6 +59,7 @@ def _area_3d(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return autograd.pooling.adaptive_average_pool(x, sizes)
 
 
+@replayable
 def interpolate(
     input: Tensor,
     size: int | Sequence[int] | None = None,
@@ -147,7 +148,7 @@ def interpolate(
 
 
 def _deprecated(name: str) -> None:
-    warnings.warn(f"{name}() is deprecated; use interpolate() instead", stacklevel=3)
+    warn(f"{name}() is deprecated; use interpolate() instead", stacklevel=3)
 
 
 def upsample(

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import autocast_to, check_same_type, check_tensors
 
 
+@replayable
 @autocast_to("lower precision")
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return y = x wᵀ + b.
@@ -47,6 +49,7 @@ def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
+@replayable
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return y[*, o] = sum over i, j of x1[*, i] w[o, i, j] x2[*, j] + b[o].
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_tensors
 from torchbp.nn.functional.pointwise_loss import reduced, reduction_of
 
@@ -50,6 +51,7 @@ def _samples(op: str, input: Tensor, target: Tensor, probabilities: bool) -> tup
     return (input.unsqueeze(0), target.unsqueeze(0), True) if unbatched else (input, target, False)
 
 
+@replayable
 @autocast_to("float32")
 def nll_loss(
     input: Tensor,
@@ -88,6 +90,7 @@ def nll_loss(
     return loss.squeeze(0) if reduction == "none" and unbatched else loss
 
 
+@replayable
 @autocast_to("float32")
 def cross_entropy(
     input: Tensor,

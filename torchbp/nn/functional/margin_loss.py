@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_number, autocast_to, check_flag, check_tensors
 from torchbp.nn.functional.distance import pairwise_distance
 from torchbp.nn.functional.pointwise_loss import broadcast, reduction_of
@@ -26,6 +27,7 @@ def _rows(op: str, input: Tensor, target: Tensor) -> Tensor:
     return input if input.dim() == 2 else input.reshape(1, -1)
 
 
+@replayable
 @autocast_to("float32")
 def multi_margin_loss(
     input: Tensor,
@@ -67,6 +69,7 @@ def multi_margin_loss(
     return loss.reshape(target.shape) if reduction == "none" else loss
 
 
+@replayable
 @autocast_to("float32")
 def multilabel_margin_loss(
     input: Tensor,
@@ -94,6 +97,7 @@ def multilabel_margin_loss(
     return loss.squeeze(0) if reduction == "none" and input.dim() < 2 else loss
 
 
+@replayable
 @autocast_to("float32")
 def cosine_embedding_loss(
     input1: Tensor,
@@ -158,6 +162,7 @@ def _triplet(
     return autograd.pointwise_loss.triplet(d, n, swapped[0] if swapped else None, reduction, margin)
 
 
+@replayable
 @autocast_to("float32")
 def triplet_margin_loss(
     anchor: Tensor,

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_flag, check_tensors
 from torchbp.ops.normalization import statistics_dtype
 
 
+@replayable
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -94,6 +96,7 @@ def update_running(
             running.lerp_(new, momentum)
 
 
+@replayable
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -156,6 +159,7 @@ def instance_norm(
     return y.contiguous()
 
 
+@replayable
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -199,6 +203,7 @@ def layer_norm(
     return autograd.normalization.group_norm(input, weight, bias, sizes, eps)[0]
 
 
+@replayable
 def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
@@ -242,6 +247,7 @@ def rms_norm(
     return autograd.normalization.rms_norm(input, weight, sizes, eps)
 
 
+@replayable
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -288,6 +294,7 @@ def group_norm(
     return autograd.normalization.group_norm(input, weight, bias, sizes, eps)[0]
 
 
+@replayable
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """Return x / (k + alpha/size * sum of x² over neighbouring channels) ** beta.
 
@@ -332,6 +339,7 @@ def _response_norm(op: str, input: Tensor, size: int, alpha: float, beta: float,
 _response_norm_of_images = autocast_to("float32", "cpu")(_response_norm)
 
 
+@replayable
 def cross_map_lrn(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """Return the local response normalisation of images with a window that reaches as far ahead as back.
 
@@ -352,6 +360,7 @@ def cross_map_lrn(input: Tensor, size: int, alpha: float, beta: float, k: float)
     return _response_norm(op, input, size, alpha, beta, k, max(0, (as_int(op, "size", size) - 1) // 2))
 
 
+@replayable
 def normalize(
     input: Tensor,
     p: float = 2.0,

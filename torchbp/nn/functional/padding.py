@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_int, as_number, autocast_to, check_tensors
 from torchbp.ops.padding import REPEATING, output_size, room, sides
 
@@ -39,6 +40,7 @@ def _check_sizes(op: str, input: Tensor, size: Sequence[int], pads: Sequence[int
 _pad_in_float32 = autocast_to("float32")(autograd.padding.pad)
 
 
+@replayable
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Return the input with a border, constant or of repeated elements, or with its border cut off.
 

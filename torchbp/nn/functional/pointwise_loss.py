@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_number, autocast_to, check_flag, check_tensors
+from torchbp.autograd.replay import replayable
+from torchbp.nn.functional._arguments import as_number, autocast_to, check_flag, check_tensors, warn
 
 
 def reduction_of(op: str, size_average: bool | None, reduce: bool | None, reduction: str, *further: str) -> str:
@@ -66,7 +66,7 @@ def expanded(op: str, name: str, tensor: Tensor, shape: Sequence[int]) -> Tensor
 
 def _alike(op: str, input: Tensor, target: Tensor, stacklevel: int = 3) -> None:
     if input.shape != target.shape:
-        warnings.warn(
+        warn(
             f"{op}(): input and target have different shapes, {tuple(input.shape)} and {tuple(target.shape)}, "
             "and are broadcast",
             stacklevel=stacklevel,
@@ -121,6 +121,7 @@ def _weighted(loss: Callable[..., Tensor], op: str, weight: Tensor | None, given
     return loss(x, t, "sum", w) / weight.sum()
 
 
+@replayable
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -149,6 +150,7 @@ def mse_loss(
     return _weighted(autograd.pointwise_loss.squared_error, op, weight, input, x, t, reduction)
 
 
+@replayable
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -177,6 +179,7 @@ def l1_loss(
     return _weighted(autograd.pointwise_loss.absolute_error, op, weight, input, x, t, reduction)
 
 
+@replayable
 @autocast_to("float32")
 def smooth_l1_loss(
     input: Tensor,
@@ -208,6 +211,7 @@ def smooth_l1_loss(
     return autograd.pointwise_loss.smooth_absolute_error(x, t, reduction, float(beta))
 
 
+@replayable
 @autocast_to("float32")
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
@@ -239,6 +243,7 @@ def huber_loss(
     return autograd.pointwise_loss.huber(x, t, reduction, float(delta), weight).to(dtype)
 
 
+@replayable
 @autocast_to("float32")
 def kl_div(
     input: Tensor,
@@ -261,7 +266,7 @@ def kl_div(
     check_tensors(op, input=input, target=target)
     check_flag(op, "log_target", log_target)
     if size_average is None and reduce is None and reduction == "mean":
-        warnings.warn(
+        warn(
             f"{op}(): reduction 'mean' divides by the number of elements; 'batchmean' divides by the batch size, which "
             "is the mathematical definition",
             stacklevel=3,  # past the autocast wrapper
@@ -276,6 +281,7 @@ def kl_div(
     return loss / input.shape[0] if reduction == "batchmean" and input.dim() else loss
 
 
+@replayable
 @autocast_to("float32")
 def poisson_nll_loss(
     input: Tensor,
@@ -307,6 +313,7 @@ def poisson_nll_loss(
     return autograd.pointwise_loss.poisson(x, t, reduction, log_input, full, eps)
 
 
+@replayable
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -351,6 +358,7 @@ def gaussian_nll_loss(
     return autograd.pointwise_loss.gaussian(x, t, v, reduction, eps, full)
 
 
+@replayable
 @autocast_to("float32")
 def binary_cross_entropy(
     input: Tensor,
@@ -382,6 +390,7 @@ def binary_cross_entropy(
     return autograd.pointwise_loss.binary_cross_entropy(input, target, reduction, weight)
 
 
+@replayable
 @autocast_to("float32")
 def binary_cross_entropy_with_logits(
     input: Tensor,
@@ -417,6 +426,7 @@ def binary_cross_entropy_with_logits(
     return autograd.pointwise_loss.logistic(x, t, reduction, weight, pos_weight).to(target.dtype)
 
 
+@replayable
 @autocast_to("float32")
 def soft_margin_loss(
     input: Tensor,
@@ -443,6 +453,7 @@ def soft_margin_loss(
     return autograd.pointwise_loss.soft_margin(x, t, reduction).to(input.dtype)
 
 
+@replayable
 @autocast_to("float32")
 def hinge_embedding_loss(
     input: Tensor,
@@ -475,6 +486,7 @@ def hinge_embedding_loss(
     return autograd.pointwise_loss.hinge_embedding(x, t, reduction, margin).to(input.dtype)
 
 
+@replayable
 @autocast_to("float32")
 def margin_ranking_loss(
     input1: Tensor,
@@ -509,6 +521,7 @@ def margin_ranking_loss(
     return autograd.pointwise_loss.ranking(a, b, t, reduction, margin)
 
 
+@replayable
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,

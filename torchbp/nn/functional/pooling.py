@@ -11,6 +11,7 @@ import torch.nn.functional as builtin
 from torch import Tensor
 
 from torchbp import autograd, ops
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import (
     Sizes,
     as_int,
@@ -298,6 +299,7 @@ def _max_unpool(
     return y.squeeze(0) if unbatched else y
 
 
+@replayable
 def max_pool2d(
     input: Tensor,
     kernel_size: Sizes,
@@ -330,6 +332,7 @@ def max_pool2d(
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@replayable
 def max_pool1d(
     input: Tensor,
     kernel_size: Sizes,
@@ -350,6 +353,7 @@ def max_pool1d(
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def max_pool3d(
     input: Tensor,
@@ -371,6 +375,7 @@ def max_pool3d(
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@replayable
 def avg_pool2d(
     input: Tensor,
     kernel_size: Sizes,
@@ -401,6 +406,7 @@ def avg_pool2d(
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@replayable
 def avg_pool1d(
     input: Tensor,
     kernel_size: Sizes,
@@ -420,6 +426,7 @@ def avg_pool1d(
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def avg_pool3d(
     input: Tensor,
@@ -442,6 +449,7 @@ def avg_pool3d(
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@replayable
 def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """Return averages over ``output_size`` windows that share the input evenly.
 
@@ -457,6 +465,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) 
     return _adaptive_avg_pool(2, input, output_size)
 
 
+@replayable
 def adaptive_avg_pool1d(input: Tensor, output_size: int | Sequence[int]) -> Tensor:
     """Return averages over ``output_size`` windows that share the input evenly; see :func:`adaptive_avg_pool2d`.
 
@@ -469,6 +478,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: int | Sequence[int]) -> Tens
     return _adaptive_avg_pool(1, input, output_size)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """Return averages over ``output_size`` windows that share the input evenly; see :func:`adaptive_avg_pool2d`.
@@ -482,6 +492,7 @@ def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None]) 
     return _adaptive_avg_pool(3, input, output_size)
 
 
+@replayable
 def adaptive_max_pool2d(
     input: Tensor, output_size: int | Sequence[int | None], return_indices: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -501,6 +512,7 @@ def adaptive_max_pool2d(
     return _adaptive_max_pool(2, input, output_size, return_indices)
 
 
+@replayable
 def adaptive_max_pool1d(
     input: Tensor, output_size: int | Sequence[int], return_indices: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -515,6 +527,7 @@ def adaptive_max_pool1d(
     return _adaptive_max_pool(1, input, output_size, return_indices)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def adaptive_max_pool3d(
     input: Tensor, output_size: int | Sequence[int | None], return_indices: bool = False
@@ -530,6 +543,7 @@ def adaptive_max_pool3d(
     return _adaptive_max_pool(3, input, output_size, return_indices)
 
 
+@replayable
 def lp_pool2d(
     input: Tensor,
     norm_type: float,
@@ -560,6 +574,7 @@ def lp_pool2d(
     return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@replayable
 def lp_pool1d(
     input: Tensor,
     norm_type: float,
@@ -578,6 +593,7 @@ def lp_pool1d(
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def lp_pool3d(
     input: Tensor,
@@ -597,6 +613,7 @@ def lp_pool3d(
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def max_unpool2d(
     input: Tensor,
@@ -630,6 +647,7 @@ def max_unpool2d(
     return _max_unpool(2, input, indices, kernel_size, stride, padding, output_size)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def max_unpool1d(
     input: Tensor,
@@ -651,6 +669,7 @@ def max_unpool1d(
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def max_unpool3d(
     input: Tensor,
@@ -672,6 +691,7 @@ def max_unpool3d(
     return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def fractional_max_pool2d(
     input: Tensor,
@@ -704,6 +724,7 @@ def fractional_max_pool2d(
     return _fractional_max_pool(2, input, kernel_size, output_size, output_ratio, return_indices, _random_samples)
 
 
+@replayable
 @autocast_to("float32", on="cpu")
 def fractional_max_pool3d(
     input: Tensor,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.autograd.recurrent import LSTM, RNN, Cell, is_fused
+from torchbp.autograd.recurrent import GRU, LSTM, RNN, Cell, is_fused
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional.dropout import dropout
 
 
@@ -41,6 +42,10 @@ def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor
     Raises:
         RuntimeError: if the shapes of the parameters do not fit those of x and the states.
     """
+    return _STEPS[cell](x, h, c, *parameters)
+
+
+def _step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor | None) -> tuple[Tensor, ...]:
     w_ih, w_hh, b_ih, b_hh = parameters
     assert w_ih is not None and w_hh is not None
     rows, hidden = cell.gate_count * h.shape[1], h.shape[1]
@@ -51,6 +56,18 @@ def step(cell: Cell, x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor
     states = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
     y, _, *cells = recurrent(cell, x, *states, (*parameters, None), (x.shape[0],))  # refuses what does not fit
     return (y, *[s.squeeze(0) for s in cells])
+
+
+def _replayed_step(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
+    @replayable
+    def step(x: Tensor, h: Tensor, c: Tensor | None, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        return _step(cell, x, h, c, *parameters)
+
+    return step
+
+
+_CELLS: tuple[Cell, ...] = RNN(False), RNN(True), GRU(), LSTM()
+_STEPS = {cell: _replayed_step(cell) for cell in _CELLS}
 
 
 def recurrent(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_int, autocast_to, check_flag, check_tensors
+from torchbp.autograd.replay import replayable
+from torchbp.nn.functional._arguments import as_int, autocast_to, check_flag, check_tensors, warn
 
 _MODES = ("bilinear", "nearest", "bicubic")
 _PADDINGS = ("zeros", "border", "reflection")
@@ -19,7 +19,7 @@ _PADDINGS = ("zeros", "border", "reflection")
 def _corners(op: str, align_corners: Any) -> bool:
     """Return the flag, False with a warning at the caller's caller's caller if it is None."""
     if align_corners is None:
-        warnings.warn(f"{op}(): align_corners should be given, got None; it is taken as False", stacklevel=4)
+        warn(f"{op}(): align_corners should be given, got None; it is taken as False", stacklevel=4)
         return False
     check_flag(op, "align_corners", align_corners)
     return align_corners
@@ -57,6 +57,7 @@ def _check_image_and_grid(op: str, input: Tensor, grid: Tensor, mode: str) -> No
         )
 
 
+@replayable
 @autocast_to("float32")
 def grid_sample(
     input: Tensor,
@@ -106,6 +107,7 @@ def _affine_grid(theta: Tensor, size: tuple[int, ...], align_corners: bool, dtyp
     return autograd.sampling.affine_grid(theta, size, align_corners, dtype)
 
 
+@replayable
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
     """Return the grid that :func:`grid_sample` needs to map an image by affine maps.
 
@@ -147,7 +149,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
         )
     unit = align_corners and min(sizes[2:]) == 1
     if unit:
-        warnings.warn(
+        warn(
             f"{op}(): size should have no dimension of one with align_corners, got {sizes}; its point is 0",
             stacklevel=2,
         )

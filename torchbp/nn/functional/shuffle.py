@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from torchbp import autograd
+from torchbp.autograd.replay import replayable
 from torchbp.nn.functional._arguments import as_int, check_tensors
 
 
@@ -31,6 +32,7 @@ def _shuffled(shuffle: Callable[[Tensor, int], Tensor], x: Tensor, lead: tuple[i
     return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
 
 
+@replayable
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """Spread r² channels over r × r pixels, y[c, r i + a, r j + b] = x[r² c + r a + b, i, j].
 
@@ -56,6 +58,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     return _shuffled(autograd.shuffle.pixel_shuffle, x, lead, factor)
 
 
+@replayable
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """Gather r × r pixels into r² channels, the inverse of :func:`pixel_shuffle`.
 
@@ -76,6 +79,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     return _shuffled(autograd.shuffle.pixel_unshuffle, x, lead, factor)
 
 
+@replayable
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Deal the channels out, y[:, j g + i] = x[:, i C / g + j] (Zhang and others, "ShuffleNet", 2018).
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from torchbp import autograd
-from torchbp.nn.functional._arguments import as_int, check_tensors
+from torchbp.autograd.replay import replayable
+from torchbp.nn.functional._arguments import as_int, check_tensors, warn
 
 
 def _softmax_arguments(
@@ -20,7 +19,7 @@ def _softmax_arguments(
         raise TypeError(f"{op}(): dtype must be a torch.dtype, got {dtype!r}")
     dimensions = input.dim()
     if dim is None:
-        warnings.warn(f"{op}(): dim should be given, got None; it is chosen by the rank", stacklevel=stacklevel)
+        warn(f"{op}(): dim should be given, got None; it is chosen by the rank", stacklevel=stacklevel)
         dim = 0 if dimensions in (0, 1, 3) else 1
     dim, bound = as_int(op, "dim", dim), max(dimensions, 1)
     if not -bound <= dim < bound:
@@ -28,6 +27,7 @@ def _softmax_arguments(
     return input if dtype is None else input.to(dtype), dim
 
 
+@replayable
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
     """Return exp(x) / sum of exp(x) along ``dim``.
 
@@ -42,6 +42,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     return autograd.softmax.softmax(*_softmax_arguments("softmax", input, dim, _stacklevel, dtype))
 
 
+@replayable
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
     """Return exp(-x) / sum of exp(-x) along ``dim``; arguments as :func:`softmax`."""
     op = "softmin"
@@ -54,6 +55,7 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     return autograd.softmax.softmax(*_softmax_arguments(op, input, dim, _stacklevel, dtype), negated)
 
 
+@replayable
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor:
