@@ -125,11 +125,16 @@ def no_overlap(draw: random.Random, dtype: torch.dtype) -> Case:
     size = [s * draw.choice(counts) + draw.choice((0, 0, s - 1)) for s in stride]
     while True:
         case = case_of(draw, dtype, size, kernel, (stride, [0] * n, [1] * n))
-        whole = max(kernel) == 1 and case.g.shape[2:] == case.x.shape[2:]  # then it is a matrix product
-        if case.groups == 1 and not whole:
+        if case.groups == 1:
             return case
-        if whole:
-            kernel[-1] = stride[-1] = size[-1] = 2
+
+
+def one_tap_without_groups(draw: random.Random, dtype: torch.dtype) -> Case:
+    """Return a convolution of one tap without groups."""
+    while True:
+        case = one_tap(draw, dtype)
+        if case.groups == 1:
+            return case
 
 
 def any_geometry(draw: random.Random, dtype: torch.dtype) -> Case:
@@ -219,6 +224,17 @@ def test_every_geometry(name: str, dtype: torch.dtype) -> None:
             assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, case[4:]
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_every_geometry_of_patches_of_one_element(dtype: torch.dtype) -> None:
+    draw = random.Random(f"one element {dtype}")
+    for _ in range(40):
+        case = one_tap_without_groups(draw, dtype)
+        with ops.force_convolution_algorithm("patches"), uninitialised_is_nan():
+            results = products(case)
+        for result, expected in zip(results, truth(case), strict=True):
+            assert error(result, expected) < UNITS["patches"] * torch.finfo(dtype).eps, case[4:]
+
+
 @pytest.mark.parametrize("name", (*WINOGRAD, "direct", "patches", *PRODUCTS))
 def test_the_three_products_are_one_form(name: str) -> None:
     draw = random.Random(name)
@@ -248,7 +264,7 @@ def test_the_three_products_are_one_form(name: str) -> None:
         ("winograd_4x4", (3, 3), 1),
         ("direct", (3, 3), 1),
         ("patches", (2, 2), 2),
-        *((name, (1, 1), 1) for name in PRODUCTS),
+        *((name, (1, 1), 1) for name in ("patches", *PRODUCTS)),
     ),
 )
 @pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last), ids=str)
@@ -296,7 +312,10 @@ HIGHEST = {
     "5x5, many channels": (("winograd_2x2",) * 3, 2, 256, 64, 14, 5, 1, 2, 1),
     "5x5, one small image": (("winograd_2x2",) * 3, 1, 64, 64, 8, 5, 1, 2, 1),
     "7x7": (("direct",) * 3, 2, 32, 32, 28, 7, 1, 3, 1),
-    "1x1": (("matrix_product",) * 3, 2, 256, 64, 14, 1, 1, 0, 1),
+    "1x1": (("matrix_product", "patches", "patches"), 2, 256, 64, 14, 1, 1, 0, 1),
+    "1x1, more channels": (("patches", "matrix_product", "patches"), 4, 64, 256, 56, 1, 1, 0, 1),
+    "1x1, few to more channels": (("patches", "matrix_product", "matrix_product"), 16, 32, 192, 28, 1, 1, 0, 1),
+    "1x1, many channels": (("matrix_product",) * 3, 2, 512, 512, 14, 1, 1, 0, 1),
     "1x1, short rows": (("direct", "direct", "matrix_product"), 2, 512, 128, 7, 1, 1, 0, 1),
     "2x2 side by side": (("patches",) * 3, 2, 256, 64, 14, 2, 2, 0, 1),
     "2x2 side by side, one image": (("patches",) * 3, 1, 64, 64, 28, 2, 2, 0, 1),
@@ -312,7 +331,7 @@ HIGHEST = {
     "1x1 last layer": (("matrix_product",) * 3, 2, 64, 3, 28, 1, 1, 0, 1),
     "1x1 last layer, one class": (("matrix_product",) * 3, 2, 64, 1, 28, 1, 1, 0, 1),
     "1x1 between few channels": (("matrix_product",) * 3, 2, 8, 8, 56, 1, 1, 0, 1),
-    "1x1 first layer": (("matrix_product", "matrix_product", "direct"), 2, 3, 64, 28, 1, 1, 0, 1),
+    "1x1 first layer": (("patches", "matrix_product", "direct"), 2, 3, 64, 28, 1, 1, 0, 1),
     "3x3 depthwise": (("depthwise",) * 3, 4, 32, 32, 56, 3, 1, 1, 32),
     "5x5 depthwise": (("depthwise",) * 3, 16, 48, 48, 14, 5, 1, 2, 48),
     "7x7 depthwise stride 2": (("depthwise",) * 3, 4, 32, 32, 56, 7, 2, 3, 32),
@@ -376,10 +395,33 @@ def test_taps_that_meet_only_padding_are_left_out(dimensions: int) -> None:
         left_out += bool((results[2].flatten(2) == 0).all(0).all(0).any())
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize(
+    ("size", "kernel", "geometry"),
+    (
+        ((28, 28), (3, 3), ([1, 1], [12, 12], [12, 12])),
+        ((28, 20), (3, 3), ([1, 1], [18, 18], [18, 18])),
+        ((9, 31), (3, 5), ([2, 3], [8, 14], [7, 6])),
+        ((8, 8), (7, 7), ([1, 1], [3, 3], [1, 1])),
+        ((5, 6), (9, 11), ([1, 1], [4, 5], [1, 1])),
+        ((3, 6, 13), (5, 3, 3), ([1, 1, 1], [2, 5, 9], [1, 5, 9])),
+        ((40,), (3,), ([1], [30], [30])),
+    ),
+)
+def test_taps_in_the_padding_are_left_out(size, kernel, geometry, dtype: torch.dtype) -> None:
+    draw = random.Random(str((size, kernel)))
+    for _ in range(4):
+        case = case_of(draw, dtype, list(size), list(kernel), geometry)
+        with ops.force_convolution_algorithm("direct"), uninitialised_is_nan():
+            results = products(case)
+        for result, expected in zip(results, truth(case), strict=True):
+            assert error(result, expected) < UNITS["direct"] * torch.finfo(dtype).eps, (case.x.shape, case.w.shape)
+
+
 def test_maps_of_one_element_meet_one_tap() -> None:
     shapes = ((8, 64, 1, 1), (64, 64, 3, 3), [1, 1], [1, 1], [1, 1])
-    expected = "matrix_product" if PRODUCTS else "direct"
-    assert [ops.convolution_algorithm(p, *shapes) for p in ("output", "input", "weight")] == [expected] * 3
+    expected = ["patches", "patches", "matrix_product" if PRODUCTS else "direct"]
+    assert [ops.convolution_algorithm(p, *shapes) for p in ("output", "input", "weight")] == expected
 
 
 def test_precision_chooses_the_tile() -> None:
@@ -406,11 +448,14 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 32, 9, 9), (32, 32, 3, 3), [2, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [1, 1], [1, 2], 1, ("winograd_2x4",) * 3),
         ((1, 32, 9, 9), (32, 32, 3, 3), [1, 1], [3, 3], [3, 3], 1, ("direct",) * 3),
-        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
+        ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("patches", *("matrix_product",) * 2)),
+        ((1, 64, 9, 9), (32, 64, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product", "patches", "patches")),
+        ((1, 64, 9, 9), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 2, ("matrix_product",) * 3),
+        ((1, 512, 9, 9), (512, 512, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
         ((1, 32, 9, 9), (32, 32, 1, 1), [2, 1], [0, 0], [1, 1], 1, ("direct", "patches", "direct")),
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product")),
-        ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
+        ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("patches", "patches", "matrix_product")),
         ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),
         ((1, 32, 9, 9), (32, 32, 5, 5), [2, 2], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),
         ((1, 32, 9, 9), (32, 32, 4, 4), [2, 2], [1, 1], [1, 1], 1, ("winograd_2x2",) * 3),
@@ -433,7 +478,7 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 32, 9, 9), (1, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels", "direct", "direct")),
         ((1, 8, 9, 9), (3, 8, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels",) * 3),
         ((1, 64, 9, 9), (3, 64, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product",) * 3),
-        ((1, 3, 9, 9), (64, 3, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("matrix_product", "matrix_product", "direct")),
+        ((1, 3, 9, 9), (64, 3, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("patches", "matrix_product", "direct")),
         ((1, 32, 9, 9), (32, 32, 1, 3), [1, 1], [0, 1], [3, 1], 1, ("winograd_4",) * 3),
         ((1, 32, 9), (32, 32, 3), [1], [1], [1], 1, ("winograd_4",) * 3),
         ((1, 64, 9, 9), (64, 32, 3, 3), [1, 1], [0, 0, 1, 2], [1, 1], 2, ("winograd_2x4",) * 3),
@@ -461,11 +506,10 @@ def test_eight_channels_are_a_vector_where_vectors_have_no_more_lanes() -> None:
         assert ops.convolution_algorithm(product, *images, dtype=torch.float64) == "winograd_2x4"
 
 
-@pytest.mark.skipif(not PRODUCTS, reason="without MKL there are no matrix products that stay on a thread")
 def test_short_rows_are_multiplied_channels_last_only() -> None:
     arguments = ("output", (9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1])
     assert ops.convolution_algorithm(*arguments) == "direct"
-    assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == "matrix_product"
+    assert ops.convolution_algorithm(*arguments, memory_format=torch.channels_last) == "patches"
 
 
 def test_every_other_pixel_is_gathered_in_place_channels_last() -> None:

@@ -59,25 +59,25 @@ bool takes_winograd(Algorithm algorithm, const Geometry& g) {
 }
 
 // Kernels of one element that read every input where it stands.
-bool is_matrix_product(const Geometry& g) {
+bool is_pointwise(const Geometry& g) {
   for (int d = 0; d < kSpatial; ++d)
     if (g.kernel[d] != 1 || g.stride[d] != 1 || g.padding[d] != 0 || g.output[d] != g.input[d]) return false;
-  return products_stay_on_a_thread();
+  return true;
 }
+
+bool is_matrix_product(const Geometry& g) { return is_pointwise(g) && products_stay_on_a_thread(); }
 
 // Windows that do not overlap, but for those that are all of the input.
 bool is_patches(const Geometry& g, int64_t input_channels, int64_t output_channels) {
   int64_t size = input_channels;
-  bool pointwise = true;
   for (int d = 0; d < kSpatial; ++d) {
     const bool apart = g.stride[d] >= g.kernel[d] || g.output[d] == 1;
     const bool whole = g.padding[d] == 0 && (g.output[d] - 1) * g.stride[d] + g.kernel[d] <= g.input[d];
     if (!apart || !whole || g.dilation[d] != 1) return false;
     if (size > kMostPatch / g.kernel[d]) return false;
     size *= g.kernel[d];
-    pointwise = pointwise && g.kernel[d] == 1 && g.output[d] == g.input[d];
   }
-  return !pointwise && g.groups == 1 && size > 0 && output_channels <= kMostPatch;
+  return g.groups == 1 && size > 0 && output_channels <= kMostPatch;
 }
 
 bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64_t output_channels) {
@@ -99,16 +99,29 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
 // Channels that leave vectors of channels empty; vectors of positions are full.
 bool few(int64_t channels) { return channels < 12; }
 
-// Kernels of one element. Few channels on one side only are worth no copy of what lies channels last.
+// Kernels of one element. Few channels on one side only are worth no copy of what lies channels last. Tiles of patches
+// keep the weight in the cache, and add the bias and transpose a gradient on the way, which products of matrices need
+// passes of their own for.
 Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels) {
-  constexpr int64_t kFewPositions = 64;  // whose rows leave most of a matrix product's tiles empty
+  constexpr int64_t kFewPositions = 64;  // whose rows leave most of a product's tiles empty
+  constexpr int64_t kManyWeights = 1 << 16;
+  constexpr int64_t kNarrow = 24, kWide = 64;  // channels
   const bool uneven = few(input_channels) != few(output_channels);
-  if (product == Product::weight)
-    return uneven && (few(input_channels) || g.channels_last) ? Algorithm::direct : Algorithm::matrix_product;
-  if (g.channels_last)
-    return uneven && std::min(input_channels, output_channels) > 1 ? Algorithm::direct : Algorithm::matrix_product;
   const int64_t positions = g.output[0] * g.output[1] * g.output[2];
-  return positions > 1 && positions < kFewPositions ? Algorithm::direct : Algorithm::matrix_product;
+  const bool tiles = g.groups == 1 && !few(output_channels) && input_channels * output_channels <= kManyWeights;
+  if (product == Product::weight) {
+    if (uneven && (few(input_channels) || g.channels_last)) return Algorithm::direct;
+    const bool pays = g.channels_last ? input_channels <= kNarrow : input_channels >= kWide;
+    return tiles && pays && positions >= kFewPositions ? Algorithm::patches : Algorithm::matrix_product;
+  }
+  if (g.channels_last && uneven && std::min(input_channels, output_channels) > 1) return Algorithm::direct;
+  if (!g.channels_last && positions > 1 && positions < kFewPositions) return Algorithm::direct;
+  bool pays = positions == 1;
+  if (product == Product::output)
+    pays = pays || g.channels_last || input_channels <= output_channels;
+  else
+    pays = pays || (g.channels_last ? output_channels <= kNarrow : output_channels < input_channels);
+  return tiles && pays ? Algorithm::patches : Algorithm::matrix_product;
 }
 
 // Fewer channels than fill vectors, on one side or on both.
@@ -158,9 +171,12 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
       type != at::kFloat || at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
   if (is_depthwise(g, input_channels, output_channels)) return Algorithm::depthwise;
   // Kernels of one element that skip contiguous pixels gather them as fast by other means.
+  if (is_pointwise(g)) {
+    const Algorithm algorithm = pointwise(product, g, input_channels, output_channels);
+    if (algorithm != Algorithm::matrix_product || products_stay_on_a_thread()) return algorithm;
+  }
   const bool in_place = g.channels_last || product == Product::input || g.kernel[0] * g.kernel[1] * g.kernel[2] > 1;
-  if (in_place && is_patches(g, input_channels, output_channels)) return Algorithm::patches;
-  if (is_matrix_product(g)) return pointwise(product, g, input_channels, output_channels);
+  if (in_place && !is_pointwise(g) && is_patches(g, input_channels, output_channels)) return Algorithm::patches;
   const int64_t lanes = type == at::kDouble ? winograd_kernels<double>().lanes : winograd_kernels<float>().lanes;
   const auto fill = [&](int64_t channels) { return !few(channels) || (channels == 8 && channels % lanes == 0); };
   const bool eight_do = takes_winograd(Algorithm::winograd_2x4, g) && fill(input_channels) && fill(output_channels);

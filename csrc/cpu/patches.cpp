@@ -12,11 +12,26 @@ namespace {
 
 PatchProblem problem_of(const Geometry& g, int64_t batch, int64_t channels, int64_t outputs) {
   PatchProblem problem = {g.channels_last, batch, channels, outputs, {}, {}, {}, {}};
+  bool every = true;
+  int64_t positions = 1;
   for (int d = 0; d < kSpatial; ++d) {
     problem.grid[d] = g.output[d];
     problem.kernel[d] = g.kernel[d];
     problem.stride[d] = g.output[d] == 1 ? g.kernel[d] : g.stride[d];
     problem.size[d] = g.input[d];
+    every = every && g.kernel[d] == 1 && g.output[d] == g.input[d];
+    positions *= g.output[d];
+  }
+  if (!every) return problem;
+  // Where every element is a window all of an image is a row, and channels last the batch.
+  problem.channels_last = g.channels_last || positions == 1;
+  if (problem.channels_last) {
+    positions *= batch;
+    problem.batch = 1;
+  }
+  for (int d = 0; d < kSpatial; ++d) {
+    problem.stride[d] = 1;
+    problem.grid[d] = problem.size[d] = d == kSpatial - 1 ? positions : 1;
   }
   return problem;
 }
@@ -27,10 +42,10 @@ Tensor dense(const Tensor& tensor, bool channels_last) {
 }
 
 template <typename T>
-void gather(const PatchProblem& problem, bool to_windows, const Tensor& source, const Tensor& weight, const T* bias,
-            Tensor& target) {
+void gather(const Geometry& g, const PatchProblem& problem, bool to_windows, const Tensor& source, const Tensor& weight,
+            const T* bias, Tensor& target) {
   const PatchKernels<T>& kernel = patch_kernels<T>();
-  const Tensor images = dense(source, problem.channels_last), weights = dense(weight, problem.channels_last);
+  const Tensor images = dense(source, g.channels_last), weights = dense(weight, g.channels_last);
   const int64_t panels = kernel.panels(problem, to_windows);
   const Tensor packed =
       at::empty({panels * kernel.panel_size(problem, to_windows)}, source.options().memory_format(std::nullopt));
@@ -51,7 +66,7 @@ void gather(const PatchProblem& problem, bool to_windows, const Tensor& source, 
 
 template <typename T>
 void patches_output(const Geometry& g, const Tensor& input, const Tensor& weight, const T* bias, Tensor& output) {
-  gather(problem_of(g, input.size(0), input.size(1), weight.size(0)), false, input, weight, bias, output);
+  gather(g, problem_of(g, input.size(0), input.size(1), weight.size(0)), false, input, weight, bias, output);
 }
 
 template <typename T>
@@ -67,7 +82,7 @@ void patches_input(const Geometry& g, const Tensor& grad_output, const Tensor& w
       grad_input.transpose(1, -1).add_(
           at::from_blob(const_cast<T*>(bias), {weight.size(1)}, grad_input.options().memory_format(std::nullopt)));
   }
-  gather(problem, true, grad_output, weight, bias, grad_input);
+  gather(g, problem, true, grad_output, weight, bias, grad_input);
 }
 
 template <typename T>

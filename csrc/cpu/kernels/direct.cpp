@@ -21,7 +21,7 @@ constexpr int64_t kPieceBytes = 24 << 10;  // of the weight
 // Blocks of positions, and the source pixels that they read
 
 struct Blocks {
-  int64_t least[kSpatial];                          // smallest tap offset along each axis
+  int64_t least[kSpatial], most[kSpatial];          // tap offsets along each axis
   int64_t slots;                                    // depths that the taps of one output reach
   int64_t residues[2];                              // of the pixels modulo the step
   int64_t excess[2];                                // rows and columns of a plane beyond those of the outputs
@@ -75,13 +75,12 @@ Blocks blocks_of(const Problem& problem, int64_t channels, int64_t positions, in
   Blocks b = {};
   int64_t extent[kSpatial];
   for (int d = 0; d < kSpatial; ++d) {
-    int64_t most = problem.tap_offset[d];
-    b.least[d] = most;
+    b.least[d] = b.most[d] = problem.tap_offset[d];
     for (int64_t tap = 1; tap < problem.taps; ++tap) {
       b.least[d] = smaller(b.least[d], problem.tap_offset[tap * kSpatial + d]);
-      most = larger(most, problem.tap_offset[tap * kSpatial + d]);
+      b.most[d] = larger(b.most[d], problem.tap_offset[tap * kSpatial + d]);
     }
-    extent[d] = most - b.least[d];
+    extent[d] = b.most[d] - b.least[d];
   }
   b.slots = extent[0] + 1;
   for (int d = 0; d < 2; ++d) {
@@ -101,9 +100,10 @@ Blocks blocks_of(const Problem& problem, int64_t channels, int64_t positions, in
   b.column_blocks = up(problem.grid[3], b.columns);
   b.pitch = b.columns + b.excess[1];
   b.rows = b.images = 1;
-  if (b.column_blocks == 1)
-    b.rows =
-        larger(1, smaller(smaller(problem.grid[2], positions / b.columns), room / (planes * b.pitch) - b.excess[0]));
+  // Where taps reach far fewer rows would read the same pixels again and again.
+  int64_t rows = room / (planes * b.pitch) - b.excess[0];
+  if (rows < b.excess[0]) rows = 2 * b.excess[0];
+  if (b.column_blocks == 1) b.rows = larger(1, smaller(smaller(problem.grid[2], positions / b.columns), rows));
   b.row_blocks = up(problem.grid[2], b.rows);
   b.rows = up(problem.grid[2], b.row_blocks);
   b.row_blocks = up(problem.grid[2], b.rows);
@@ -155,6 +155,37 @@ Block block_at(const Problem& problem, const Blocks& b, int64_t index) {
   return block;
 }
 
+// A tap and where the pixels of a block's first position begin for it.
+struct Tap {
+  int64_t index, place;
+};
+
+// Copies those of some taps that meet more than padding at some of the positions first .. last - 1 of a row.
+int64_t taps_that_meet(const GatherProblem& problem, const Block& block, int64_t row, int64_t first, int64_t last,
+                       const Tap* taps, int64_t count, Tap* used) {
+  const int64_t z = problem.step[1] * block.depth, y = problem.step[2] * (block.row + row);
+  const int64_t left = problem.step[3] * (block.column + first), right = problem.step[3] * (block.column + last - 1);
+  int64_t many = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t* at = problem.tap_offset + taps[i].index * kSpatial;
+    const bool meets = z + at[0] >= 0 && z + at[0] < problem.source_size[1] && y + at[1] >= 0 &&
+                       y + at[1] < problem.source_size[2] && right + at[2] >= 0 &&
+                       left + at[2] < problem.source_size[3];
+    used[many] = taps[i];
+    many += meets;
+  }
+  return many;
+}
+
+// Whether all taps do.
+bool all_taps_meet(const GatherProblem& problem, const Blocks& b, const Block& block, int64_t row, int64_t first,
+                   int64_t last) {
+  const int64_t z = problem.step[1] * block.depth, y = problem.step[2] * (block.row + row);
+  const int64_t left = problem.step[3] * (block.column + first), right = problem.step[3] * (block.column + last - 1);
+  return z + b.least[0] >= 0 && z + b.most[0] < problem.source_size[1] && y + b.least[1] >= 0 &&
+         y + b.most[1] < problem.source_size[2] && right + b.least[2] >= 0 && left + b.most[2] < problem.source_size[3];
+}
+
 template <typename T>
 void clear_vectors(T* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) store(to + i * kLanes<T>, Vector<T>{});
@@ -184,7 +215,8 @@ void copy_lanes(const T* from, int64_t increment, int64_t channel_stride, int64_
   }
 }
 
-// Copies the pixels that a block's outputs read. Channels that lie together are read together.
+// Copies the pixels that a block's outputs read. Channels that lie together are read together. Rows that are nothing
+// but padding are not read.
 template <typename T, typename Problem>
 void fill(const Problem& problem, const Blocks& b, const Block& block, const T* source, int64_t channels, T* scratch,
           T* buffer) {
@@ -205,9 +237,9 @@ void fill(const Problem& problem, const Blocks& b, const Block& block, const T* 
             const Range valid = valid_range(columns, step_w, shift, problem.source_size[3]);
             for (int64_t r = 0; r < rows; ++r) {
               const int64_t y = step_h * (block.row + r) + b.least[1] + h;
+              if (z < 0 || z >= problem.source_size[1] || y < 0 || y >= problem.source_size[2]) continue;
               T* to = plane + r * b.pitch * lanes;
-              const bool inside = z >= 0 && z < problem.source_size[1] && y >= 0 && y < problem.source_size[2];
-              const int64_t begin = inside ? valid.first : columns, end = inside ? valid.last : columns;
+              const int64_t begin = valid.first, end = valid.last;
               const T* from = from_image + z * problem.source_stride[1] + y * problem.source_stride[2] +
                               (step_w * begin + shift) * stride;
               for (int64_t c = c0; c < last; c += lanes) {
@@ -321,9 +353,9 @@ struct Sums {
 };
 
 // to[pixel][v] = start[pixel][v] + sum over taps and channels of source[place + pixel][channel] *
-// weight[tap][channel][v].
+// weight[index][channel][v].
 template <typename T, int kPixels, int kWide>
-void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, int64_t block_stride, int64_t channels,
+void multiply(const T* __restrict__ source, const Tap* tap, int64_t taps, int64_t block_stride, int64_t channels,
               const T* __restrict__ weight, int64_t tap_stride, const Sums<T>& sums) {
   constexpr int64_t lanes = kLanes<T>;
   Vector<T> sum[kPixels][kWide];
@@ -331,9 +363,9 @@ void multiply(const T* __restrict__ source, const int64_t* place, int64_t taps, 
   for (int r = 0; r < kPixels; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kWide; ++v) sum[r][v] = Vector<T>{};
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    const T* from = source + place[tap] * lanes;
-    const T* by = weight + tap * tap_stride;
+  for (const Tap* end = tap + taps; tap < end; ++tap) {
+    const T* from = source + tap->place * lanes;
+    const T* by = weight + tap->index * tap_stride;
     for (int64_t c = 0; c < channels; c += lanes, from += block_stride) {
       const int64_t count = smaller(lanes, channels - c);
       for (int64_t lane = 0; lane < count; ++lane, by += kWide * lanes) {
@@ -381,12 +413,18 @@ int64_t gather_tasks(const GatherProblem& problem, int64_t threads) {
   return b.count * problem.groups * parts_of<T>(problem, b, threads);
 }
 
+// All taps, and those of a tile.
+template <typename T>
+int64_t tap_elements(const GatherProblem& problem) {
+  const int64_t bytes = 2 * problem.taps * static_cast<int64_t>(sizeof(Tap));
+  return up(bytes, kCacheLine) * kCacheLine / static_cast<int64_t>(sizeof(T));
+}
+
 template <typename T>
 int64_t gather_workspace(const GatherProblem& problem) {
   const Blocks b = gather_blocks<T>(merged(problem));
-  const int64_t places = up(problem.taps * static_cast<int64_t>(sizeof(int64_t)), kCacheLine) * kCacheLine;
-  return b.images * (b.image * kLanes<T> + b.rows * b.columns * kPanel<T>)+kScratch<T> + kPanel<T> +
-         places / static_cast<int64_t>(sizeof(T));
+  return tap_elements<T>(problem) + b.images * (b.image * kLanes<T> + b.rows * b.columns * kPanel<T>)+kScratch<T> +
+         kPanel<T>;
 }
 
 // Where the sums of a row of a block begin.
@@ -439,13 +477,13 @@ void gather(const GatherProblem& original, int64_t threads, const T* source, con
   task /= parts;
   const Block block = block_at(problem, b, task % b.count);
   const int64_t group = task / b.count, channels = problem.source_channels, taps = problem.taps;
-  int64_t* place = reinterpret_cast<int64_t*>(workspace);
-  T* start = workspace + up(taps * static_cast<int64_t>(sizeof(int64_t)), kCacheLine) * kCacheLine /
-                             static_cast<int64_t>(sizeof(T));
+  Tap* all = reinterpret_cast<Tap*>(workspace);
+  Tap* used = all + taps;
+  T* start = workspace + tap_elements<T>(problem);
   T* scratch = start + kPanel<T>;
   T* buffer = scratch + kScratch<T>;
   T* product = buffer + b.images * b.image * lanes;
-  for (int64_t tap = 0; tap < taps; ++tap) place[tap] = place_of(problem, b, tap);
+  for (int64_t tap = 0; tap < taps; ++tap) all[tap] = {tap, place_of(problem, b, tap)};
   fill(problem, b, block, source + group * channels * problem.source_channel_stride, channels, scratch, buffer);
 
   const int64_t panels = up(problem.target_channels, kPanel<T>), pieces = up(block.columns, kRows);
@@ -463,7 +501,6 @@ void gather(const GatherProblem& original, int64_t threads, const T* source, con
     for (int64_t tap = 0; tap < taps; tap += tap_step)
       for (int64_t c = 0; c < channels; c += channel_step) {
         const int64_t many = smaller(tap_step, taps - tap), depth = smaller(channel_step, channels - c);
-        const T* weight = matrix + (tap * channels + c) * width;
         const bool begins = tap == 0 && c == 0, ends = tap + many == taps && c + depth == channels;
         for (int64_t image = 0; image < block.images; ++image)
           for (int64_t row = 0; row < block.rows; ++row)
@@ -476,12 +513,19 @@ void gather(const GatherProblem& original, int64_t threads, const T* source, con
                 sums.to = position(problem, block, image, row, out) + first * problem.target_stride[3];
                 sums.to_step = problem.target_stride[3];
               }
+              const Tap* by = all + tap;
+              int64_t meeting = many;
+              if (!all_taps_meet(problem, b, block, row, first, last)) {
+                meeting = taps_that_meet(problem, block, row, first, last, by, many, used);
+                by = used;
+                if (meeting == 0 && !begins && !(ends && in_place)) continue;
+              }
               if (width == lanes)
-                multiply_pixels<T, kRows, 1>(last - first, from, place + tap, many, b.channel_block * lanes, depth,
-                                             weight, channels * width, sums);
+                multiply_pixels<T, kRows, 1>(last - first, from, by, meeting, b.channel_block * lanes, depth,
+                                             matrix + c * width, channels * width, sums);
               else
-                multiply_pixels<T, kRows, kVectors>(last - first, from, place + tap, many, b.channel_block * lanes,
-                                                    depth, weight, channels * width, sums);
+                multiply_pixels<T, kRows, kVectors>(last - first, from, by, meeting, b.channel_block * lanes, depth,
+                                                    matrix + c * width, channels * width, sums);
             }
       }
     if (!in_place) write_block(problem, b, block, product, width, wanted, out);
@@ -532,6 +576,8 @@ SumPlan sum_plan(const CorrelationProblem& problem) {
   static_cast<Blocks&>(plan) =
       blocks_of<T>(problem, plan.width, plan.few ? kFewPositions : kDeepPositions, kBlockBytes);
   if (plan.count == 0) return plan;
+  if (!plan.few && plan.rows < plan.excess[0])  // what is read again costs more than what leaves the cache
+    static_cast<Blocks&>(plan) = blocks_of<T>(problem, plan.width, 2 * plan.excess[0] * plan.columns, kBlockBytes);
   const int64_t tasks = problem.groups * plan.row_blocks_of_sum * plan.column_blocks_of_sum;
   plan.slices = smaller(up(plan.count, kSliceBlocks), up(kEnoughTasks, tasks));
   plan.slice_blocks = up(plan.count, plan.slices);
@@ -622,11 +668,16 @@ void fill_planes(const CorrelationProblem& problem, const SumPlan& b, const Bloc
     }
 }
 
-// The sums of one image of a block, [source channel][tap][gradient channel].
+// Rows of a register tile. Nine, where registers allow, are all taps of a 3 x 3 kernel.
 template <typename T>
+constexpr int kFewRows = kSumRows<T> < 4 ? 4 : static_cast<int>(kSumRows<T>);
+template <typename T>
+constexpr int kMoreRows = TORCHBP_VECTOR_BYTES == 64 ? 9 : kFewRows<T>;
+
+// The sums of one image of a block, [source channel][tap][gradient channel].
+template <typename T, int kTileRows>
 void accumulate_few(const SumPlan& plan, const Block& block, const T* planes, const int64_t* place, int64_t rows,
                     const T* grads, int64_t vectors, bool add, T* sum) {
-  constexpr int kTileRows = static_cast<int>(kSumRows<T>) < 4 ? 4 : static_cast<int>(kSumRows<T>);
   const int64_t vector_stride = block.rows * block.columns * kLanes<T>;
   T dropped[kSumVectors * kLanes<T>] = {};
   for (int64_t row = 0; row < rows; row += kTileRows) {
@@ -644,6 +695,23 @@ void accumulate_few(const SumPlan& plan, const Block& block, const T* planes, co
     else
       accumulate_planes<T, kTileRows, 1>(from, plan.pitch, grads, vector_stride, block.rows, block.columns, add, to);
   }
+}
+
+// Those of the rows, and the columns, of a block where a tap meets more than padding.
+struct Meeting {
+  int64_t first_row, last_row, first, last;
+};
+
+Meeting positions_that_meet(const CorrelationProblem& problem, const Block& block, int64_t row, int64_t last_row,
+                            int64_t tap) {
+  const int64_t* at = problem.tap_offset + tap * kSpatial;
+  const int64_t z = problem.step[1] * block.depth + at[0];
+  const Range all = valid_range(last_row, problem.step[2], problem.step[2] * block.row + at[1], problem.source_size[2]);
+  const Range rows = {larger(row, all.first), larger(larger(row, all.first), all.last)};
+  const Range columns =
+      valid_range(block.columns, problem.step[3], problem.step[3] * block.column + at[2], problem.source_size[3]);
+  if (z < 0 || z >= problem.source_size[1] || rows.first == rows.last || columns.first == columns.last) return {};
+  return {rows.first, rows.last, columns.first, columns.last};
 }
 
 template <typename T>
@@ -673,21 +741,33 @@ void correlate(const CorrelationProblem& original, const T* source, const T* gra
   bool add = false;
   for (int64_t index = begin; index < end; ++index) {
     const Block block = block_at(problem, plan, index);
-    const int64_t positions = block.rows * block.columns;
+    const int64_t positions = block.rows * block.columns, step = larger(1, kDeepPositions / block.columns);
     if (plan.few)
       fill_planes(problem, plan, block, source, channels, pixels);
     else
       fill(problem, plan, block, source, channels, scratch, pixels);
     for (int64_t image = 0; image < block.images; ++image) {
       fill_gradient(problem, block, image, gradient, targets, scratch, grads);
-      if (plan.few)
-        accumulate_few(plan, block, pixels + image * plan.image, place, channels * taps, grads, up(targets, lanes), add,
-                       sum);
-      else
-        for (int64_t tap = 0; tap < taps; ++tap)
-          accumulate_block(grads, pixels + (image * plan.image + place[tap]) * lanes, block.columns * lanes,
-                           plan.pitch * lanes, positions * lanes, plan.channel_block * lanes, block.rows, block.columns,
-                           rows, columns, add, sum + tap * plan.width * plan.height, plan.width);
+      if (plan.few) {
+        const int64_t all = channels * taps;
+        const bool more = up(all, kMoreRows<T>) * kMoreRows<T> < up(all, kFewRows<T>) * kFewRows<T>;
+        (more ? accumulate_few<T, kMoreRows<T>>
+              : accumulate_few<T, kFewRows<T>>)(plan, block, pixels + image * plan.image, place, all, grads,
+                                                up(targets, lanes), add, sum);
+      } else {
+        for (int64_t row = 0; row < block.rows; row += step)
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            const auto [first_row, last_row, first, last] =
+                positions_that_meet(problem, block, row, smaller(block.rows, row + step), tap);
+            const bool adds = add || row > 0;
+            if (adds && first_row == last_row) continue;
+            accumulate_block(grads + (first_row * block.columns + first) * lanes,
+                             pixels + (image * plan.image + place[tap] + first_row * plan.pitch + first) * lanes,
+                             block.columns * lanes, plan.pitch * lanes, positions * lanes, plan.channel_block * lanes,
+                             last_row - first_row, last - first, rows, columns, adds,
+                             sum + tap * plan.width * plan.height, plan.width);
+          }
+      }
       add = true;
     }
   }

@@ -109,19 +109,19 @@ void accumulate_planes(const T* const* source, int64_t source_step, const T* __r
                        int64_t vector_stride, int64_t lines, int64_t pixels, bool add, T* const* sum) {
   constexpr int64_t lanes = kLanes<T>;
   Vector<T> total[kTileRows][kWide];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) total[r][v] = Vector<T>{};
   for (int64_t line = 0; line < lines; ++line) {
     const T* row[kTileRows];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int r = 0; r < kTileRows; ++r) row[r] = source[r] + line * source_step;
     for (int64_t at = 0; at < pixels; ++at, gradient += lanes) {
       Vector<T> column[kWide];
 #pragma GCC unroll 3
       for (int v = 0; v < kWide; ++v) column[v] = load(gradient + v * vector_stride);
-#pragma GCC unroll 8
+#pragma GCC unroll 9
       for (int r = 0; r < kTileRows; ++r) {
         const T scalar = row[r][at];
 #pragma GCC unroll 3
@@ -129,7 +129,7 @@ void accumulate_planes(const T* const* source, int64_t source_step, const T* __r
       }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 3
     for (int v = 0; v < kWide; ++v) {

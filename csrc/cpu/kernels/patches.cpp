@@ -11,9 +11,11 @@ namespace TORCHBP_ISA {
 namespace {
 
 constexpr int64_t kPositions = 256;  // windows of a block
+constexpr int64_t kColumns = 1024;   // ... of single elements side by side
 constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kLeastTasks = 8;
 constexpr int64_t kSumPositions = 32;  // windows that are summed at once
+constexpr int64_t kSumColumns = 256;   // windows of single elements whose vectors are made at once
 constexpr int64_t kMostSumBytes = 4 << 20;
 constexpr int64_t kTaskElements = 256;  // elements of a window that a task sums
 constexpr int64_t kEnoughTasks = 16;    // fewer are also split over slices of the windows, as the shape says
@@ -51,6 +53,11 @@ constexpr int64_t kOne[kSpatial] = {1, 1, 1};
 
 Side windows_of(const PatchProblem& p) { return side_of(p, p.channels, p.size, p.kernel, p.stride); }
 Side values_of(const PatchProblem& p) { return side_of(p, p.outputs, p.grid, kOne, kOne); }
+
+// Whether the windows of contiguous images are single elements side by side, so that both sides are rows of positions.
+bool has_rows(const PatchProblem& p) {
+  return !p.channels_last && p.size[0] * p.size[1] == 1 && p.kernel[2] == 1 && p.stride[2] == 1;
+}
 
 // Blocks of rows of windows, or of parts of rows; those of contiguous images do not go beyond an image.
 struct Blocks {
@@ -242,6 +249,7 @@ struct Sums {
   int64_t to_row, to_vector;
   T* const* line;
   const int64_t* first;
+  int64_t last;  // elements of the last vector, where it is not whole
 };
 
 // to[row][vector] = start[row][vector] + sum over lines and k of left[line][row][k] * right[line, k][vector]
@@ -274,7 +282,21 @@ __attribute__((noinline)) void multiply(const Factors<T>& f, const Sums<T>& s) {
       right += right_step;
     }
   }
-  const auto [start, start_row, start_vector, to, to_row, to_vector, pair, first] = s;
+  const auto [start, start_row, start_vector, to, to_row, to_vector, pair, first, last] = s;
+  if (!kPairs && last > 0) {
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) {
+        const T* from = start + r * start_row + v * start_vector;
+        T* at = to + r * to_row + v * to_vector;
+        if (v < kWide - 1)
+          store<T>(at, sum[r][v] + load(from));
+        else
+          store_first<T>(at, sum[r][v] + load_first(from, last), last);
+      }
+    return;
+  }
 #pragma GCC unroll 12
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
@@ -340,7 +362,8 @@ template <typename T>
 Blocks gather_blocks(const PatchProblem& p, bool to_windows) {
   if (p.channels_last) return blocks_of(p, kPositions, kLeastTasks);
   const int64_t bytes = source_of(p, to_windows).elements() * static_cast<int64_t>(sizeof(T));
-  return blocks_of(p, smaller(kPositions, larger(2 * kLanes<T>, kBlockBytes / bytes)), kLeastTasks);
+  const int64_t most = has_rows(p) ? kColumns : kPositions;
+  return blocks_of(p, smaller(most, larger(2 * kLanes<T>, kBlockBytes / bytes)), kLeastTasks);
 }
 
 template <typename T>
@@ -519,6 +542,7 @@ int64_t gather_workspace(const PatchProblem& p, bool to_windows) {
   const Blocks b = gather_blocks<T>(p, to_windows);
   const int64_t positions = b.rows * b.columns;
   if (p.channels_last) return place_elements<T>(b, source.all_lines()) + positions * kPanel<T>;
+  if (has_rows(p)) return place_elements<T>(b) + source.elements() * up(positions, kPanel<T>) * kPanel<T>;
   return place_elements<T>(b) + source.elements() * pitch_of<T>(b) + group_size(target_of(p, to_windows)) * kPanel<T> +
          up(positions, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
 }
@@ -573,7 +597,7 @@ void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, cons
       for (int64_t row = 0; row < block.rows; ++row)
         for (int64_t first = 0; first < block.columns; first += step) {
           T* own = product + (row * block.columns + first) * kPanel<T>;
-          Sums<T> sums = {packed, 0, lanes, own, kPanel<T>, lanes, nullptr, nullptr};
+          Sums<T> sums = {packed, 0, lanes, own, kPanel<T>, lanes, nullptr, nullptr, 0};
           if (whole) {
             sums.to = target + to_place[row] + first * to.column + at[0];
             sums.to_row = to.column;
@@ -629,7 +653,7 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
       const bool joins = span.whole && pair == 2;
       for (int64_t first = 0; first < many; first += step) {
         Sums<T> sums = {
-            packed + first * lanes, lanes, 0, product + first * kPanel<T>, kPanel<T>, lanes, nullptr, nullptr};
+            packed + first * lanes, lanes, 0, product + first * kPanel<T>, kPanel<T>, lanes, nullptr, nullptr, 0};
         if (in_place) {
           sums.to = line_at[first] + span.first[0];
           sums.to_row = to.line_stride[0];
@@ -660,17 +684,71 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
   }
 }
 
+// Contiguous windows of single elements side by side: vectors of the tile are consecutive elements of a row on both
+// sides. The source is copied as [two vectors of windows][element][window].
+template <typename T>
+void gather_rows(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
+                 int64_t task) {
+  constexpr int64_t lanes = kLanes<T>;
+  const Passage passage = passage_of(p, to_windows, workspace, task);
+  const Side &from = passage.from, &to = passage.to;
+  const int64_t depth = from.elements(), count = passage.block.positions(), whole = count / kPanel<T> * kPanel<T>;
+  const int64_t width = group_size(to), groups = groups_of(to), size = depth * kPanel<T>;
+  T* columns = workspace + place_elements<T>(passage.blocks);
+  for (int64_t k = 0; k < depth; ++k) {
+    const T* row = source + passage.from_place[0] + k * from.line_stride[0];
+    T* at = columns + k * kPanel<T>;
+    for (int64_t q = 0; q < whole; q += kPanel<T>, at += size)
+      for (int64_t v = 0; v < kPanel<T>; v += lanes) store(at + v, load(row + q + v));
+    for (int64_t q = whole; q < count; q += lanes, at += lanes)
+      store<T>(at, load_first(row + q, smaller(lanes, count - q)));
+  }
+  target += passage.to_place[0];
+  for (int64_t index = 0; index < groups; ++index, packed += panel_size<T>(p, to_windows)) {
+    const auto [first_row, last_row] = group_at(to, index);
+    const int64_t many = last_row - first_row, step = up(many, up(many, kRows));
+    for (int64_t row = 0; row < many; row += step) {
+      const T* left = packed + width * lanes + row;
+      const T* right = columns;
+      for (int64_t q = 0; q < count; q += kPanel<T>, right += size) {
+        const int64_t present = smaller(kPanel<T>, count - q), wide = up(present, lanes);
+        Sums<T> sums = {packed + row * lanes, lanes, 0,       target + (first_row + row) * to.line_stride[0] + q,
+                        to.line_stride[0],    lanes, nullptr, nullptr,
+                        present % lanes};
+        for_pieces(1, depth, kChain, [&](int64_t, int64_t, int64_t k, int64_t terms) {
+          multiply<T>(smaller(step, many - row), wide,
+                      {left + k * width, 1, width, kNoLine, 1, terms, right + k * kPanel<T>, kPanel<T>, lanes}, sums);
+          add_to(sums);
+        });
+      }
+    }
+  }
+}
+
 template <typename T>
 void gather(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
             int64_t task) {
   if (p.channels_last)
     gather_pixels(p, to_windows, source, packed, target, workspace, task);
+  else if (has_rows(p))
+    gather_rows(p, to_windows, source, packed, target, workspace, task);
   else
     gather_planes(p, to_windows, source, packed, target, workspace, task);
 }
 
 // ---------------------------------------------------------------------------------------------
 // The weight gradient, summed as [element of a window][output]
+
+// Of rows on both sides the shorter ones are made vectors: the sums are [output][channel] where those are the channels.
+bool is_turned(const PatchProblem& p) { return has_rows(p) && p.channels < p.outputs; }
+
+PatchProblem turned(PatchProblem p) {
+  if (!is_turned(p)) return p;
+  const int64_t channels = p.channels;
+  p.channels = p.outputs;
+  p.outputs = channels;
+  return p;
+}
 
 struct SumPlan : Blocks {
   int64_t lines, line_blocks;  // lines of a window of a task
@@ -680,13 +758,15 @@ struct SumPlan : Blocks {
 };
 
 template <typename T>
-SumPlan sum_plan(const PatchProblem& p) {
+SumPlan sum_plan(const PatchProblem& original) {
+  const PatchProblem p = turned(original);
   const Side windows = windows_of(p);
   SumPlan plan = {};
   plan.width = up(p.outputs, kLanes<T>) * kLanes<T>;
   const int64_t height = windows.lines[2];
   const int64_t bytes = larger(plan.width, height * windows.run) * static_cast<int64_t>(sizeof(T));
-  static_cast<Blocks&>(plan) = blocks_of(p, smaller(kSumPositions, larger(kLanes<T>, kMostSumBytes / bytes)), 1);
+  const int64_t most = has_rows(p) ? kSumColumns : kSumPositions;
+  static_cast<Blocks&>(plan) = blocks_of(p, smaller(most, larger(kLanes<T>, kMostSumBytes / bytes)), 1);
   const int64_t planes = windows.all_lines() / height;
   plan.lines = larger(1, kTaskElements / (height * windows.run));
   plan.line_blocks = up(planes, plan.lines);
@@ -707,7 +787,7 @@ int64_t correlation_slices(const PatchProblem& p) {
 
 template <typename T>
 int64_t correlation_size(const PatchProblem& p) {
-  return windows_of(p).elements() * sum_plan<T>(p).width;
+  return windows_of(turned(p)).elements() * sum_plan<T>(p).width;
 }
 
 template <typename T>
@@ -720,14 +800,21 @@ template <typename T>
 int64_t correlation_workspace(const PatchProblem& p) {
   const SumPlan plan = sum_plan<T>(p);
   return place_elements<T>(plan) + (plan.in_place ? 0 : plan.rows * plan.columns * plan.width) +
-         (p.channels_last ? 0 : plan.lines * windows_of(p).run * pitch_of<T>(plan));
+         (p.channels_last || has_rows(p) ? 0 : plan.lines * windows_of(p).run * pitch_of<T>(plan));
 }
 
 template <typename T>
-void correlate(const PatchProblem& p, const T* source, const T* gradient, T* partial, T* workspace, int64_t task) {
+void correlate(const PatchProblem& original, const T* source, const T* gradient, T* partial, T* workspace,
+               int64_t task) {
   constexpr int64_t lanes = kLanes<T>;
+  if (is_turned(original)) {
+    const T* other = source;
+    source = gradient;
+    gradient = other;
+  }
+  const SumPlan plan = sum_plan<T>(original);
+  const PatchProblem p = turned(original);
   const Side windows = windows_of(p), values = values_of(p);
-  const SumPlan plan = sum_plan<T>(p);
   const int64_t slice = task / plan.line_blocks, line = task % plan.line_blocks * plan.lines;
   const int64_t lines = smaller(plan.lines, windows.all_lines() - line), run = windows.run;
   int64_t* window_place = reinterpret_cast<int64_t*>(workspace);
@@ -769,47 +856,61 @@ void correlate(const PatchProblem& p, const T* source, const T* gradient, T* par
       factors.left_step = windows.column;
       factors.line = window_place;
       factors.lines = block.rows;
-      factors.depth = block.columns;
     } else {
-      fill<T>(windows, block, window_place, source, line, line + lines, rows, pitch);
       factors.left_row = pitch;
       factors.left_step = 1;
       factors.line = kNoLine;
       factors.lines = 1;
-      factors.depth = count;
+    }
+    const T* left = rows;
+    if (has_rows(p)) {
+      factors.left_row = windows.line_stride[0];
+      left = source + window_place[0] + line * factors.left_row;
+    } else if (!p.channels_last) {
+      fill<T>(windows, block, window_place, source, line, line + lines, rows, pitch);
     }
     const T* right = factors.right;
-    for (int64_t s = 0; s < segments; ++s)
-      for (int64_t first = 0; first < segment; first += step) {
-        factors.left = p.channels_last ? source + windows.line(line + s) + first : rows + first * pitch;
-        for (int64_t v = 0; v < plan.width; v += kPanel<T>) {
-          factors.right = right + v / lanes * factors.right_vector;
-          T* to = partial + (s * segment + first) * plan.width + v;
-          Sums<T> sums = {zero, 0, 0, to, plan.width, lanes, nullptr, nullptr};
-          if (index > begin) add_to(sums);
-          multiply<T>(smaller(step, segment - first), smaller(kVectors, (plan.width - v) / lanes), factors, sums);
+    const int64_t depth = p.channels_last ? block.columns : count;
+    for_pieces(1, depth, kChain, [&](int64_t, int64_t, int64_t k, int64_t terms) {
+      factors.depth = terms;
+      for (int64_t s = 0; s < segments; ++s)
+        for (int64_t first = 0; first < segment; first += step) {
+          factors.left = (p.channels_last ? source + windows.line(line + s) + first : left + first * factors.left_row) +
+                         k * factors.left_step;
+          for (int64_t v = 0; v < plan.width; v += kPanel<T>) {
+            factors.right = right + v / lanes * factors.right_vector + k * factors.right_step;
+            T* to = partial + (s * segment + first) * plan.width + v;
+            Sums<T> sums = {zero, 0, 0, to, plan.width, lanes, nullptr, nullptr, 0};
+            if (index > begin || k > 0) add_to(sums);
+            multiply<T>(smaller(step, segment - first), smaller(kVectors, (plan.width - v) / lanes), factors, sums);
+          }
         }
-      }
+    });
   }
 }
 
 template <typename T>
 int64_t correlation_blocks(const PatchProblem& p) {
-  return up(p.outputs, kLanes<T>);
+  return up(turned(p).outputs, kLanes<T>);
 }
 
-// Adds the slices for a vector of outputs.
+// Adds the slices for a vector of outputs, or of channels where those are the vectors.
 template <typename T>
 void correlation_sum(const PatchProblem& p, T* partial, T* weight_gradient, int64_t block) {
   constexpr int64_t lanes = kLanes<T>;
   const SumPlan plan = sum_plan<T>(p);
-  const int64_t elements = windows_of(p).elements(), size = elements * plan.width, output = block * lanes;
-  partial += output;
+  const int64_t elements = windows_of(turned(p)).elements(), size = elements * plan.width, first = block * lanes;
+  partial += first;
   for (int64_t slice = 1; slice < plan.slices; ++slice)
     for (int64_t i = 0; i < size; i += plan.width)
       store<T>(partial + i, load(partial + i) + load(partial + slice * size + i));
-  from_lanes(partial, plan.width, elements, weight_gradient + output * elements, elements,
-             smaller(lanes, p.outputs - output));
+  if (is_turned(p))
+    for (int64_t output = 0; output < p.outputs; ++output)
+      store_first<T>(weight_gradient + output * p.channels + first, load(partial + output * plan.width),
+                     smaller(lanes, p.channels - first));
+  else
+    from_lanes(partial, plan.width, elements, weight_gradient + first * elements, elements,
+               smaller(lanes, p.outputs - first));
 }
 
 template <typename T>
