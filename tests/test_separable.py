@@ -178,19 +178,21 @@ def test_rows_longer_than_vectors(n: int, data: st.DataObject) -> None:
         x = x.contiguous(memory_format=FORMATS[n])
     kind = data.draw(st.sampled_from(("pad", "interpolate", "unfold")))
     if kind == "pad":
-        mode = data.draw(st.sampled_from(("replicate", "circular")))
-        padding = [data.draw(st.integers(0, size[-1 - i // 2])) for i in range(2 * n)]
+        mode = data.draw(st.sampled_from(ops.padding.MODES))
+        padding = [data.draw(st.integers(0, size[-1 - i // 2] - (mode == "reflect"))) for i in range(2 * n)]
         arguments: tuple[Any, ...] = (padding, mode)
         formula, back = ops.padding._composite_pad, ops.padding._composite_pad_adjoint
         forward, adjoint = ops.padding.pad, ops.padding.pad_adjoint
     elif kind == "interpolate":
         output = [data.draw(st.integers(1, 4)) for _ in range(n - 1)] + [data.draw(edges)]
-        arguments = (output, "linear", data.draw(st.booleans()), False, [])
+        nearest = data.draw(st.booleans())
+        arguments = (output, "nearest" if nearest else "linear", not nearest and data.draw(st.booleans()), False, [])
         formula, back = ops.interpolation._composite_interpolate, ops.interpolation._composite_interpolate_adjoint
         forward, adjoint = ops.interpolation.interpolate, ops.interpolation.interpolate_adjoint
     else:
-        step = data.draw(st.integers(1, 3))
-        arguments = ([2] * n, [step] * n, [1] * n, [1] * n)
+        window, step = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
+        assume(min(size) + 2 >= window)
+        arguments = ([window] * n, [step] * n, [1] * n, [1] * n)
         formula, back = ops.folding._composite_unfold, ops.folding._composite_fold
         forward, adjoint = ops.folding.unfold, ops.folding.fold
     tolerance = 1e-13 if x.dtype == torch.float64 else 2e-6

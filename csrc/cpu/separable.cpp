@@ -47,10 +47,14 @@ Layout layout_of(const at::Tensor& tensor) {
 
 namespace {
 
-constexpr int64_t kShortest = 8;        // outputs that are worth a run of their own
-constexpr double kGrowth = 1.5;         // target rows per source row from which on the last axis may come first
-constexpr int64_t kExpanded = 1 << 15;  // elements that it expands rows to at a time, at most
-constexpr int64_t kExpandedFor = 16;    // target rows, where those of a whole plane do not fit
+constexpr int64_t kMostLanes = 16;       // of any vector
+constexpr int64_t kLongStretch = 8;      // vectors of a stretch that is copied or cleared for itself
+constexpr int64_t kVectorsTogether = 4;  // of a stretch, and
+constexpr int64_t kTermsTogether = 2;    // the most terms of each; of one vector any number
+constexpr int64_t kShortest = 8;         // outputs that are worth a run of their own
+constexpr double kGrowth = 1.5;          // target rows per source row from which on the last axis may come first
+constexpr int64_t kExpanded = 1 << 15;   // elements that it expands rows to at a time, at most
+constexpr int64_t kExpandedFor = 16;     // target rows, where those of a whole plane do not fit
 
 int64_t offset(const AxisLayout& axis, int64_t i) {
   return i / axis.period * axis.outer + i % axis.period * axis.inner;
@@ -135,7 +139,6 @@ struct Runs {
     run.kind = kind;
     run.unit = true;
     run.single = true;
-    run.gradual = kind == SeparableRun::kIndexed;
     run.first = first;
     run.count = outputs;
     run.target = offset(target, first);
@@ -152,8 +155,6 @@ struct Runs {
           const int64_t tap = taps.begin[o] + t;
           weight.push_back(static_cast<T>(taps.factor(tap)));
           index.push_back(static_cast<int32_t>(taps.index[tap]));
-          const int64_t moved = o == first ? 0 : taps.index[tap] - taps.index[tap - run.taps];
-          run.gradual = run.gradual && (moved == 0 || moved == 1);
         }
     runs.push_back(run);
   }
@@ -203,6 +204,124 @@ struct Runs {
   }
 };
 
+// The last axis cut into stretches, for vectors of so many lanes.
+template <typename T>
+struct Stretches {
+  const Taps& taps;
+  AxisLayout source, target;
+  int64_t lanes;
+  int64_t span = offset(source, taps.inputs - 1) + 1;
+  std::vector<int64_t> places = {};  // of the taps
+  std::vector<SeparableStretch> stretches = {};
+  std::vector<SeparableTerm> terms = {};
+  std::vector<T> weight = {};
+  std::vector<int32_t> index = {};
+
+  int64_t count(int64_t o) const { return taps.begin[o + 1] - taps.begin[o]; }
+  int64_t from(int64_t tap) const { return places[static_cast<size_t>(tap)]; }
+
+  int64_t cleared(int64_t first, int64_t end) const {
+    int64_t o = first;
+    while (o < end && count(o) == 0) ++o;
+    return o - first;
+  }
+
+  int64_t copied(int64_t first, int64_t end) const {
+    if (!taps.weight.empty() || count(first) != 1) return 0;
+    const int64_t start = from(taps.begin[first]);
+    int64_t o = first + 1;
+    while (o < end && count(o) == 1 && from(taps.begin[o]) == start + o - first) ++o;
+    return o - first;
+  }
+
+  // Whole vectors, or all that is left, where they are many.
+  int64_t worth(int64_t length, int64_t left) const {
+    if (length < kLongStretch * lanes) return 0;
+    return length == left ? length : length / lanes * lanes;
+  }
+
+  // Adds the t-th taps of some outputs, unless they do not lie in two windows.
+  bool add_term(int64_t first, int64_t outputs, int64_t t) {
+    constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+    const int64_t last_window = std::max<int64_t>(0, span - lanes);
+    std::array<int64_t, kMostLanes> place;
+    place.fill(kNone);
+    SeparableTerm term{last_window, last_window, 1, static_cast<int64_t>(index.size())};
+    for (int64_t i = 0; i < outputs; ++i) {
+      if (t < count(first + i)) place[i] = from(taps.begin[first + i] + t);
+      term.first = std::min(term.first, place[i]);
+    }
+    for (int64_t i = 0; i < outputs; ++i)
+      if (place[i] != kNone && place[i] >= term.first + lanes) {
+        term.second = std::min(term.second, place[i]);
+        term.windows = 2;
+      }
+    for (int64_t i = 0; i < lanes; ++i) {
+      int64_t at = -1;
+      if (place[i] != kNone) {
+        const bool second = place[i] >= term.first + lanes;
+        at = place[i] - (second ? term.second : term.first);
+        if (at >= lanes) return false;
+        if (second) at += lanes;
+      }
+      index.push_back(static_cast<int32_t>(at));
+      if (!taps.weight.empty())
+        weight.push_back(at < 0 ? T(0) : static_cast<T>(taps.factor(taps.begin[first + i] + t)));
+    }
+    terms.push_back(term);
+    return true;
+  }
+
+  // How many outputs are permuted together, and the most taps that one has.
+  void measure(int64_t first, int64_t end, SeparableStretch& stretch) const {
+    for (int64_t o = first; o < end && stretch.count < kVectorsTogether * lanes; o += lanes) {
+      if (o > first && worth(std::max(cleared(o, end), copied(o, end)), end - o) > 0) return;
+      const int64_t outputs = std::min(lanes, end - o);
+      int64_t most = stretch.terms;
+      for (int64_t i = o; i < o + outputs; ++i) most = std::max(most, count(i));
+      if (most > kTermsTogether && o > first) return;
+      stretch.terms = most;
+      stretch.count += outputs;
+      if (most > kTermsTogether) return;
+    }
+  }
+
+  // False where the taps are too far apart.
+  bool cut() {
+    places = taps.index;
+    if (source.period < taps.inputs)
+      for (int64_t& place : places) place = offset(source, place);
+    for (int64_t o = 0; o < taps.outputs(); o += stretches.back().count) {
+      const int64_t end = std::min(taps.outputs(), (o / target.period + 1) * target.period);
+      SeparableStretch stretch{SeparableStretch::kClear, offset(target, o), worth(cleared(o, end), end - o), 0, 0, 0};
+      if (stretch.count == 0) {
+        stretch.count = worth(copied(o, end), end - o);
+        stretch.kind = SeparableStretch::kCopy;
+        if (stretch.count > 0) stretch.source = from(taps.begin[o]);
+      }
+      if (stretch.count == 0) {
+        stretch.kind = SeparableStretch::kPermute;
+        stretch.term = static_cast<int64_t>(terms.size());
+        measure(o, end, stretch);
+        stretch.terms = std::max<int64_t>(1, stretch.terms);
+        for (int64_t i = 0; i < stretch.count; i += lanes)
+          for (int64_t t = 0; t < stretch.terms; ++t)
+            if (!add_term(o + i, std::min(lanes, stretch.count - i), t)) return false;
+      }
+      stretches.push_back(stretch);
+    }
+    return true;
+  }
+};
+
+// Whether every row of the source is read alone, as it is.
+bool selects(const Taps& taps) {
+  if (!taps.weight.empty()) return false;
+  for (int64_t o = 0; o < taps.outputs(); ++o)
+    if (taps.begin[o + 1] - taps.begin[o] > 1) return false;
+  return true;
+}
+
 template <typename T>
 void run_typed(const Axes& axes, const T* source, const Layout& from, T* target, const Layout& to, int64_t batch,
                int64_t channels, Order order) {
@@ -231,16 +350,33 @@ void run_typed(const Axes& axes, const T* source, const Layout& from, T* target,
   problem.piece_stride = row.outer;
   problem.source_step = channels_last ? row.inner : 1;
   problem.target_step = order == Order::kChannelsLast ? written.inner : 1;
-  Runs<T> runs{last, written};
-  runs.cut();
-  problem.runs = static_cast<int64_t>(runs.runs.size());
-  problem.run = runs.runs.data();
-  problem.lane_weight = runs.weight.data();
-  problem.lane_index = runs.index.data();
   const Taps &outer = *taps[0], &inner = *taps[1];
+  const SeparableKernels<T>& kernel = separable_kernels<T>();
+  problem.in_place = order == Order::kPlanes && selects(outer) && selects(inner);
+  const AxisLayout dense{std::max<int64_t>(1, last.inputs), 0, 1};
+  Stretches<T> stretches{last, problem.in_place ? row : dense, written, kernel.permutes};
+  Runs<T> runs{last, written};
+  bool costly = false;
+  if (order != Order::kChannelsLast && kernel.permutes > 0 && stretches.cut()) {
+    problem.stretches = static_cast<int64_t>(stretches.stretches.size());
+    problem.stretch = stretches.stretches.data();
+    problem.term = stretches.terms.data();
+    problem.lane_weight = stretches.weight.data();
+    problem.lane_index = stretches.index.data();
+    problem.weighted = costly = !last.weight.empty();
+    problem.span = stretches.span;
+  } else {
+    problem.in_place = false;
+    runs.cut();
+    problem.runs = static_cast<int64_t>(runs.runs.size());
+    problem.run = runs.runs.data();
+    problem.lane_weight = runs.weight.data();
+    problem.lane_index = runs.index.data();
+    costly = runs.costly();
+  }
   const bool whole = problem.piece == problem.row && written.period >= last.outputs() &&
                      from.axis[0].period >= outer.inputs && from.axis[1].period >= inner.inputs;
-  if (order == Order::kPlanes && whole && runs.costly() && growth(outer) * growth(inner) >= kGrowth) {
+  if (order == Order::kPlanes && whole && costly && growth(outer) * growth(inner) >= kGrowth) {
     const int64_t most = kExpanded / last.outputs();
     if (inner.inputs <= most / outer.inputs) {
       problem.expanded = outer.inputs * inner.inputs;
@@ -249,7 +385,6 @@ void run_typed(const Axes& axes, const T* source, const Layout& from, T* target,
       problem.expanded_for = kExpandedFor;
     }
   }
-  const SeparableKernels<T>& kernel = separable_kernels<T>();
   run_tasks<T>(kernel.tasks(problem), kernel.workspace(problem),
                [&](int64_t task, T* workspace) { kernel.apply(problem, source, target, workspace, task); });
 }

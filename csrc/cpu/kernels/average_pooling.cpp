@@ -12,6 +12,8 @@ namespace {
 // Vectors that are summed side by side.
 constexpr int64_t kBlock = 4;
 
+constexpr int64_t kAhead = 1024;  // elements by which what is summed is fetched before, also beyond the row
+
 template <typename T>
 TORCHBP_INLINE int64_t whole_vectors(int64_t count) {
   return (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
@@ -38,7 +40,10 @@ TORCHBP_INLINE Vector<Compute<S>> lane_sums(const S* from, int64_t count, const 
   if (count >= kBlock * lanes) {
     Vector<T> sums[kBlock] = {};
     for (; i + kBlock * lanes <= count; i += kBlock * lanes)
-      for (int64_t b = 0; b < kBlock; ++b) sums[b] += load_values(from + i + b * lanes);
+      for (int64_t b = 0; b < kBlock; ++b) {
+        __builtin_prefetch(from + i + b * lanes + kAhead, 0, 3);
+        sums[b] += load_values(from + i + b * lanes);
+      }
     sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
   for (; i + lanes <= count; i += lanes) sum += load_values(from + i);
@@ -524,7 +529,7 @@ void run_whole_planes(const AverageProblem<Compute<S>>& p, const S* from, S* to,
       }
     } else {
       Vector<T> sums[lanes];
-      fetch_ahead(from + first * size, planes * size);
+      if (size < kBlock * lanes) fetch_ahead(from + first * size, planes * size);
       for (int64_t i = 0; i < lanes; ++i)  // missing planes repeat the last
         sums[i] = lane_sums(from + (first + smaller(i, planes - 1)) * size, size, from + p.outer * size);
       store_before(to + first, fold<T>(sums) * weight, planes, last - first);

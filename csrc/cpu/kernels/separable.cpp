@@ -1,7 +1,9 @@
 // Separable linear maps. For each row of outputs the weighted source rows are summed over the outer axes
 // into a buffer, along consecutive elements; one row of weight one is read where it is. Then the last
-// axis' taps are applied, run by run. Where planes get more rows it is the other way round: the last axis'
-// taps are applied to some source rows first, which expands them, and then all rows that are sums of those are summed.
+// axis' taps are applied, run by run or, to a few rows of planes at a time, vector by vector: stretches, whose
+// permutations stay in registers from row to row, so that rows are written in the order of memory. Where planes get
+// more rows and their taps have weights it is the other way round: the last axis' taps are applied to some source rows
+// first, which expands them, and then all rows that are sums of those are summed.
 #include "separable.h"
 
 #include "parts.h"
@@ -10,9 +12,11 @@ namespace torchbp {
 namespace TORCHBP_ISA {
 namespace {
 
-constexpr int64_t kChannels = 128;       // of one task of a channels-last tensor
-constexpr int64_t kTaskElements = 8192;  // that a task writes, about
-constexpr int kTogether = 4;             // rows or taps that are added in one pass
+constexpr int64_t kChannels = 128;              // of one task of a channels-last tensor
+constexpr int64_t kTaskElements = 8192;         // that a task writes, about
+constexpr int64_t kRowsTogether = 32;           // of planes, to which a stretch is applied at once, at most
+constexpr int64_t kTogetherElements = 1 << 14;  // of such rows, about
+constexpr int kTogether = 4;                    // rows or taps that are added in one pass
 
 // Channels that a task takes at a time: 1 of planes.
 template <typename T>
@@ -37,6 +41,13 @@ TORCHBP_INLINE int64_t rows_per_task(const SeparableProblem<T>& problem) {
   return larger(1, kTaskElements / larger(1, problem.axis[2].outputs * channel_block(problem)));
 }
 
+// Rows of planes to which a stretch is applied at once: its tables are read once for all of them.
+template <typename T>
+TORCHBP_INLINE int64_t rows_together(const SeparableProblem<T>& problem) {
+  const int64_t longest = larger(problem.row, problem.axis[2].outputs);
+  return smaller(kRowsTogether, larger(1, kTogetherElements / larger(1, longest)));
+}
+
 template <typename T>
 int64_t separable_tasks(const SeparableProblem<T>& problem) {
   const int64_t block = rows_per_task(problem);
@@ -46,6 +57,7 @@ int64_t separable_tasks(const SeparableProblem<T>& problem) {
 template <typename T>
 int64_t separable_workspace(const SeparableProblem<T>& problem) {
   if (problem.expanded > 0) return problem.expanded * problem.axis[2].outputs;
+  if (!problem.channels_last) return problem.row * rows_together(problem);
   return problem.row * channel_block(problem) * (problem.turned ? 2 : 1);
 }
 
@@ -94,7 +106,7 @@ template <typename T>
 TORCHBP_INLINE void copy(T* __restrict__ to, const T* __restrict__ from, int64_t count) {
   constexpr int64_t lanes = Lanes<T>::count;
   if (count >= lanes && count <= 16 * lanes) {  // short enough for a call to take longer than the copy
-    for (int64_t i = 0; i + lanes <= count; i += lanes) {
+    for (int64_t i = 0; i + lanes < count; i += lanes) {
       store(to + i, load(from + i));
       asm volatile("");  // keeps the loop from being turned into that call
     }
@@ -192,12 +204,11 @@ struct Task {
   int64_t channels;  // in the block; 1 for planes
 };
 
-// Adds a few source rows to the buffer, piece by piece.
+// Adds a few source rows to a buffer, piece by piece.
 template <typename T>
-void add_rows(const Task<T>& task, const Together<T>& rows, bool onto) {
+void add_rows(const Task<T>& task, const Together<T>& rows, T* to, bool onto) {
   const SeparableProblem<T>& p = *task.problem;
   const bool joined = p.source_step == task.channels;  // the places of a piece are one stretch of memory
-  T* to = task.workspace;
   for (int64_t place = 0, offset = 0; place < p.row; place += p.piece, offset += p.piece_stride) {
     if (joined) {
       add_together(rows, offset, to, p.piece * task.channels, onto);
@@ -221,9 +232,9 @@ TORCHBP_INLINE T weight_of(const SeparableAxis<T>& axis, int64_t tap) {
   return axis.weight == nullptr ? T(1) : axis.weight[tap];
 }
 
-// Sums the weighted source rows of an output row into the workspace.
+// Sums the weighted source rows of an output row into a buffer.
 template <typename T>
-__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height) {
+__attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int64_t height, T* to) {
   const SeparableAxis<T>&outer = task.problem->axis[0], &inner = task.problem->axis[1];
   Together<T> rows{};
   bool onto = false;
@@ -232,23 +243,24 @@ __attribute__((noinline)) void sum_rows(const Task<T>& task, int64_t depth, int6
       rows.source[rows.count] = task.source + outer.source[o] + inner.source[i];
       rows.weight[rows.count] = weight_of(outer, o) * weight_of(inner, i);
       if (++rows.count == kTogether) {
-        add_rows(task, rows, onto);
+        add_rows(task, rows, to, onto);
         rows.count = 0;
         onto = true;
       }
     }
-  if (rows.count > 0) add_rows(task, rows, onto);
+  if (rows.count > 0) add_rows(task, rows, to, onto);
 }
 
+// The one of an output row, in the buffer unless it is a source row as it stands.
 template <typename T>
-TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height) {
+TORCHBP_INLINE Row<T> source_row(const Task<T>& task, int64_t depth, int64_t height, T* buffer) {
   const SeparableProblem<T>& p = *task.problem;
   const int64_t o = p.axis[0].begin[depth], i = p.axis[1].begin[height];
   const bool one = p.axis[0].begin[depth + 1] - o == 1 && p.axis[1].begin[height + 1] - i == 1;
   if (one && p.piece == p.row && weight_of(p.axis[0], o) * weight_of(p.axis[1], i) == T(1))
     return {task.source + p.axis[0].source[o] + p.axis[1].source[i], p.source_step};
-  sum_rows(task, depth, height);
-  return {task.workspace, task.channels};
+  sum_rows(task, depth, height, buffer);
+  return {buffer, task.channels};
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -297,53 +309,9 @@ TORCHBP_INLINE void interleaved(const T* a, const T* b, int64_t count, T* to) {
   if (count % 2 == 1) to[count - 1] = a[pairs];
 }
 
-// Places that grow by 0 or 1 lie within one vector for as many outputs: it is loaded once and permuted, which
-// takes less than gathering. Only GCC has the permutation by a variable as a vector extension.
-#if defined(__AVX2__) && defined(__GNUC__) && !defined(__clang__)
-#define TORCHBP_PERMUTES
-template <typename T>
-struct Permutation;
-template <>
-struct Permutation<float> {
-  typedef int32_t Lanes __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
-};
-template <>
-struct Permutation<double> {
-  typedef int64_t Lanes __attribute__((vector_size(TORCHBP_VECTOR_BYTES)));
-};
-
-template <typename T>
-TORCHBP_INLINE Vector<T> near(const T* row, int64_t length, const int32_t* places) {
-  typedef int32_t Places __attribute__((vector_size(4 * Lanes<T>::count)));
-  const int32_t base = static_cast<int32_t>(smaller(places[0], length - Lanes<T>::count));
-  Places lanes;
-  __builtin_memcpy(&lanes, places, sizeof(lanes));
-  return __builtin_shuffle(load(row + base), __builtin_convertvector(lanes - base, typename Permutation<T>::Lanes));
-}
-
-template <typename T>
-void permuted(const SeparableRun& run, const int32_t* places, const T* weights, const T* row, int64_t length, T* to) {
-  constexpr int64_t lanes = Lanes<T>::count;
-  for (int64_t i = 0; i < run.count; i += lanes) {
-    const int64_t at = smaller(i, run.count - lanes);  // the last vector overlaps the one before
-    Vector<T> total = near(row, length, places + at);
-    if (!run.unit) total *= load(weights + at);
-    for (int64_t t = 1; t < run.taps; ++t) {
-      const Vector<T> value = near(row, length, places + t * run.count + at);
-      total += run.unit ? value : value * load(weights + t * run.count + at);
-    }
-    store(to + at, total);
-  }
-}
-#endif
-
 template <typename T>
 __attribute__((noinline)) void indexed(const SeparableRun& run, const int32_t* places, const T* weights, const T* row,
-                                       int64_t length, T* to) {
-#ifdef TORCHBP_PERMUTES
-  if (run.gradual && run.count >= Lanes<T>::count && length >= Lanes<T>::count)
-    return permuted(run, places, weights, row, length, to);
-#endif
+                                       T* to) {
   const int64_t count = run.count;
   if (run.unit) {
     sum_of(to, count, run.taps,
@@ -391,13 +359,210 @@ void apply_plane_row(const SeparableProblem<T>& p, const T* row, T* target) {
         interleaved(row + places[0], row + places[1], run->count, to);
         break;
       case SeparableRun::kIndexed:
-        indexed(*run, p.lane_index + run->lanes, weights, row, p.row, to);
+        indexed(*run, p.lane_index + run->lanes, weights, row, to);
         break;
       case SeparableRun::kListed:
         listed(axis, *run, row, to);
         break;
     }
   }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The same in stretches, for a few rows at a time
+
+template <typename T>
+struct RowsTogether {
+  const T* source[kRowsTogether];
+  T* target[kRowsTogether];
+  int64_t count;
+};
+
+#if defined(__AVX2__)
+#define TORCHBP_PERMUTES
+
+// A term as registers hold it.
+template <typename T>
+struct Term {
+  int64_t first;
+  int64_t second;
+  Mask<T> present;
+  IntegerVector<T> places;
+  Vector<T> weight;
+};
+
+template <typename T>
+TORCHBP_INLINE Mask<T> not_negative(const IntegerVector<T>& v) {
+#if TORCHBP_VECTOR_BYTES == 64
+  const __m512i bits = reinterpret_cast<__m512i>(v);
+  return sizeof(T) == 4 ? _mm512_cmpge_epi32_mask(bits, _mm512_setzero_si512())
+                        : _mm512_cmpge_epi64_mask(bits, _mm512_setzero_si512());
+#else
+  return v >= 0;
+#endif
+}
+
+#if TORCHBP_VECTOR_BYTES == 64
+TORCHBP_INLINE Vector<float> permuted(const Term<float>& term, const Vector<float>& a) {
+  return _mm512_maskz_permutexvar_ps(term.present, reinterpret_cast<__m512i>(term.places), a);
+}
+TORCHBP_INLINE Vector<double> permuted(const Term<double>& term, const Vector<double>& a) {
+  return _mm512_maskz_permutexvar_pd(static_cast<__mmask8>(term.present), reinterpret_cast<__m512i>(term.places), a);
+}
+TORCHBP_INLINE Vector<float> permuted(const Term<float>& term, const Vector<float>& a, const Vector<float>& b) {
+  return _mm512_maskz_permutex2var_ps(term.present, a, reinterpret_cast<__m512i>(term.places), b);
+}
+TORCHBP_INLINE Vector<double> permuted(const Term<double>& term, const Vector<double>& a, const Vector<double>& b) {
+  return _mm512_maskz_permutex2var_pd(static_cast<__mmask8>(term.present), a, reinterpret_cast<__m512i>(term.places),
+                                      b);
+}
+#else
+template <typename T>
+TORCHBP_INLINE Vector<T> chosen(const Vector<T>& a, const IntegerVector<T>& places) {
+  // Doubles are pairs of single elements.
+  __m256i words = reinterpret_cast<__m256i>(places);
+  if constexpr (sizeof(T) == 8) words = reinterpret_cast<__m256i>(2 * places + ((2 * places + 1) << 32));
+  return reinterpret_cast<Vector<T> >(_mm256_permutevar8x32_ps(reinterpret_cast<__m256>(a), words));
+}
+template <typename T>
+TORCHBP_INLINE Vector<T> permuted(const Term<T>& term, const Vector<T>& a) {
+  return reinterpret_cast<Vector<T> >(reinterpret_cast<IntegerVector<T> >(chosen<T>(a, term.places)) & term.present);
+}
+template <typename T>
+TORCHBP_INLINE Vector<T> permuted(const Term<T>& term, const Vector<T>& a, const Vector<T>& b) {
+  const IntegerVector<T> second = term.places >= static_cast<Integer<T> >(kLanes<T>);
+  const Vector<T> v = second ? chosen<T>(b, term.places) : chosen<T>(a, term.places);
+  return reinterpret_cast<Vector<T> >(reinterpret_cast<IntegerVector<T> >(v) & term.present);
+}
+#endif
+
+enum class Windows { kShort, kOne, kTwo };  // of any term; a short one is a row of less than a vector
+
+// N terms of V vectors, from the given one on.
+template <typename T, int V, int N, Windows kWindows, bool kWeighted>
+void permute_rows(const SeparableProblem<T>& p, const SeparableStretch& stretch, int64_t from,
+                  const RowsTogether<T>& rows) {
+  Term<T> term[V][N];
+  for (int v = 0; v < V; ++v)
+    for (int k = 0; k < N; ++k) {
+      const SeparableTerm& given = p.term[stretch.term + v * stretch.terms + from + k];
+      term[v][k].first = given.first;
+      term[v][k].second = given.second;
+      term[v][k].places = widen<T>(p.lane_index + given.lanes);
+      term[v][k].present = not_negative<T>(term[v][k].places);
+      if (kWeighted) term[v][k].weight = load(p.lane_weight + given.lanes);
+    }
+  const Mask<T> last = first_lanes<T>(stretch.count - (V - 1) * kLanes<T>), whole = first_lanes<T>(p.span);
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const T* row = rows.source[r];
+    T* to = rows.target[r] + stretch.target;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v, to += kLanes<T>) {
+      Vector<T> total{};
+      if (from > 0) total = load_masked<T>(to, last);  // then V is 1
+#pragma GCC unroll 4
+      for (int k = 0; k < N; ++k) {
+        const T* first = row + term[v][k].first;
+        Vector<T> value;
+        if constexpr (kWindows == Windows::kTwo)
+          value = permuted(term[v][k], load(first), load(row + term[v][k].second));
+        else if constexpr (kWindows == Windows::kOne)
+          value = permuted(term[v][k], load(first));
+        else
+          value = permuted(term[v][k], load_masked<T>(first, whole));
+        if (kWeighted) value *= term[v][k].weight;
+        total = k == 0 && from == 0 ? value : total + value;
+      }
+      if (v < V - 1)
+        store<T>(to, total);
+      else
+        store_masked<T>(to, total, last);
+    }
+  }
+}
+
+template <typename T, int V, int N>
+void permute_terms(const SeparableProblem<T>& p, const SeparableStretch& stretch, int64_t from,
+                   const RowsTogether<T>& rows) {
+  bool two = false;
+  for (int64_t k = 0; k < V * stretch.terms; ++k) two = two || p.term[stretch.term + k].windows == 2;
+  if (p.span < kLanes<T>)
+    p.weighted ? permute_rows<T, V, N, Windows::kShort, true>(p, stretch, from, rows)
+               : permute_rows<T, V, N, Windows::kShort, false>(p, stretch, from, rows);
+  else if (two)
+    p.weighted ? permute_rows<T, V, N, Windows::kTwo, true>(p, stretch, from, rows)
+               : permute_rows<T, V, N, Windows::kTwo, false>(p, stretch, from, rows);
+  else
+    p.weighted ? permute_rows<T, V, N, Windows::kOne, true>(p, stretch, from, rows)
+               : permute_rows<T, V, N, Windows::kOne, false>(p, stretch, from, rows);
+}
+
+template <typename T, int N>
+void permute_vectors(const SeparableProblem<T>& p, const SeparableStretch& stretch, const RowsTogether<T>& rows) {
+  switch ((stretch.count + kLanes<T> - 1) / kLanes<T>) {
+    case 1:
+      return permute_terms<T, 1, N>(p, stretch, 0, rows);
+    case 2:
+      return permute_terms<T, 2, N>(p, stretch, 0, rows);
+    case 3:
+      return permute_terms<T, 3, N>(p, stretch, 0, rows);
+    default:
+      return permute_terms<T, 4, N>(p, stretch, 0, rows);
+  }
+}
+
+template <typename T>
+void permute(const SeparableProblem<T>& p, const SeparableStretch& stretch, const RowsTogether<T>& rows) {
+  if (stretch.terms == 1) return permute_vectors<T, 1>(p, stretch, rows);
+  if (stretch.terms == 2) return permute_vectors<T, 2>(p, stretch, rows);
+  for (int64_t from = 0; from < stretch.terms; from += kTogether) {
+    switch (stretch.terms - from) {
+      case 1:
+        permute_terms<T, 1, 1>(p, stretch, from, rows);
+        break;
+      case 2:
+        permute_terms<T, 1, 2>(p, stretch, from, rows);
+        break;
+      case 3:
+        permute_terms<T, 1, 3>(p, stretch, from, rows);
+        break;
+      default:
+        permute_terms<T, 1, 4>(p, stretch, from, rows);
+    }
+  }
+}
+#endif
+
+// Stretches, or runs if there are none.
+template <typename T>
+__attribute__((noinline)) void apply_plane_rows(const SeparableProblem<T>& p, const RowsTogether<T>& rows) {
+#ifdef TORCHBP_PERMUTES
+  for (int64_t s = 0; s < p.stretches; ++s) {
+    const SeparableStretch& stretch = p.stretch[s];
+    if (stretch.kind == SeparableStretch::kClear)
+      for (int64_t r = 0; r < rows.count; ++r) clear(rows.target[r] + stretch.target, stretch.count);
+    else if (stretch.kind == SeparableStretch::kCopy)
+      for (int64_t r = 0; r < rows.count; ++r)
+        copy(rows.target[r] + stretch.target, rows.source[r] + stretch.source, stretch.count);
+    else
+      permute(p, stretch, rows);
+  }
+  if (p.stretches > 0) return;
+#endif
+  for (int64_t r = 0; r < rows.count; ++r) apply_plane_row(p, rows.source[r], rows.target[r]);
+}
+
+template <typename T>
+TORCHBP_INLINE void flush(const SeparableProblem<T>& p, RowsTogether<T>& rows) {
+  apply_plane_rows(p, rows);
+  rows.count = 0;
+}
+
+template <typename T>
+TORCHBP_INLINE void add_row(RowsTogether<T>& rows, const T* source, T* target) {
+  rows.source[rows.count] = source;
+  rows.target[rows.count] = target;
+  ++rows.count;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -465,8 +630,13 @@ void apply_turned_row(const Task<T>& task, const Row<T>& row, T* target) {
   const SeparableProblem<T>& p = *task.problem;
   T* planes = task.workspace + p.row * task.channels;
   copy_transposed(row.at, row.step, p.row, task.channels, planes, p.row);
-  for (int64_t c = 0; c < task.channels; ++c)
-    apply_plane_row(p, planes + c * p.row, target + c * p.target_channel_stride);
+  RowsTogether<T> rows;
+  rows.count = 0;
+  for (int64_t c = 0; c < task.channels; ++c) {
+    add_row(rows, planes + c * p.row, target + c * p.target_channel_stride);
+    if (rows.count == rows_together(p)) flush(p, rows);
+  }
+  flush(p, rows);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -510,11 +680,17 @@ Expanded expand(const Task<T>& task, int64_t row, int64_t depth, int64_t height,
       last_depth == depth ? indices_of(inner, height, last) : indices_of(inner, 0, inner.outputs - 1),
       row + left,
   };
+  RowsTogether<T> rows;
+  rows.count = 0;
   T* to = task.workspace;
   for (int64_t d = 0; d < expanded.depth.count; ++d)
-    for (int64_t h = 0; h < expanded.height.count; ++h, to += p.axis[2].outputs)
-      apply_plane_row(
-          p, task.source + (expanded.depth.first + d) * outer.stride + (expanded.height.first + h) * inner.stride, to);
+    for (int64_t h = 0; h < expanded.height.count; ++h, to += p.axis[2].outputs) {
+      const T* from =
+          task.source + (expanded.depth.first + d) * outer.stride + (expanded.height.first + h) * inner.stride;
+      add_row(rows, from, to);
+      if (rows.count == rows_together(p)) flush(p, rows);
+    }
+  flush(p, rows);
   return expanded;
 }
 
@@ -575,6 +751,9 @@ void sum_expanded_rows(const Task<T>& task, const Expanded& expanded, int64_t de
 template <typename T>
 void clear_row(const Task<T>& task, T* target) {
   const SeparableProblem<T>& p = *task.problem;
+  for (int64_t s = 0; s < p.stretches; ++s)
+    for (int64_t c = 0; c < task.channels; ++c)
+      clear(target + p.stretch[s].target + c * p.target_channel_stride, p.stretch[s].count);
   for (int64_t r = 0; r < p.runs; ++r) {
     if (p.turned)
       for (int64_t c = 0; c < task.channels; ++c)
@@ -583,6 +762,33 @@ void clear_row(const Task<T>& task, T* target) {
       clear(target + p.run[r].target, p.run[r].count * task.channels);
     else
       for (int64_t i = 0; i < p.run[r].count; ++i) clear(target + p.run[r].target + i * p.target_step, task.channels);
+  }
+}
+
+// Rows of planes at one depth and these heights.
+template <typename T>
+__attribute__((noinline)) void apply_plane(const Task<T>& task, int64_t depth, int64_t first, int64_t last) {
+  const SeparableProblem<T>& p = *task.problem;
+  const SeparableAxis<T>&outer = p.axis[0], &inner = p.axis[1];
+  const bool read = outer.begin[depth] < outer.begin[depth + 1];
+  const T* source = task.source + (read ? outer.source[outer.begin[depth]] : 0);
+  T* target = task.target + outer.target[depth];
+  const int64_t *begin = inner.begin, *from = inner.source, *to = inner.target, most = rows_together(p);
+  RowsTogether<T> rows;
+  while (first < last) {
+    int64_t count = 0;
+    for (; first < last && count < most; ++first) {
+      if (!read || begin[first] == begin[first + 1]) {
+        clear_row(task, target + to[first]);
+        continue;
+      }
+      rows.source[count] =
+          p.in_place ? source + from[begin[first]] : source_row(task, depth, first, task.workspace + count * p.row).at;
+      rows.target[count] = target + to[first];
+      ++count;
+    }
+    rows.count = count;
+    apply_plane_rows(p, rows);
   }
 }
 
@@ -603,29 +809,39 @@ void separable_apply(const SeparableProblem<T>& problem, const T* source, T* tar
     };
     const int64_t end = smaller(to, (plane + 1) * outer.outputs * inner.outputs);
     Expanded expanded{};
-    for (; row < end; ++depth, height = 0)
+    for (; row < end; ++depth, height = 0) {
+      if (!problem.channels_last && problem.expanded == 0) {
+        const int64_t last = smaller(end - row + height, inner.outputs);
+        apply_plane(task, depth, height, last);
+        row += last - height;
+        continue;
+      }
       for (; row < end && height < inner.outputs; ++height, ++row) {
         T* row_target = task.target + outer.target[depth] + inner.target[height];
-        if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1])
+        if (outer.begin[depth] == outer.begin[depth + 1] || inner.begin[height] == inner.begin[height + 1]) {
           clear_row(task, row_target);
-        else if (problem.turned)
-          apply_turned_row(task, source_row(task, depth, height), row_target);
-        else if (problem.channels_last)
-          apply_channels_row(task, source_row(task, depth, height), row_target);
-        else if (problem.expanded == 0)
-          apply_plane_row(problem, source_row(task, depth, height).at, row_target);
-        else {
+        } else if (problem.turned) {
+          apply_turned_row(task, source_row(task, depth, height, task.workspace), row_target);
+        } else if (problem.channels_last) {
+          apply_channels_row(task, source_row(task, depth, height, task.workspace), row_target);
+        } else {
           if (row >= expanded.until) expanded = expand(task, row, depth, height, end - row);
           sum_expanded_rows(task, expanded, depth, height, row_target);
         }
       }
+    }
     depth = 0;
   }
 }
 
 template <typename T>
 SeparableKernels<T> kernels_of() {
-  return {separable_tasks<T>, separable_workspace<T>, separable_apply<T>};
+#ifdef TORCHBP_PERMUTES
+  constexpr int64_t permutes = kLanes<T>;
+#else
+  constexpr int64_t permutes = 0;
+#endif
+  return {permutes, separable_tasks<T>, separable_workspace<T>, separable_apply<T>};
 }
 
 }  // namespace

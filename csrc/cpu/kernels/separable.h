@@ -28,15 +28,39 @@ struct SeparableRun {
     kListed,       // any taps, as the axis lists them
   };
   Kind kind;
-  bool unit;     // every weight is one
-  bool single;   // every output has one tap
-  bool gradual;  // the place of each tap moves by 0 or 1 from one output to the next
+  bool unit;    // every weight is one
+  bool single;  // every output has one tap
   int64_t first;
   int64_t count;
   int64_t target;  // offset of the first
   int64_t taps;
   int64_t step;
   int64_t lanes;  // where the run's [taps][count] weights and places begin
+};
+
+// Consecutive outputs of the last axis of planes, consecutive in the target too.
+struct SeparableStretch {
+  enum Kind : int32_t {
+    kClear,    // no taps
+    kCopy,     // one tap of weight one each, consecutive from `source` on
+    kPermute,  // each vector of outputs, the last perhaps in part, is the sum of `terms` terms
+  };
+  Kind kind;
+  int64_t target;  // offset of the first
+  int64_t count;
+  int64_t source;
+  int64_t term;  // the first vector's first
+  int64_t terms;
+};
+
+// One tap of each output of a vector, or none. The taps lie in one or two windows of a row, each a vector long.
+// `lane_index` has their places in the windows, which it counts as consecutive, negative where an output has no tap;
+// `lane_weight` has the weights unless all are one.
+struct SeparableTerm {
+  int64_t first;
+  int64_t second;
+  int64_t windows;
+  int64_t lanes;  // where the places and weights begin
 };
 
 // y = (M_0 x M_1 x M_2) x for every image and channel: padding, interpolation, unfolding and their adjoints.
@@ -52,6 +76,15 @@ struct SeparableProblem {
   int64_t target_batch_stride;
   int64_t target_channel_stride;
   SeparableAxis<T> axis[kSpatial];
+  // The last axis of a target of planes may be cut into stretches in place of runs; `weighted` where they have weights.
+  // `in_place` then says that the stretches' sources are offsets in a source row; else they are places in one that is
+  // dense.
+  int64_t stretches;
+  const SeparableStretch* stretch;
+  const SeparableTerm* term;
+  bool weighted;
+  bool in_place;
+  int64_t span;  // elements of a source row from the first to the last
   // A source row has `row` places; `piece` of them at a time are source_step apart, and the pieces piece_stride.
   int64_t row;
   int64_t piece;
@@ -71,6 +104,7 @@ struct SeparableProblem {
 // One task is a block of output rows (of one block of channels); tasks write disjoint outputs.
 template <typename T>
 struct SeparableKernels {
+  int64_t permutes;  // lanes of the vectors of stretches; 0 where they are not to be used
   int64_t (*tasks)(const SeparableProblem<T>&);
   int64_t (*workspace)(const SeparableProblem<T>&);  // elements, per thread
   void (*apply)(const SeparableProblem<T>&, const T* source, T* target, T* workspace, int64_t task);
