@@ -168,6 +168,8 @@ _HOW_TO_READ = """\
   below 1 that it is slower. The built-in ways are `torch.nn` on contiguous and on channels-last tensors (and under
   `torch.compile` with `--compile`); a row says in which format torchbp's tensors are. All ways are timed in turn in
   one process, on the same numbers. Families show the geometric mean over their cases and, in brackets, the worst.
+  convolution-3x3 and convolution-1x1 have stride 1; convolution-2d-other are strides, wider kernels and first layers,
+  convolution-other dilation, groups, one dimension and three.
 - **Figures**: the forward pass with a gradient recorded, the gradient of the input alone, the gradient of the weights
   alone, and the step that computes all of it. A step of a network includes loss and optimiser (momentum).
 - The **floor** is the time that the bytes which must move would take at the bandwidth measured for a copy of that

@@ -241,8 +241,10 @@ def _convolutions() -> Iterator[Case]:
     def dense(channels: int, width: int, kernel: int, stride: int, sizes: Sequence[int], *quick: int) -> Iterator[Case]:
         label = f"{kernel}x{kernel} stride {stride} {channels}-{width}"
         layer = _Layer("Conv2d", channels, width, kernel, stride=stride, padding=kernel // 2)
+        plain = stride == 1 and channels > 4 and kernel <= 3
+        family = f"convolution-{kernel}x{kernel}" if plain else "convolution-2d-other"
         for batch, size in zip((1, 16, 64), sizes, strict=True):
-            yield _case("convolution", label, layer, (batch, channels, size, size), quick=batch in quick)
+            yield _case(family, label, layer, (batch, channels, size, size), quick=batch in quick)
 
     yield from dense(1, 6, 5, 1, (28, 28, 28), 64)  # LeNet-5
     yield from dense(6, 16, 5, 1, (14, 14, 14))
@@ -269,7 +271,9 @@ def _convolutions() -> Iterator[Case]:
         ("3x3x3 stride 2 16-32", _Layer("Conv3d", 16, 32, 3, stride=2, padding=1), (4, 16, 16, 16, 16)),
     )
     for label, layer, shape in others:
-        yield _case("convolution", label, layer, shape)
+        strided = layer.name == "Conv2d" and layer.options.get("stride", 1) > 1
+        family = "convolution-2d-other" if strided else "convolution-other"
+        yield _case(family, label, layer, shape, quick=layer.name == "Conv1d")
 
 
 def _transposed_convolutions() -> Iterator[Case]:
