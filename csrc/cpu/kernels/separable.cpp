@@ -452,7 +452,8 @@ void permute_rows(const SeparableProblem<T>& p, const SeparableStretch& stretch,
       term[v][k].present = not_negative<T>(term[v][k].places);
       if (kWeighted) term[v][k].weight = load(p.lane_weight + given.lanes);
     }
-  const Mask<T> last = first_lanes<T>(stretch.count - (V - 1) * kLanes<T>), whole = first_lanes<T>(p.span);
+  const Mask<T> last = first_lanes<T>(stretch.count - (V - 1) * kLanes<T>);
+  const Mask<T> short_row = first_lanes<T>(kWindows == Windows::kShort ? p.span : 0);
   for (int64_t r = 0; r < rows.count; ++r) {
     const T* row = rows.source[r];
     T* to = rows.target[r] + stretch.target;
@@ -469,7 +470,7 @@ void permute_rows(const SeparableProblem<T>& p, const SeparableStretch& stretch,
         else if constexpr (kWindows == Windows::kOne)
           value = permuted(term[v][k], load(first));
         else
-          value = permuted(term[v][k], load_masked<T>(first, whole));
+          value = permuted(term[v][k], load_masked<T>(first, short_row));
         if (kWeighted) value *= term[v][k].weight;
         total = k == 0 && from == 0 ? value : total + value;
       }
