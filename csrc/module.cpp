@@ -12,6 +12,7 @@
 #include "cpu/arguments.h"
 #include "cpu/convolution_algorithm.h"
 #include "cpu/dispatch.h"
+#include "cpu/matrix_product.h"
 #include "cpu/workspace.h"
 #include "replay.h"
 
@@ -76,6 +77,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "instruction_set", [] { return std::string(torchbp::kernels().instruction_set); },
       "The instruction set whose kernels run in this process.");
+  m.def("products_run_at_full_speed", &torchbp::products_run_at_full_speed,
+        "Whether ATen's matrix products are the fastest on this processor.");
   m.def("instruction_sets_built", &torchbp::instruction_sets_built, "The instruction sets compiled in.");
   m.def("release_workspaces", &torchbp::release_workspaces, "Free the workspaces that the threads keep.",
         pybind11::call_guard<pybind11::gil_scoped_release>());

@@ -57,8 +57,9 @@ def kernels_status() -> dict[str, Any]:
 
     Returns:
         A dict with ``loaded`` (bool), ``reason`` (why not, or ``""``), ``instruction_set`` (the one in
-        use), ``instruction_sets_built`` (list), ``built_for_torch``, ``compiler`` and ``openmp``
-        (whether the kernels run on several threads).
+        use), ``instruction_sets_built`` (list), ``built_for_torch``, ``compiler``, ``openmp``
+        (whether the kernels run on several threads) and ``fast_products`` (whether PyTorch's matrix products run at
+        full speed on this processor, which decides who computes some 1×1 convolutions).
     """
     loaded = extension is not None
     return {
@@ -69,6 +70,7 @@ def kernels_status() -> dict[str, Any]:
         "built_for_torch": extension.torch_version if loaded else "",
         "compiler": extension.compiler if loaded else "",
         "openmp": bool(extension.openmp) if loaded else False,
+        "fast_products": extension.products_run_at_full_speed() if loaded else False,
     }
 
 

@@ -99,29 +99,34 @@ bool takes(Algorithm algorithm, const Geometry& g, int64_t input_channels, int64
 // Channels that leave vectors of channels empty; vectors of positions are full.
 bool few(int64_t channels) { return channels < 12; }
 
-// Kernels of one element. Few channels on one side only are worth no copy of what lies channels last. Tiles of patches
-// keep the weight in the cache, and add the bias and transpose a gradient on the way, which products of matrices need
-// passes of their own for.
+// Kernels of one element. Tiles of patches and of direct keep the weight in the cache, and add the bias and transpose
+// a gradient on the way, which products of matrices need passes of their own for. Channels last they read pixels where
+// they stand. On contiguous maps ATen's products win where they run at full speed: rows of positions that begin
+// anywhere are written as fast by patches only where few channels are read.
 Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, int64_t output_channels) {
   constexpr int64_t kFewPositions = 64;  // whose rows leave most of a product's tiles empty
   constexpr int64_t kManyWeights = 1 << 16;
-  constexpr int64_t kNarrow = 24, kWide = 64;  // channels
-  const bool uneven = few(input_channels) != few(output_channels);
-  const int64_t positions = g.output[0] * g.output[1] * g.output[2];
-  const bool tiles = g.groups == 1 && !few(output_channels) && input_channels * output_channels <= kManyWeights;
+  constexpr int64_t kNarrow = 24, kShallow = 32, kWide = 64;  // channels
+  const int64_t positions = g.output[0] * g.output[1] * g.output[2], weights = input_channels * output_channels;
+  const bool pixels = g.channels_last || positions == 1, fast = products_run_at_full_speed();
+  if (g.groups > 1 || (weights > kManyWeights && g.batch * positions < kFewPositions)) return Algorithm::matrix_product;
   if (product == Product::weight) {
-    if (uneven && (few(input_channels) || g.channels_last)) return Algorithm::direct;
-    const bool pays = g.channels_last ? input_channels <= kNarrow : input_channels >= kWide;
-    return tiles && pays && positions >= kFewPositions ? Algorithm::patches : Algorithm::matrix_product;
+    if (positions == 1) return Algorithm::matrix_product;
+    if (pixels && few(output_channels))
+      return output_channels > 1 && input_channels > kNarrow ? Algorithm::direct : Algorithm::patches;
+    if (!pixels && positions < kFewPositions) return fast ? Algorithm::matrix_product : Algorithm::direct;
+    if (!fast) return few(output_channels) && !pixels ? Algorithm::matrix_product : Algorithm::patches;
+    if (!pixels && few(input_channels)) return Algorithm::direct;
+    const bool pays = pixels ? input_channels <= kNarrow : input_channels >= kWide && weights <= kManyWeights;
+    return pays && !few(output_channels) ? Algorithm::patches : Algorithm::matrix_product;
   }
-  if (g.channels_last && uneven && std::min(input_channels, output_channels) > 1) return Algorithm::direct;
-  if (!g.channels_last && positions > 1 && positions < kFewPositions) return Algorithm::direct;
-  bool pays = positions == 1;
-  if (product == Product::output)
-    pays = pays || g.channels_last || input_channels <= output_channels;
-  else
-    pays = pays || (g.channels_last ? output_channels <= kNarrow : output_channels < input_channels);
-  return tiles && pays ? Algorithm::patches : Algorithm::matrix_product;
+  const int64_t source = product == Product::output ? input_channels : output_channels;
+  const int64_t target = product == Product::output ? output_channels : input_channels;
+  if (pixels) return target == 1 ? Algorithm::matrix_product : Algorithm::patches;
+  if (positions < kFewPositions) return Algorithm::direct;
+  if (!fast) return source <= kShallow || few(target) ? Algorithm::patches : Algorithm::direct;
+  const bool pays = product == Product::output ? source <= target : source < target;
+  return pays && !few(output_channels) && weights <= kManyWeights ? Algorithm::patches : Algorithm::matrix_product;
 }
 
 // Fewer channels than fill vectors, on one side or on both.

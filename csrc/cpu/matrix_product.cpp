@@ -15,6 +15,18 @@ using at::Tensor;
 
 bool products_stay_on_a_thread() { return &MKL_Set_Num_Threads_Local != nullptr; }
 
+bool products_run_at_full_speed() {
+#if defined(__x86_64__) || defined(__i386__)
+  static const bool intel = [] {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
+  }();
+  return intel;
+#else
+  return true;
+#endif
+}
+
 namespace {
 
 // While it lives, the products of this thread run on it alone: MKL cuts a product as its number of threads says, also

@@ -14,8 +14,13 @@ constexpr int64_t kPositions = 256;  // windows of a block
 constexpr int64_t kColumns = 1024;   // ... of single elements side by side
 constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kLeastTasks = 8;
-constexpr int64_t kSumPositions = 32;  // windows that are summed at once
-constexpr int64_t kSumColumns = 256;   // windows of single elements whose vectors are made at once
+constexpr int64_t kGroupBytes = 256 << 10;  // of panels that stay in the second-level cache
+constexpr int64_t kWindowChain = 128;       // terms of a window that are summed at once
+constexpr int64_t kFewElements = 12;        // of a target, which others compute as dot products: in vectors of terms,
+constexpr int64_t kShortChain = 16;         // so that their chains are short
+constexpr int64_t kSumPositions = 64;       // windows that are summed at once
+constexpr int64_t kFewWindows = 1024;       // half as many where these are all: others have small errors there
+constexpr int64_t kSumColumns = 256;        // windows of single elements whose vectors are made at once
 constexpr int64_t kMostSumBytes = 4 << 20;
 constexpr int64_t kTaskElements = 256;  // elements of a window that a task sums
 constexpr int64_t kEnoughTasks = 16;    // fewer are also split over slices of the windows, as the shape says
@@ -263,6 +268,12 @@ __attribute__((noinline)) void multiply(const Factors<T>& f, const Sums<T>& s) {
     for (int v = 0; v < kWide; ++v) sum[r][v] = Vector<T>{};
   const int64_t row = f.left_row, step = f.left_step, right_step = f.right_step, right_vector = f.right_vector;
   const T* right = f.right;
+  if (!kPairs) {  // what is written is fetched meanwhile
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) __builtin_prefetch(s.to + r * s.to_row + v * s.to_vector, 1);
+  }
   for (int64_t line = 0; line < f.lines; ++line) {
     const T* left[kGroups];
 #pragma GCC unroll 4
@@ -333,14 +344,24 @@ void multiply(int64_t rows, int64_t vectors, const Factors<T>& f, const Sums<T>&
     vectors == 1 ? multiply_rows<T, kMost, 1, false>(rows, f, s) : multiply_rows<T, kMost, 2, false>(rows, f, s);
 }
 
-// Calls body(line, lines, k, depth) for pieces of a sum over lines of depth terms, each of no more than so many terms.
-template <typename Body>
-TORCHBP_INLINE void for_pieces(int64_t lines, int64_t depth, int64_t terms, const Body& body) {
-  const int64_t chain = up(depth, up(depth, terms)), together = larger(1, terms / depth);
-  for (int64_t line = 0; line < lines; line += together)
-    for (int64_t k = 0; k < depth; k += chain)
-      body(line, smaller(together, lines - line), k, smaller(chain, depth - k));
+// Pieces of a sum over lines of depth terms, each of no more than so many terms.
+struct Pieces {
+  int64_t lines, depth, together, chain;
+};
+
+Pieces pieces_of(int64_t lines, int64_t depth, int64_t terms) {
+  return {lines, depth, larger(1, terms / depth), up(depth, up(depth, terms))};
 }
+
+// Calls body(line, lines, k, depth) for each.
+template <typename Body>
+TORCHBP_INLINE void for_pieces(const Pieces& p, const Body& body) {
+  for (int64_t line = 0; line < p.lines; line += p.together)
+    for (int64_t k = 0; k < p.depth; k += p.chain)
+      body(line, smaller(p.together, p.lines - line), k, smaller(p.chain, p.depth - k));
+}
+
+int64_t chain_of(const Side& target, int64_t chain) { return target.elements() < kFewElements ? kShortChain : chain; }
 
 // Adds to what is there.
 template <typename T>
@@ -360,7 +381,10 @@ Side target_of(const PatchProblem& p, bool to_windows) { return to_windows ? win
 
 template <typename T>
 Blocks gather_blocks(const PatchProblem& p, bool to_windows) {
-  if (p.channels_last) return blocks_of(p, kPositions, kLeastTasks);
+  if (p.channels_last) {
+    const int64_t share = up(up(p.batch * p.grid[0] * p.grid[1] * p.grid[2], kLeastTasks), kRows) * kRows;
+    return blocks_of(p, smaller(kPositions, share), kLeastTasks);
+  }
   const int64_t bytes = source_of(p, to_windows).elements() * static_cast<int64_t>(sizeof(T));
   const int64_t most = has_rows(p) ? kColumns : kPositions;
   return blocks_of(p, smaller(most, larger(2 * kLanes<T>, kBlockBytes / bytes)), kLeastTasks);
@@ -369,6 +393,11 @@ Blocks gather_blocks(const PatchProblem& p, bool to_windows) {
 template <typename T>
 int64_t line_vectors(const Side& side) {
   return up(side.run, kLanes<T>);
+}
+
+template <typename T>
+int64_t target_vectors(const Side& target) {
+  return target.all_lines() * line_vectors<T>(target);
 }
 
 // Of contiguous images, lines of the target whose elements are computed together.
@@ -389,7 +418,7 @@ Group group_at(const Side& target, int64_t index) {
 template <typename T>
 int64_t panels(const PatchProblem& p, bool to_windows) {
   const Side target = target_of(p, to_windows);
-  return p.channels_last ? up(target.all_lines() * line_vectors<T>(target), kVectors) : groups_of(target);
+  return p.channels_last ? up(target_vectors<T>(target), kVectors) : groups_of(target);
 }
 
 template <typename T>
@@ -541,7 +570,10 @@ int64_t gather_workspace(const PatchProblem& p, bool to_windows) {
   const Side source = source_of(p, to_windows);
   const Blocks b = gather_blocks<T>(p, to_windows);
   const int64_t positions = b.rows * b.columns;
-  if (p.channels_last) return place_elements<T>(b, source.all_lines()) + positions * kPanel<T>;
+  if (p.channels_last) {
+    const int64_t numbers = source.all_lines() + 2 * target_vectors<T>(target_of(p, to_windows));
+    return place_elements<T>(b, numbers) + kRows * kPanel<T>;
+  }
   if (has_rows(p)) return place_elements<T>(b) + source.elements() * up(positions, kPanel<T>) * kPanel<T>;
   return place_elements<T>(b) + source.elements() * pitch_of<T>(b) + group_size(target_of(p, to_windows)) * kPanel<T> +
          up(positions, kPanel<T>) * static_cast<int64_t>(sizeof(Span) / sizeof(T));
@@ -568,7 +600,20 @@ Passage passage_of(const PatchProblem& p, bool to_windows, T* workspace, int64_t
   return passage;
 }
 
-// Channels last: rows of the tile are windows.
+// A vector of the target channels last: where it stands in a window or value, and how many of its lanes do.
+struct TargetVector {
+  int64_t place, count;
+};
+
+template <typename T>
+void list_vectors(const Side& target, TargetVector* vector) {
+  for (int64_t line = 0; line < target.all_lines(); ++line)
+    for (int64_t element = 0; element < target.run; element += kLanes<T>)
+      *vector++ = {target.line(line) + element, smaller(kLanes<T>, target.run - element)};
+}
+
+// Channels last: rows of the tile are windows. Panels that stay in the second-level cache are run through for every
+// tile, so that its windows are read, and its values written, while they are in the first-level cache.
 template <typename T>
 void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, const T* packed, T* target, T* workspace,
                    int64_t task) {
@@ -576,48 +621,52 @@ void gather_pixels(const PatchProblem& p, bool to_windows, const T* source, cons
   const Passage passage = passage_of(p, to_windows, workspace, task);
   const Side &from = passage.from, &to = passage.to;
   const Block& block = passage.block;
-  const int64_t *from_place = passage.from_place, *to_place = passage.to_place;
+  const int64_t lines = from.all_lines(), vectors = target_vectors<T>(to), size = panel_size<T>(p, to_windows);
   int64_t* line_at = passage.end;
-  T* product = workspace + place_elements<T>(passage.blocks, from.all_lines());
-  const int64_t of_line = line_vectors<T>(to), vectors = to.all_lines() * of_line, lines = from.all_lines();
+  TargetVector* listed = reinterpret_cast<TargetVector*>(line_at + lines);
+  T* product = workspace + place_elements<T>(passage.blocks, lines + 2 * vectors);
+  const int64_t together = larger(1, kGroupBytes / (size * static_cast<int64_t>(sizeof(T)))) * kVectors;
   const int64_t step = up(block.columns, up(block.columns, kRows));
+  // Where windows follow each other, those of the next tile are fetched meanwhile, a share with every panel.
+  const int64_t share = lines == 1 ? up(step * from.column, up(vectors, kVectors)) : 0;
+  const Pieces pieces = pieces_of(lines, from.run, chain_of(to, kWindowChain));
   for (int64_t line = 0; line < lines; ++line) line_at[line] = from.line(line);
-  for (int64_t vector = 0; vector < vectors; vector += kVectors, packed += panel_size<T>(p, to_windows)) {
-    const int64_t wide = smaller(kVectors, vectors - vector);
-    int64_t at[kVectors], count[kVectors];
-    bool whole = true;
-    for (int64_t v = 0; v < wide; ++v) {
-      const int64_t element = (vector + v) % of_line * lanes;
-      at[v] = to.line((vector + v) / of_line) + element;
-      count[v] = smaller(lanes, to.run - element);
-      whole = whole && count[v] == lanes;
-    }
-    const T* right = packed + kPanel<T>;
-    for_pieces(lines, from.run, kChain, [&](int64_t line, int64_t many, int64_t k, int64_t depth) {
-      for (int64_t row = 0; row < block.rows; ++row)
-        for (int64_t first = 0; first < block.columns; first += step) {
-          T* own = product + (row * block.columns + first) * kPanel<T>;
-          Sums<T> sums = {packed, 0, lanes, own, kPanel<T>, lanes, nullptr, nullptr, 0};
+  list_vectors<T>(to, listed);
+  for (int64_t begin = 0; begin < vectors; begin += together)
+    for (int64_t row = 0; row < block.rows; ++row)
+      for (int64_t first = 0; first < block.columns; first += step) {
+        const int64_t many = smaller(step, block.columns - first);
+        const T* windows = source + passage.from_place[row] + first * from.column;
+        T* values = target + passage.to_place[row] + first * to.column;
+        for (int64_t vector = begin; vector < smaller(vectors, begin + together); vector += kVectors) {
+          const T* panel = packed + vector / kVectors * size;
+          const int64_t wide = smaller(kVectors, vectors - vector);
+          const TargetVector &one = listed[vector], &last = listed[vector + wide - 1];
+          const bool whole = one.count == lanes && last.count == lanes;
+          Sums<T> sums = {panel, 0, lanes, product, kPanel<T>, lanes, nullptr, nullptr, 0};
           if (whole) {
-            sums.to = target + to_place[row] + first * to.column + at[0];
+            sums.to = values + one.place;
             sums.to_row = to.column;
-            sums.to_vector = at[wide - 1] - at[0];
+            sums.to_vector = last.place - one.place;
           }
-          if (line > 0 || k > 0) add_to(sums);
-          multiply<T>(smaller(step, block.columns - first), wide,
-                      {source + from_place[row] + first * from.column + k, from.column, 1, line_at + line, many, depth,
-                       right, kPanel<T>, lanes},
-                      sums);
+          const T* right = panel + kPanel<T>;
+          const T* next = windows + step * from.column + vector / kVectors * share;
+          for (int64_t i = 0; begin == 0 && i < share; i += kCacheLine / static_cast<int64_t>(sizeof(T)))
+            __builtin_prefetch(next + i);
+          for_pieces(pieces, [&](int64_t line, int64_t of_piece, int64_t k, int64_t depth) {
+            multiply<T>(many, wide,
+                        {windows + k, from.column, 1, line_at + line, of_piece, depth, right, kPanel<T>, lanes}, sums);
+            add_to(sums);
+            right += of_piece * depth * kPanel<T>;
+          });
+          if (whole) continue;
+          for (int64_t i = 0; i < many; ++i) {
+            store_first<T>(values + i * to.column + one.place, load(product + i * kPanel<T>), one.count);
+            if (wide > 1)
+              store_first<T>(values + i * to.column + last.place, load(product + i * kPanel<T> + lanes), last.count);
+          }
         }
-      right += many * depth * kPanel<T>;
-    });
-    if (whole) continue;
-    for (int64_t i = 0; i < block.positions(); ++i) {
-      T* out = target + to_place[i / block.columns] + i % block.columns * to.column;
-      for (int64_t v = 0; v < wide; ++v)
-        store_first<T>(out + at[v], load(product + i * kPanel<T> + v * lanes), count[v]);
-    }
-  }
+      }
 }
 
 // Contiguous: vectors of the tile are windows.
@@ -636,6 +685,7 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
   Span* spans = reinterpret_cast<Span*>(product + group_size(to) * kPanel<T>);
   fill<T>(from, block, from_place, source, 0, from.all_lines(), rows, pitch);
   const int64_t width = group_size(to), groups = groups_of(to);
+  const Pieces pieces = pieces_of(1, depth, chain_of(to, kChain));
   const int64_t pair = to.run == 2 && to.column == 2 ? 2 : 1;  // rows that are joined in registers
   const int64_t columns = to_windows ? block.columns : count;  // values of an image follow each other
   for (int64_t q = 0; q < count; q += kPanel<T>)
@@ -658,7 +708,7 @@ void gather_planes(const PatchProblem& p, bool to_windows, const T* source, cons
           sums.to = line_at[first] + span.first[0];
           sums.to_row = to.line_stride[0];
         }
-        for_pieces(1, depth, kChain, [&](int64_t, int64_t, int64_t k, int64_t terms) {
+        for_pieces(pieces, [&](int64_t, int64_t, int64_t k, int64_t terms) {
           if (joins && k + terms == depth) {
             sums.line = line_at + first / 2;
             sums.first = span.first;
@@ -694,6 +744,7 @@ void gather_rows(const PatchProblem& p, bool to_windows, const T* source, const 
   const Side &from = passage.from, &to = passage.to;
   const int64_t depth = from.elements(), count = passage.block.positions(), whole = count / kPanel<T> * kPanel<T>;
   const int64_t width = group_size(to), groups = groups_of(to), size = depth * kPanel<T>;
+  const Pieces pieces = pieces_of(1, depth, chain_of(to, kChain));
   T* columns = workspace + place_elements<T>(passage.blocks);
   for (int64_t k = 0; k < depth; ++k) {
     const T* row = source + passage.from_place[0] + k * from.line_stride[0];
@@ -715,7 +766,7 @@ void gather_rows(const PatchProblem& p, bool to_windows, const T* source, const 
         Sums<T> sums = {packed + row * lanes, lanes, 0,       target + (first_row + row) * to.line_stride[0] + q,
                         to.line_stride[0],    lanes, nullptr, nullptr,
                         present % lanes};
-        for_pieces(1, depth, kChain, [&](int64_t, int64_t, int64_t k, int64_t terms) {
+        for_pieces(pieces, [&](int64_t, int64_t, int64_t k, int64_t terms) {
           multiply<T>(smaller(step, many - row), wide,
                       {left + k * width, 1, width, kNoLine, 1, terms, right + k * kPanel<T>, kPanel<T>, lanes}, sums);
           add_to(sums);
@@ -765,7 +816,8 @@ SumPlan sum_plan(const PatchProblem& original) {
   plan.width = up(p.outputs, kLanes<T>) * kLanes<T>;
   const int64_t height = windows.lines[2];
   const int64_t bytes = larger(plan.width, height * windows.run) * static_cast<int64_t>(sizeof(T));
-  const int64_t most = has_rows(p) ? kSumColumns : kSumPositions;
+  const bool few = p.batch * p.grid[0] * p.grid[1] * p.grid[2] <= kFewWindows;
+  const int64_t most = has_rows(p) ? kSumColumns : few ? kSumPositions / 2 : kSumPositions;
   static_cast<Blocks&>(plan) = blocks_of(p, smaller(most, larger(kLanes<T>, kMostSumBytes / bytes)), 1);
   const int64_t planes = windows.all_lines() / height;
   plan.lines = larger(1, kTaskElements / (height * windows.run));
@@ -871,7 +923,7 @@ void correlate(const PatchProblem& original, const T* source, const T* gradient,
     }
     const T* right = factors.right;
     const int64_t depth = p.channels_last ? block.columns : count;
-    for_pieces(1, depth, kChain, [&](int64_t, int64_t, int64_t k, int64_t terms) {
+    for_pieces(pieces_of(1, depth, kChain), [&](int64_t, int64_t, int64_t k, int64_t terms) {
       factors.depth = terms;
       for (int64_t s = 0; s < segments; ++s)
         for (int64_t first = 0; first < segment; first += step) {
