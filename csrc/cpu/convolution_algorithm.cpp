@@ -116,7 +116,7 @@ Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, 
       return output_channels > 1 && input_channels > kNarrow ? Algorithm::direct : Algorithm::patches;
     if (!pixels && positions < kFewPositions) return fast ? Algorithm::matrix_product : Algorithm::direct;
     if (!fast) return few(output_channels) && !pixels ? Algorithm::matrix_product : Algorithm::patches;
-    if (!pixels && few(input_channels)) return Algorithm::direct;
+    if (!pixels && few(input_channels) && !few(output_channels)) return Algorithm::direct;
     const bool pays = pixels ? input_channels <= kNarrow : input_channels >= kWide && weights <= kManyWeights;
     return pays && !few(output_channels) ? Algorithm::patches : Algorithm::matrix_product;
   }
