@@ -391,6 +391,7 @@ STATUS = {
     "built_for_torch": "2.13.0",
     "compiler": "gcc 12",
     "openmp": True,
+    "fast_products": False,
 }
 
 
@@ -404,6 +405,7 @@ def test_info(torchbp_command, monkeypatch):
     assert lines["instruction set"] == "avx2"
     assert lines["instruction sets built"] == "baseline, avx2"
     assert lines["OpenMP"] == "yes"
+    assert lines["fast matrix products"] == "no"
 
 
 def test_info_says_why_the_kernels_are_not_loaded(torchbp_command, monkeypatch):
@@ -413,7 +415,7 @@ def test_info_says_why_the_kernels_are_not_loaded(torchbp_command, monkeypatch):
         "instruction_set": "",
         "instruction_sets_built": [],
     }
-    absent |= {"built_for_torch": "", "compiler": "", "openmp": False}
+    absent |= {"built_for_torch": "", "compiler": "", "openmp": False, "fast_products": False}
     monkeypatch.setattr(torchbp, "kernels_status", lambda: absent)
     done = torchbp_command("info")
     assert done.code == 0

@@ -477,6 +477,7 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 32, 9, 9), (32, 32, 1, 1), [2, 1], [0, 0], [1, 1], 1, ("direct", "patches", "direct")),
         ((1, 32, 9, 9), (32, 32, 1, 1), [1, 1], [1, 1], [1, 1], 1, ("direct",) * 3),
         ((9, 32, 7, 7), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product|direct")),
+        ((8, 320, 2, 2), (960, 320, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("direct", "direct", "matrix_product|direct")),
         ((9, 32, 1, 1), (32, 32, 1, 1), [1, 1], [0, 0], [1, 1], 1, ("patches", "patches", "matrix_product")),
         ((1, 32, 9, 9), (32, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),
         ((1, 32, 9, 9), (32, 32, 5, 5), [2, 2], [2, 2], [1, 1], 1, ("winograd_2x2",) * 3),

@@ -109,7 +109,8 @@ Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, 
   constexpr int64_t kNarrow = 24, kShallow = 32, kWide = 64;  // channels
   const int64_t positions = g.output[0] * g.output[1] * g.output[2], weights = input_channels * output_channels;
   const bool pixels = g.channels_last || positions == 1, fast = products_run_at_full_speed();
-  if (g.groups > 1 || (weights > kManyWeights && g.batch * positions < kFewPositions)) return Algorithm::matrix_product;
+  const bool few_rows = pixels && weights > kManyWeights && g.batch * positions < kFewPositions;
+  if (g.groups > 1 || few_rows) return Algorithm::matrix_product;
   if (product == Product::weight) {
     if (positions == 1) return Algorithm::matrix_product;
     if (pixels && few(output_channels))

@@ -9,8 +9,7 @@ namespace torchbp {
 // threads. The functions below need it.
 bool products_stay_on_a_thread();
 
-// Whether they run as fast as the processor can: MKL does on Intel's only, where its share of the peak is that of the
-// best kernels here. Elsewhere (a Zen 4 core: 65-75 % of the peak) those win.
+// Whether they run as fast as the processor can: MKL does on Intel's only. Elsewhere the kernels here are faster.
 bool products_run_at_full_speed();
 
 // A weight without its taps: target channels of a group as rows, source channels as columns.

@@ -52,6 +52,7 @@ def run(*, as_json: bool) -> None:
         "built for torch": kernels["built_for_torch"],
         "compiler": kernels["compiler"],
         "OpenMP": "yes" if kernels["openmp"] else "no",
+        "fast matrix products": "yes" if kernels["fast_products"] else "no",
     }
     target = console()
     for name, value in lines.items():
