@@ -78,7 +78,7 @@ PYBIND11_MODULE(_C, m) {
       "instruction_set", [] { return std::string(torchbp::kernels().instruction_set); },
       "The instruction set whose kernels run in this process.");
   m.def("products_run_at_full_speed", &torchbp::products_run_at_full_speed,
-        "Whether ATen's matrix products are the fastest on this processor.");
+        "Whether ATen's matrix products run at full speed on this processor.");
   m.def("instruction_sets_built", &torchbp::instruction_sets_built, "The instruction sets compiled in.");
   m.def("release_workspaces", &torchbp::release_workspaces, "Free the workspaces that the threads keep.",
         pybind11::call_guard<pybind11::gil_scoped_release>());

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -116,6 +116,13 @@ def one_tap(draw: random.Random, dtype: torch.dtype) -> Case:
     return case_of(draw, dtype, size, [1] * n, ([1] * n, [0] * n, [1] * n))
 
 
+def without_groups(make: Callable[[], Case]) -> Case:
+    """Return the first case that has no groups."""
+    while True:
+        if (case := make()).groups == 1:
+            return case
+
+
 def no_overlap(draw: random.Random, dtype: torch.dtype) -> Case:
     """Return a convolution without groups whose windows do not overlap, with what is left over at the end."""
     n = draw.choice((1, 2, 2, 3))
@@ -124,18 +131,12 @@ def no_overlap(draw: random.Random, dtype: torch.dtype) -> Case:
     stride = [k + apart * draw.choice((0, 1, 2)) for k in kernel]
     counts = (1, 2, 3, 7, 16, 33) if n < 3 and max(kernel) < 16 else (1, 2, 5)
     size = [s * draw.choice(counts) + draw.choice((0, 0, s - 1)) for s in stride]
-    while True:
-        case = case_of(draw, dtype, size, kernel, (stride, [0] * n, [1] * n))
-        if case.groups == 1:
-            return case
+    return without_groups(lambda: case_of(draw, dtype, size, kernel, (stride, [0] * n, [1] * n)))
 
 
 def one_tap_without_groups(draw: random.Random, dtype: torch.dtype) -> Case:
     """Return a convolution of one tap without groups."""
-    while True:
-        case = one_tap(draw, dtype)
-        if case.groups == 1:
-            return case
+    return without_groups(lambda: one_tap(draw, dtype))
 
 
 def any_geometry(draw: random.Random, dtype: torch.dtype) -> Case:
@@ -213,27 +214,24 @@ def test_every_geometry_of_winograd(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-@pytest.mark.parametrize("name", ("direct", "panels", "patches", *PRODUCTS))
-def test_every_geometry(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "geometry"),
+    (
+        ("direct", any_geometry),
+        ("panels", any_geometry),
+        ("patches", no_overlap),
+        ("patches", one_tap_without_groups),
+        *((name, one_tap) for name in PRODUCTS),
+    ),
+)
+def test_every_geometry(name: str, geometry: Callable[[random.Random, torch.dtype], Case], dtype: torch.dtype) -> None:
     draw = random.Random(f"any {name} {dtype}")
-    geometry = {"matrix_product": one_tap, "patches": no_overlap}.get(name, any_geometry)
     for _ in range(40):
         case = geometry(draw, dtype)
         with ops.force_convolution_algorithm(name), uninitialised_is_nan():
             results = products(case)
         for result, expected in zip(results, truth(case), strict=True):
             assert error(result, expected) < UNITS[name] * torch.finfo(dtype).eps, case[4:]
-
-
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-def test_every_geometry_of_patches_of_one_element(dtype: torch.dtype) -> None:
-    draw = random.Random(f"one element {dtype}")
-    for _ in range(40):
-        case = one_tap_without_groups(draw, dtype)
-        with ops.force_convolution_algorithm("patches"), uninitialised_is_nan():
-            results = products(case)
-        for result, expected in zip(results, truth(case), strict=True):
-            assert error(result, expected) < UNITS["patches"] * torch.finfo(dtype).eps, case[4:]
 
 
 @pytest.mark.parametrize("name", (*WINOGRAD, "direct", "patches", *PRODUCTS))
@@ -294,6 +292,8 @@ def test_bits_do_not_depend_on_the_threads(
 
 # "one|other": one where PyTorch's matrix products run at full speed, the other elsewhere.
 FEW_OUTPUTS = ("matrix_product|patches", "matrix_product|patches", "matrix_product")
+FIRST_LAYER = ("patches", "matrix_product|patches", "patches")
+EXPANSION = ("patches", "matrix_product|direct", "matrix_product|patches")
 PRODUCT = ("matrix_product|direct", "matrix_product|direct", "matrix_product|patches")
 
 
@@ -326,17 +326,7 @@ HIGHEST = {
     "7x7": (("direct",) * 3, 2, 32, 32, 28, 7, 1, 3, 1),
     "1x1": (("matrix_product|direct", "patches|direct", "patches"), 2, 256, 64, 14, 1, 1, 0, 1),
     "1x1, more channels": (("patches|direct", "matrix_product|direct", "patches"), 4, 64, 256, 56, 1, 1, 0, 1),
-    "1x1, few to more channels": (
-        ("patches", "matrix_product|direct", "matrix_product|patches"),
-        16,
-        32,
-        192,
-        28,
-        1,
-        1,
-        0,
-        1,
-    ),
+    "1x1, few to more channels": (EXPANSION, 16, 32, 192, 28, 1, 1, 0, 1),
     "1x1, many channels": (PRODUCT, 2, 512, 512, 14, 1, 1, 0, 1),
     "1x1, short rows": (("direct", "direct", "matrix_product|direct"), 2, 512, 128, 7, 1, 1, 0, 1),
     "2x2 side by side": (("patches",) * 3, 2, 256, 64, 14, 2, 2, 0, 1),
@@ -353,7 +343,7 @@ HIGHEST = {
     "1x1 last layer": (FEW_OUTPUTS, 2, 64, 3, 28, 1, 1, 0, 1),
     "1x1 last layer, one class": (FEW_OUTPUTS, 2, 64, 1, 28, 1, 1, 0, 1),
     "1x1 between few channels": (FEW_OUTPUTS, 2, 8, 8, 56, 1, 1, 0, 1),
-    "1x1 first layer": (("patches", "matrix_product|patches", "direct|patches"), 2, 3, 64, 28, 1, 1, 0, 1),
+    "1x1 first layer": (FIRST_LAYER, 2, 3, 64, 28, 1, 1, 0, 1),
     "3x3 depthwise": (("depthwise",) * 3, 4, 32, 32, 56, 3, 1, 1, 32),
     "5x5 depthwise": (("depthwise",) * 3, 16, 48, 48, 14, 5, 1, 2, 48),
     "7x7 depthwise stride 2": (("depthwise",) * 3, 4, 32, 32, 56, 7, 2, 3, 32),
@@ -376,7 +366,7 @@ def test_highest_precision_has_at_most_twice_the_error_of_the_built_in(
     x = x.relu() if values == "positive" else x
     geometry = ([stride] * 2, [padding] * 2, [1, 1])
     case = Case(x, w / (kernel**2 * c / groups) ** 0.5, None, g, *geometry, groups)
-    if memory_format == torch.contiguous_format:
+    if memory_format == torch.contiguous_format and PRODUCTS:
         chosen = [
             ops.convolution_algorithm(p, x.shape, w.shape, *geometry, groups) for p in ("output", "input", "weight")
         ]
@@ -501,15 +491,7 @@ FEW = ("panels", "panels", "direct")  # too few input channels to be vectors of 
         ((1, 32, 9, 9), (1, 32, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels", "direct", "direct")),
         ((1, 8, 9, 9), (3, 8, 5, 5), [1, 1], [2, 2], [1, 1], 1, ("panels",) * 3),
         ((1, 64, 9, 9), (3, 64, 1, 1), [1, 1], [0, 0], [1, 1], 1, FEW_OUTPUTS),
-        (
-            (1, 3, 9, 9),
-            (64, 3, 1, 1),
-            [1, 1],
-            [0, 0],
-            [1, 1],
-            1,
-            ("patches", "matrix_product|patches", "direct|patches"),
-        ),
+        ((1, 3, 9, 9), (64, 3, 1, 1), [1, 1], [0, 0], [1, 1], 1, FIRST_LAYER),
         ((1, 32, 9, 9), (32, 32, 1, 3), [1, 1], [0, 1], [3, 1], 1, ("winograd_4",) * 3),
         ((1, 32, 9), (32, 32, 3), [1], [1], [1], 1, ("winograd_4",) * 3),
         ((1, 64, 9, 9), (64, 32, 3, 3), [1, 1], [0, 0, 1, 2], [1, 1], 2, ("winograd_2x4",) * 3),

@@ -58,13 +58,6 @@ bool takes_winograd(Algorithm algorithm, const Geometry& g) {
   }
 }
 
-// Kernels of one element that read every input where it stands.
-bool is_pointwise(const Geometry& g) {
-  for (int d = 0; d < kSpatial; ++d)
-    if (g.kernel[d] != 1 || g.stride[d] != 1 || g.padding[d] != 0 || g.output[d] != g.input[d]) return false;
-  return true;
-}
-
 bool is_matrix_product(const Geometry& g) { return is_pointwise(g) && products_stay_on_a_thread(); }
 
 // Windows that do not overlap, but for those that are all of the input.
@@ -116,10 +109,10 @@ Algorithm pointwise(Product product, const Geometry& g, int64_t input_channels, 
     if (pixels && few(output_channels))
       return output_channels > 1 && input_channels > kNarrow ? Algorithm::direct : Algorithm::patches;
     if (!pixels && positions < kFewPositions) return fast ? Algorithm::matrix_product : Algorithm::direct;
-    if (!fast) return few(output_channels) && !pixels ? Algorithm::matrix_product : Algorithm::patches;
-    if (!pixels && few(input_channels) && !few(output_channels)) return Algorithm::direct;
+    if (few(output_channels)) return Algorithm::matrix_product;
+    if (!fast || (!pixels && few(input_channels))) return Algorithm::patches;
     const bool pays = pixels ? input_channels <= kNarrow : input_channels >= kWide && weights <= kManyWeights;
-    return pays && !few(output_channels) ? Algorithm::patches : Algorithm::matrix_product;
+    return pays ? Algorithm::patches : Algorithm::matrix_product;
   }
   const int64_t source = product == Product::output ? input_channels : output_channels;
   const int64_t target = product == Product::output ? output_channels : input_channels;
@@ -205,6 +198,12 @@ Algorithm table(Product product, const Geometry& g, int64_t input_channels, int6
 const Named& named(Algorithm algorithm) { return kAlgorithms[static_cast<int>(algorithm)]; }
 
 }  // namespace
+
+bool is_pointwise(const Geometry& g) {
+  for (int d = 0; d < kSpatial; ++d)
+    if (g.kernel[d] != 1 || g.stride[d] != 1 || g.padding[d] != 0 || g.output[d] != g.input[d]) return false;
+  return true;
+}
 
 std::array<int64_t, 2> winograd_tile(Algorithm algorithm) { return named(algorithm).tile; }
 

@@ -43,6 +43,9 @@ std::array<int64_t, 2> winograd_tile(Algorithm algorithm);
 Algorithm algorithm_for(const char* op, Product product, const Geometry& geometry, int64_t input_channels,
                         int64_t output_channels, at::ScalarType type);
 
+// Whether the kernel has one element and reads every input where it stands.
+bool is_pointwise(const Geometry& geometry);
+
 bool algorithm_is_forced();
 
 std::string algorithm_name(Algorithm algorithm);

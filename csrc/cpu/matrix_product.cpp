@@ -16,14 +16,14 @@ using at::Tensor;
 bool products_stay_on_a_thread() { return &MKL_Set_Num_Threads_Local != nullptr; }
 
 bool products_run_at_full_speed() {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
   static const bool intel = [] {
     __builtin_cpu_init();
     return __builtin_cpu_is("intel") != 0;
   }();
-  return intel;
+  return intel && products_stay_on_a_thread();
 #else
-  return true;
+  return false;
 #endif
 }
 

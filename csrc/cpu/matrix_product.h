@@ -9,7 +9,7 @@ namespace torchbp {
 // threads. The functions below need it.
 bool products_stay_on_a_thread();
 
-// Whether they run as fast as the processor can: MKL does on Intel's only. Elsewhere the kernels here are faster.
+// Whether they are there and as fast as the processor allows: MKL's are on Intel's only.
 bool products_run_at_full_speed();
 
 // A weight without its taps: target channels of a group as rows, source channels as columns.

@@ -12,17 +12,15 @@ namespace {
 
 PatchProblem problem_of(const Geometry& g, int64_t batch, int64_t channels, int64_t outputs) {
   PatchProblem problem = {g.channels_last, batch, channels, outputs, {}, {}, {}, {}};
-  bool every = true;
   int64_t positions = 1;
   for (int d = 0; d < kSpatial; ++d) {
     problem.grid[d] = g.output[d];
     problem.kernel[d] = g.kernel[d];
     problem.stride[d] = g.output[d] == 1 ? g.kernel[d] : g.stride[d];
     problem.size[d] = g.input[d];
-    every = every && g.kernel[d] == 1 && g.output[d] == g.input[d];
     positions *= g.output[d];
   }
-  if (!every) return problem;
+  if (!is_pointwise(g)) return problem;
   // Where every element is a window all of an image is a row, and channels last the batch.
   problem.channels_last = g.channels_last || positions == 1;
   if (problem.channels_last) {

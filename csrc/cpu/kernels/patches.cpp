@@ -16,10 +16,10 @@ constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kLeastTasks = 8;
 constexpr int64_t kGroupBytes = 256 << 10;  // of panels that stay in the second-level cache
 constexpr int64_t kWindowChain = 128;       // terms of a window that are summed at once
-constexpr int64_t kFewElements = 12;        // of a target, which others compute as dot products: in vectors of terms,
-constexpr int64_t kShortChain = 16;         // so that their chains are short
+constexpr int64_t kFewElements = 12;        // of a target: the built-in's are dot products with sums in every lane,
+constexpr int64_t kShortChain = 16;         // whose errors these chains have
 constexpr int64_t kSumPositions = 64;       // windows that are summed at once
-constexpr int64_t kFewWindows = 1024;       // half as many where these are all: others have small errors there
+constexpr int64_t kFewWindows = 1024;       // half as many where these are all: the built-in's errors are small there
 constexpr int64_t kSumColumns = 256;        // windows of single elements whose vectors are made at once
 constexpr int64_t kMostSumBytes = 4 << 20;
 constexpr int64_t kTaskElements = 256;  // elements of a window that a task sums
@@ -268,7 +268,7 @@ __attribute__((noinline)) void multiply(const Factors<T>& f, const Sums<T>& s) {
     for (int v = 0; v < kWide; ++v) sum[r][v] = Vector<T>{};
   const int64_t row = f.left_row, step = f.left_step, right_step = f.right_step, right_vector = f.right_vector;
   const T* right = f.right;
-  if (!kPairs) {  // what is written is fetched meanwhile
+  if constexpr (!kPairs) {  // what is written is fetched meanwhile
 #pragma GCC unroll 12
     for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
